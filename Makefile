@@ -1,0 +1,66 @@
+# Needs git, make and python3 >= 3.11; everything else is installed into the checkout.
+#   make run            PORT=4567 and NAME=other start a second local cloud beside the first
+#   make test           ARGS="-k receipt" is handed on to pytest
+
+NAME ?= default
+PORT ?= 4566
+ARGS ?=
+
+ORDERCTL := .venv/bin/orderctl
+PYTHON := .venv/bin/python
+SAM := .local/venv-sam/bin/sam
+
+# Local commands must not depend on, or reach, anybody's AWS account or Python environment.
+unexport AWS_PROFILE AWS_DEFAULT_PROFILE AWS_REGION AWS_DEFAULT_REGION AWS_ENDPOINT_URL
+unexport AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
+export PATH := $(CURDIR)/.local/uv/bin:$(PATH)
+export SAM_CLI_TELEMETRY := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-all run down status test lint format build validate invoke-samples bench-laptop clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+install:
+	@scripts/install run
+
+install-all:
+	@scripts/install all
+
+run: install ## Start the local cloud, deploy to it, send the sample orders and watch them
+	@exec $(ORDERCTL) run --name $(NAME) --port $(PORT)
+
+down: ## Stop the local cloud; leaves no process
+	@if [ -x $(ORDERCTL) ]; then exec $(ORDERCTL) down --name $(NAME); else echo "Nothing is running: nothing is installed yet."; fi
+
+status: install ## Show what runs and where
+	@exec $(ORDERCTL) status --name $(NAME)
+
+test: install-all ## Run every test suite, on a local cloud of its own
+	@exec $(PYTHON) -m pytest $(ARGS)
+
+lint: install-all ## Check formatting, lint and types
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+format: install-all ## Format the code and mend what the linter can
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+build: install ## Build the functions as AWS gets them (python3.13, arm64)
+	@exec $(SAM) build
+
+validate: install ## Check the template with SAM's linter
+	@exec $(SAM) validate --lint
+
+invoke-samples: install ## Run every sample event through `sam local invoke` (needs Docker and a running local cloud)
+	@exec $(PYTHON) scripts/invoke_samples.py --name $(NAME)
+
+bench-laptop: install ## Measure the local cloud: clone to first order, second run, latencies
+	@exec $(PYTHON) benchmarks/laptop.py
+
+clean: down ## Remove everything that was built or installed
+	rm -rf .local .venv .aws-sam

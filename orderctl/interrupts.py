@@ -1,0 +1,47 @@
+"""Ctrl-C, SIGTERM and SIGHUP end a command the same way: by an exception that lets every step clean up."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from orderctl.exits import Interrupted
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_deferring = 0
+_pending = False
+
+
+def _on_signal(_number: int, _frame: FrameType | None) -> None:
+    global _pending  # noqa: PLW0603 - a signal handler has nowhere else to leave a note
+    if _deferring:
+        _pending = True
+    else:
+        raise Interrupted
+
+
+def install() -> None:
+    """Turn the signals into Interrupted in the main thread."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:
+            signal.signal(number, _on_signal)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Hold an interruption back until the block is done: for what must not stop half-way.
+
+    Starting a process and writing down its id is one such block, cleaning up is another.
+    """
+    global _deferring, _pending  # noqa: PLW0603
+    _deferring += 1
+    try:
+        yield
+    finally:
+        _deferring -= 1
+    if _pending and not _deferring:
+        _pending = False
+        raise Interrupted

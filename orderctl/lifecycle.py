@@ -1,0 +1,149 @@
+"""The life of a local cloud: up, down, status."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orderctl import console, deployment, samples, server, signin, target
+from orderctl.cloud import CLOUDS, DEFAULT_PORT, STACK_NAME, Cloud, CloudState
+from orderctl.exits import Exit, Stop
+
+
+def up(cloud: Cloud, port: int | None = None) -> tuple[CloudState, bool]:
+    """Bring the local cloud up, complete: server, stack, archive, catalogue, demo user.
+
+    Reuses what runs already and deploys only what has changed. Returns its state, and whether this call
+    started it. When it ends in Stop or Interrupted, it has stopped whatever it started itself.
+    """
+    with cloud.exclusive():
+        runtime = deployment.local_runtime()
+        running = _running(cloud, port, runtime)
+        if running:
+            console.say(f"The local cloud {cloud.name!r} is up already, on {running.endpoint}.")
+            _complete(cloud, running)
+            return running, False
+        started = server.start(cloud, port or DEFAULT_PORT, runtime)
+        try:
+            with console.step(f"Starting the local cloud on {started.endpoint}") as note:
+                server.wait_until_healthy(cloud, started, note)
+            _complete(cloud, started)
+        except BaseException:
+            server.stop(cloud, started)
+            raise
+        return started, True
+
+
+def _running(cloud: Cloud, port: int | None, runtime: str) -> CloudState | None:
+    """Return the state of the cloud if it runs and can be used, after clearing away one that cannot."""
+    state = cloud.load()
+    if state is None:
+        cloud.forget()
+        return None
+    if not server.alive(state):
+        console.say(
+            f"The local cloud {cloud.name!r} was recorded as running (process {state.pid}), but that process "
+            "is gone: starting a new one."
+        )
+        server.stop(cloud, state)
+        return None
+    if not server.healthy(state.endpoint, timeout_s=10.0):
+        console.say(
+            f"The local cloud {cloud.name!r} (process {state.pid}) does not answer: starting a new one."
+        )
+        server.stop(cloud, state)
+        return None
+    if state.runtime != runtime:
+        console.say(
+            f"The local cloud runs on {state.runtime}, this installation has {runtime}: starting a new one."
+        )
+        server.stop(cloud, state)
+        return None
+    if port and port != state.port:
+        raise Stop(
+            Exit.STEP_FAILED,
+            f"The local cloud {cloud.name!r} is running already, on port {state.port}.",
+            f"Use that one, stop it with `make down`, or start another: make run NAME=other PORT={port}.",
+        )
+    return state
+
+
+def _complete(cloud: Cloud, state: CloudState) -> None:
+    wanted = deployment.fingerprint(state.runtime)
+    if state.deployed != wanted:
+        with console.step("Building the functions (sam build)") as note:
+            template = deployment.build(cloud, wanted, state.runtime, note)
+        # Not deployed, for whoever looks, until the last step has succeeded.
+        state.deployed = ""
+        cloud.save(state)
+        with console.step("Deploying the stack (sam deploy --config-env local)") as note:
+            deployment.deploy(cloud, state, template, note)
+        with console.step("Creating the event archive, the catalogue and the demo user"):
+            there = target.of_state(state)
+            state.outputs = target.stack_outputs(there.client("cloudformation"), STACK_NAME)
+            there = target.of_state(state)
+            deployment.create_archive(there)
+            seed_catalogue(there)
+            signin.ensure_local_user(there, signin.DEMO_USER, signin.LOCAL_PASSWORD)
+        state.deployed = wanted
+        cloud.save(state)
+
+
+def seed_catalogue(there: target.Target) -> None:
+    """Put the products on sale that are not there yet; stock that orders have taken stays taken."""
+    dynamodb = there.client("dynamodb")
+    for product in samples.catalogue():
+        try:
+            dynamodb.put_item(
+                TableName=there.output("CatalogueTable"),
+                Item={
+                    "sku": {"S": product["sku"]},
+                    "name": {"S": product["name"]},
+                    "price": {"N": str(product["price"])},
+                    "currency": {"S": product["currency"]},
+                    "available": {"N": str(product["stock"])},
+                    "reserved": {"N": "0"},
+                    "sold": {"N": "0"},
+                },
+                ConditionExpression="attribute_not_exists(sku)",
+            )
+        except dynamodb.exceptions.ConditionalCheckFailedException:
+            continue
+
+
+def down(cloud: Cloud) -> int:
+    """Stop the local cloud and its workers; returns how many processes were ended, 0 if none ran."""
+    with cloud.exclusive():
+        state = cloud.load()
+        if state is None:
+            cloud.forget()
+            return 0
+        return server.stop(cloud, state)
+
+
+def known_clouds() -> list[Cloud]:
+    """Return the local clouds that are recorded in this checkout, by name."""
+    return [Cloud(path.parent.name) for path in sorted(CLOUDS.glob("*/state.json"))]
+
+
+def status(cloud: Cloud) -> dict[str, Any]:
+    """Return what is known of a local cloud.
+
+    `status` is "down", "dead" (recorded, but the process is gone), "starting" or "up".
+    """
+    state = cloud.load()
+    if state is None:
+        return {"name": cloud.name, "status": "down"}
+    runs = server.alive(state)
+    word = "dead" if not runs else "up" if state.ready and server.healthy(state.endpoint) else "starting"
+    return {
+        "name": cloud.name,
+        "status": word,
+        "pid": state.pid,
+        "endpoint": state.endpoint,
+        "apiUrl": target.local_api_url(state),
+        "startedAt": state.started_at,
+        "runtime": state.runtime,
+        "upToDate": runs and state.deployed == deployment.fingerprint(state.runtime),
+        "log": str(cloud.log("server")),
+        "outputs": state.outputs,
+    }

@@ -1,0 +1,164 @@
+"""orderctl: run the order pipeline on this machine, place orders, and look at them, here or on AWS."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from typer.core import TyperGroup
+
+from orderctl import console, interrupts
+from orderctl.cloud import DEFAULT_NAME, DEFAULT_PORT, LOCAL, ROOT, Cloud
+from orderctl.exits import EXIT_CODES_HELP, Exit, Interrupted, Stop
+
+
+class Commands(TyperGroup):
+    """The commands, with one place that turns what goes wrong into a sentence and an exit code."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command; ends the process with one of the documented exit codes."""
+        interrupts.install()
+        try:
+            return super().main(*args, **kwargs)
+        except Stop as stop:
+            console.complain(stop.what, stop.next_step)
+            raise SystemExit(int(stop.code)) from None
+        except (Interrupted, KeyboardInterrupt):
+            console.complain("interrupted.")
+            raise SystemExit(int(Exit.INTERRUPTED)) from None
+        except BrokenPipeError:
+            raise SystemExit(int(Exit.OK)) from None
+        except Exception as error:
+            known = _explain(error)
+            if known is None:
+                raise SystemExit(int(_report_bug(error))) from error
+            console.complain(known.what, known.next_step)
+            raise SystemExit(int(known.code)) from None
+
+
+def _explain(error: Exception) -> Stop | None:
+    """Return what an AWS or HTTP error means for the user; None if it is not theirs to mend."""
+    # Not at the top: the commands that need neither library should not pay for importing them.
+    import httpx  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    if isinstance(error, ClientError):
+        code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
+        return Stop(Exit.REFUSED, f"{error.operation_name} was refused: {code}: {message}")
+    if isinstance(error, BotoCoreError):
+        return Stop(
+            Exit.NO_TARGET, f"AWS can't be reached: {error}", "Check the target, network and credentials."
+        )
+    if isinstance(error, httpx.TransportError):
+        return Stop(
+            Exit.NO_TARGET, f"The API can't be reached: {error}", "See what runs with: orderctl status"
+        )
+    return None
+
+
+def _report_bug(error: Exception) -> Exit:
+    if os.environ.get("ORDERCTL_DEBUG"):
+        traceback.print_exception(error)
+    log = LOCAL / "log" / "orderctl.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("".join(traceback.format_exception(error)))
+    console.complain(
+        f"orderctl met something that it does not expect: {type(error).__name__}: {error}",
+        f"The details are in {log.relative_to(ROOT)}.",
+    )
+    return Exit.UNEXPECTED
+
+
+app = typer.Typer(
+    cls=Commands,
+    help=f"Run the order pipeline here, and place and watch orders, here or on AWS.\n\n{EXIT_CODES_HELP}",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Name = Annotated[str, typer.Option("--name", help="Which local cloud.", envvar="ORDERCTL_NAME")]
+Port = Annotated[
+    int | None,
+    typer.Option(min=1, max=65535, help=f"Port on 127.0.0.1 to start it on (default {DEFAULT_PORT})."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Write the result as JSON to stdout.")]
+
+
+def examples(*lines: str) -> str:
+    """Return the lines as the epilogue of a command's help."""
+    return "Examples:\n\n" + "\n\n".join(f"[cyan]{line}[/]" for line in lines)
+
+
+@app.command(epilog=examples("orderctl up", "orderctl up --name second --port 4600"))
+def up(name: Name = DEFAULT_NAME, port: Port = None, as_json: Json = False) -> None:
+    """Start the local cloud, build and deploy the stack to it, and fill in catalogue and demo user.
+
+    Uses what runs already; deploys again only what has changed. Nothing stays behind if it fails.
+    """
+    from orderctl import lifecycle  # noqa: PLC0415
+
+    cloud = Cloud(name)
+    lifecycle.up(cloud, port)
+    _show_status(lifecycle.status(cloud), as_json)
+
+
+@app.command(epilog=examples("orderctl down", "orderctl down --all"))
+def down(
+    name: Name = DEFAULT_NAME,
+    every: Annotated[bool, typer.Option("--all", help="Every local cloud of this checkout.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Stop the local cloud and all its workers, and check that no process is left."""
+    from orderctl import lifecycle  # noqa: PLC0415
+
+    ended = {
+        cloud.name: lifecycle.down(cloud) for cloud in (lifecycle.known_clouds() if every else [Cloud(name)])
+    }
+    if as_json:
+        console.emit_json({"ended": ended})
+        return
+    for each, count in ended.items():
+        console.out.print(
+            f"The local cloud {each!r} is down: {count} processes ended, none left."
+            if count
+            else f"The local cloud {each!r} was not running."
+        )
+    if not ended:
+        console.out.print("No local cloud was running.")
+
+
+@app.command(epilog=examples("orderctl status", "orderctl status --json | jq -r .apiUrl"))
+def status(name: Name = DEFAULT_NAME, as_json: Json = False) -> None:
+    """Show whether the local cloud runs, where, and whether it has the latest code."""
+    from orderctl import lifecycle  # noqa: PLC0415
+
+    found = lifecycle.status(Cloud(name))
+    _show_status(found, as_json)
+    if found["status"] != "up":
+        raise SystemExit(int(Exit.NO_TARGET))
+
+
+def _show_status(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        console.emit_json(found)
+        return
+    table = Table.grid(padding=(0, 2))
+    table.add_row("Local cloud", f"{found['name']}: [bold]{found['status']}[/]")
+    if "pid" in found:
+        current = "yes" if found["upToDate"] else "no: `orderctl up` deploys what has changed"
+        table.add_row("REST API", found["apiUrl"])
+        table.add_row("AWS endpoint", found["endpoint"])
+        table.add_row("Process", f"{found['pid']}, since {found['startedAt']}, {found['runtime']}")
+        table.add_row("Latest code", current)
+        table.add_row("Log", found["log"])
+    console.out.print(table)
+
+
+if __name__ == "__main__":
+    app()

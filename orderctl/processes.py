@@ -1,0 +1,124 @@
+"""Processes of a local cloud: the server leads a process group of its own, its workers stay in that group."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from orderctl import interrupts
+from orderctl.console import Note
+
+PROC = Path("/proc")
+
+
+def identity(pid: int) -> str:
+    """What tells process `pid` from a later one with the same id: its start time; "" if there is none."""
+    if PROC.is_dir():
+        fields = _stat_fields(pid)
+        return fields[19] if fields else ""  # field 22, counted after pid and command: proc_pid_stat(5)
+    shown = subprocess.run(
+        ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return shown.stdout.strip()
+
+
+def group_members(group: int) -> list[int]:
+    """Ids of the processes in a process group, without those that have ended and wait to be reaped."""
+    members = []
+    if PROC.is_dir():
+        for entry in PROC.iterdir():
+            if entry.name.isdigit() and (fields := _stat_fields(int(entry.name))):
+                state, process_group = fields[0], int(fields[2])
+                if process_group == group and state not in "ZX":
+                    members.append(int(entry.name))
+        return members
+    shown = subprocess.run(
+        ["ps", "-A", "-o", "pid=,pgid=,stat="], capture_output=True, text=True, check=False
+    )
+    for line in shown.stdout.splitlines():
+        pid, of_group, state = line.split(None, 2)
+        if int(of_group) == group and not state.startswith("Z"):
+            members.append(int(pid))
+    return members
+
+
+def _stat_fields(pid: int) -> list[str]:
+    try:
+        text = (PROC / str(pid) / "stat").read_text()
+    except OSError:
+        return []
+    return text.rpartition(")")[2].split()  # the command may hold spaces and parentheses
+
+
+def end_group(group: int, grace_s: float = 8.0) -> list[int]:
+    """End a process group: first by SIGTERM, after `grace_s` by SIGKILL.
+
+    Returns the ids of what is still there afterwards: an empty list, unless the system refuses.
+    """
+    with interrupts.deferred():
+        for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, number)
+            deadline = time.monotonic() + patience_s
+            while group_members(group):
+                if time.monotonic() > deadline:
+                    break
+                with suppress(ChildProcessError):
+                    os.waitpid(group, os.WNOHANG)
+                time.sleep(0.02)
+            else:
+                return []
+        return group_members(group)
+
+
+def start_group(
+    command: list[str], log: Path, environment: dict[str, str], cwd: Path
+) -> subprocess.Popen[bytes]:
+    """Start a program as the leader of a session and process group of its own, writing to `log`.
+
+    The terminal's Ctrl-C does not reach it; call this inside interrupts.deferred() and keep the result.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def run_logged(command: list[str], log: Path, environment: dict[str, str], cwd: Path, note: Note) -> int:
+    """Run a program to its end, its output in `log`, its last line as the step's news; returns its exit code.
+
+    Whatever ends this call early ends the program and its children too.
+    """
+    with interrupts.deferred():
+        process = start_group(command, log, environment, cwd)
+    try:
+        while True:
+            try:
+                return process.wait(timeout=0.25)
+            except subprocess.TimeoutExpired:
+                note(last_lines(log, 1))
+    finally:
+        if process.poll() is None or group_members(process.pid):
+            end_group(process.pid, grace_s=3.0)
+
+
+def last_lines(log: Path, count: int) -> str:
+    """Return the last `count` non-empty lines of a log, for quoting; "" if there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 16_384))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join([line.rstrip() for line in text.splitlines() if line.strip()][-count:])
