@@ -1,0 +1,19 @@
+"""Where MiniStack differs from what AWS documents, and what removes the difference."""
+
+from localcloud.corrections import apigateway, eventbridge, lambda_async, lambda_environments, stepfunctions
+from localcloud.patching import Correction
+from localcloud.settings import Settings
+
+CORRECTIONS: tuple[Correction, ...] = (
+    *lambda_environments.CORRECTIONS,
+    *lambda_async.CORRECTIONS,
+    *eventbridge.CORRECTIONS,
+    *apigateway.CORRECTIONS,
+    *stepfunctions.CORRECTIONS,
+)
+
+
+def install(settings: Settings) -> None:
+    """Install all corrections. Raises MissingInternalError when one of them has lost its hold."""
+    for correction in CORRECTIONS:
+        correction.install(settings)

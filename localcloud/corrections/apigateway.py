@@ -1,0 +1,232 @@
+"""API Gateway REST APIs.
+
+AWS documents: an OpenAPI body with extensions is the whole API: any-method, request validators and models,
+gateway responses, request and response mappings. A proxy integration whose function fails answers 502
+`{"message": "Internal server error"}`; an invocation that Lambda refuses answers 500, one that exceeds the
+integration's 29 s 504. The bodies come from the API's gateway responses.
+
+MiniStack 1.5.33: imports path, method, security and the integration's type and address only, and answers a
+failed function with the function's own error as a string.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from ministack.services import apigateway_v1
+
+from localcloud.patching import Correction, internal, replace
+from localcloud.settings import Settings
+
+ANY_METHOD = "x-amazon-apigateway-any-method"
+PARAMETER_LOCATIONS = {"query": "querystring", "header": "header", "path": "path"}
+INTEGRATION_FIELDS = (
+    "requestTemplates",
+    "requestParameters",
+    "passthroughBehavior",
+    "credentials",
+    "contentHandling",
+)
+
+DEFAULT_TIMEOUT_MS = 29000
+
+JsonObject = dict[str, Any]
+
+GatewayError: Any = internal(apigateway_v1, "_GatewayError")
+
+
+@dataclass
+class Import:
+    """One import of an OpenAPI document into an API: what its operations refer to by name."""
+
+    spec: JsonObject
+    validators: dict[str, str] = field(default_factory=dict)  # name -> id
+
+    def declare(self, api_id: str) -> None:
+        """Create the document's validators, models and gateway responses."""
+        for name, settings in (self.spec.get("x-amazon-apigateway-request-validators") or {}).items():
+            _, _, body = internal(apigateway_v1, "_create_request_validator")(
+                api_id, {"name": name, **settings}
+            )
+            self.validators[name] = json.loads(body)["id"]
+        schemas = {
+            **(self.spec.get("definitions") or {}),
+            **((self.spec.get("components") or {}).get("schemas") or {}),
+        }
+        for name, schema in schemas.items():
+            text = json.dumps(schema).replace("#/definitions/", "#/components/schemas/")
+            internal(apigateway_v1, "_create_model")(api_id, {"name": name, "schema": text})
+        for kind, response in (self.spec.get("x-amazon-apigateway-gateway-responses") or {}).items():
+            data = {
+                name: response[name]
+                for name in ("responseParameters", "responseTemplates")
+                if name in response
+            }
+            if "statusCode" in response:
+                data["statusCode"] = str(response["statusCode"])
+            internal(apigateway_v1, "_put_gateway_response")(api_id, kind, data)
+
+    def complete(self, api_id: str, resource_id: str, http_method: str, operation: JsonObject) -> None:
+        """Add to an imported method what its operation says beyond MiniStack's import."""
+        method = internal(apigateway_v1, "_resources")[api_id][resource_id]["resourceMethods"][http_method]
+        validator = operation.get("x-amazon-apigateway-request-validator") or self.spec.get(
+            "x-amazon-apigateway-request-validator"
+        )
+        if validator:
+            method["requestValidatorId"] = self.validators.get(validator)
+        method["requestParameters"] = request_parameters(operation)
+        model = request_model(operation)
+        if model:
+            method["requestModels"] = {"application/json": model}
+        for status in operation.get("responses") or {}:
+            internal(apigateway_v1, "_put_method_response")(api_id, resource_id, http_method, str(status), {})
+        integration = operation.get("x-amazon-apigateway-integration")
+        if integration and method.get("methodIntegration"):
+            self._complete_integration(
+                api_id, resource_id, http_method, method["methodIntegration"], integration
+            )
+
+    def _complete_integration(
+        self, api_id: str, resource_id: str, http_method: str, target: JsonObject, integration: JsonObject
+    ) -> None:
+        for name in INTEGRATION_FIELDS:
+            value = integration.get(name)
+            if value:
+                target[name] = value.upper() if name == "passthroughBehavior" else value
+        for pattern, response in (integration.get("responses") or {}).items():
+            data = {
+                "selectionPattern": "" if pattern == "default" else pattern,
+                "responseParameters": response.get("responseParameters") or {},
+                "responseTemplates": response.get("responseTemplates") or {},
+            }
+            status = str(response.get("statusCode", "200"))
+            internal(apigateway_v1, "_put_integration_response")(
+                api_id, resource_id, http_method, status, data
+            )
+
+
+def request_parameters(operation: JsonObject) -> dict[str, bool]:
+    """Return the method's declared parameters, and whether each is required."""
+    return {
+        f"method.request.{PARAMETER_LOCATIONS[parameter['in']]}.{parameter['name']}": bool(
+            parameter.get("required")
+        )
+        for parameter in operation.get("parameters") or []
+        if parameter.get("in") in PARAMETER_LOCATIONS
+    }
+
+
+def request_model(operation: JsonObject) -> str | None:
+    """Return the name of the model of a JSON body, in OpenAPI 3 or Swagger 2."""
+    content = ((operation.get("requestBody") or {}).get("content") or {}).get("application/json") or {}
+    schema: JsonObject = content.get("schema") or next(
+        (p["schema"] for p in operation.get("parameters") or [] if p.get("in") == "body"), {}
+    )
+    reference = schema.get("$ref")
+    return reference.rsplit("/", 1)[-1] if reference else None
+
+
+def install_import(_: Settings) -> None:
+    """Import an OpenAPI body whole."""
+    import_rest_api = internal(apigateway_v1, "_import_rest_api")
+    import_operation = internal(apigateway_v1, "_import_operation")
+    methods = internal(apigateway_v1, "_OPENAPI_HTTP_METHODS")
+    replace(apigateway_v1, "_OPENAPI_HTTP_METHODS", type(methods)([*methods, ANY_METHOD]))
+
+    def import_whole_rest_api(spec: JsonObject, base_data: JsonObject | None = None) -> str:
+        api_id: str = import_rest_api(spec, base_data)
+        current = Import(spec)
+        current.declare(api_id)
+        for resource_id, path in resource_paths(api_id).items():
+            for name, operation in ((spec.get("paths") or {}).get(path) or {}).items():
+                if name in methods or name == ANY_METHOD:
+                    method = "ANY" if name == ANY_METHOD else name.upper()
+                    current.complete(api_id, resource_id, method, operation or {})
+        return api_id
+
+    def import_any_operation(api_id: str, resource_id: str, http_method: str, *arguments: Any) -> None:
+        method = "ANY" if http_method == ANY_METHOD.upper() else http_method
+        import_operation(api_id, resource_id, method, *arguments)
+
+    replace(apigateway_v1, "_import_rest_api", import_whole_rest_api)
+    replace(apigateway_v1, "_import_operation", import_any_operation)
+
+
+def resource_paths(api_id: str) -> dict[str, str]:
+    """Return the path of each resource of an API, by resource id."""
+    resources: dict[str, JsonObject] = internal(apigateway_v1, "_resources").get(api_id, {})
+    return {resource_id: resource["path"] for resource_id, resource in resources.items()}
+
+
+class IntegrationError(GatewayError):  # type: ignore[misc]
+    """A gateway response whose status is fixed by the kind of failure, unless it is customized."""
+
+    status: int = 502
+
+
+class ThrottledError(IntegrationError):
+    """Lambda refused the invocation."""
+
+    status = 500
+
+
+class InvocationFailedError(Exception):
+    """Carries the answer for a failed invocation past MiniStack's shaping of it."""
+
+    def __init__(self, error: Any) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def install_integration_errors(_: Settings) -> None:
+    """Answer a failed function, a malformed answer and a time-out through the gateway responses."""
+    invoke_proxy: Callable[..., Coroutine[Any, Any, Any]] = internal(apigateway_v1, "_invoke_lambda_proxy_v1")
+    render: Callable[..., tuple[int, JsonObject, bytes]] = internal(apigateway_v1, "_gateway_error_response")
+
+    def proxy_response(result: JsonObject) -> tuple[JsonObject, None]:
+        if result.get("throttle"):
+            raise InvocationFailedError(ThrottledError("DEFAULT_5XX", "Internal server error"))
+        body = result.get("body")
+        if result.get("error") or not isinstance(body, dict) or "statusCode" not in body:
+            raise InvocationFailedError(IntegrationError("DEFAULT_5XX", "Internal server error"))
+        return body, None
+
+    async def invoke_lambda_proxy(integration: JsonObject, *arguments: Any, **keywords: Any) -> Any:
+        timeout_s = int(integration.get("timeoutInMillis") or DEFAULT_TIMEOUT_MS) / 1000
+        call = asyncio.ensure_future(invoke_proxy(integration, *arguments, **keywords))
+        done, _ = await asyncio.wait({call}, timeout=timeout_s)
+        if not done:
+            # The function runs on, as it does on AWS; nobody listens to its answer any more.
+            call.add_done_callback(lambda finished: finished.exception())
+            return GatewayError("INTEGRATION_TIMEOUT", "Endpoint request timed out")
+        try:
+            return call.result()
+        except InvocationFailedError as failure:
+            return failure.error
+
+    def gateway_error_response(error: Any, request: JsonObject) -> tuple[int, JsonObject, bytes]:
+        status, headers, body = render(error, request)
+        if isinstance(error, IntegrationError):
+            customized = internal(apigateway_v1, "_gateway_responses").get(request["api_id"], {})
+            status = int(customized.get("DEFAULT_5XX", {}).get("statusCode") or error.status)
+        return status, headers, body
+
+    replace(apigateway_v1, "_lambda_proxy_response", proxy_response)
+    replace(apigateway_v1, "_invoke_lambda_proxy_v1", invoke_lambda_proxy)
+    replace(apigateway_v1, "_gateway_error_response", gateway_error_response)
+
+
+CORRECTIONS = (
+    Correction(
+        "apigateway-openapi",
+        "REST APIs keep their OpenAPI body's gateway responses, validators, models, mappings and any-methods",
+        install_import,
+    ),
+    Correction(
+        "apigateway-integration-errors",
+        "A failed function answers 502 Internal server error, a throttled one 500, one that is too slow 504",
+        install_integration_errors,
+    ),
+)

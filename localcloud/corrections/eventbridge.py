@@ -1,0 +1,261 @@
+"""EventBridge: deliveries that fail.
+
+AWS documents: a Lambda target is invoked asynchronously. A delivery that fails for a reason that can't pass
+by itself (no such target, no permission) goes to the target's dead-letter queue at once; any other failure is
+retried by the target's RetryPolicy first. The message is the event, with the attributes RULE_ARN, TARGET_ARN,
+ERROR_CODE, ERROR_MESSAGE, EXHAUSTED_RETRY_CONDITION and RETRY_ATTEMPTS. A queue (target or dead-letter queue)
+needs a resource policy that lets events.amazonaws.com send. StartReplay's FilterArns name the rules that a
+replay reaches.
+
+MiniStack 1.5.33: invokes a Lambda target once, without retry or destination; ignores RetryPolicy and
+DeadLetterConfig, and drops the event of a missing target with a line in the log; asks no queue policy;
+replays to every rule.
+
+Here: the documented behaviour. Retries start after `Settings.retry_base_s` and are kept in memory.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass
+from typing import Any
+
+from ministack.core.iam_evaluator import EvalContext, evaluate_resource_policy
+from ministack.services import eventbridge, lambda_svc, sns, sqs, stepfunctions
+
+from localcloud.corrections import queues
+from localcloud.patching import Correction, internal, replace
+from localcloud.settings import Settings
+
+DEFAULT_RETRIES = 185  # EventBridge user guide, "Retrying event delivery"
+DEFAULT_MAX_AGE_S = 24 * 3600
+MAX_DELAY_S = 30.0
+
+logger = logging.getLogger("localcloud.eventbridge")
+
+JsonObject = dict[str, Any]
+InvokeTarget = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class DeliveryError:
+    """Why a target did not take an event; `code` is one of the codes in the EventBridge user guide."""
+
+    code: str
+    message: str
+    retriable: bool = False
+
+
+_failure: ContextVar[DeliveryError | None] = ContextVar("localcloud_delivery_failure", default=None)
+_source_rule: ContextVar[str] = ContextVar("localcloud_source_rule", default="")
+
+
+@contextmanager
+def set_for(variable: ContextVar[Any], value: Any) -> Iterator[None]:
+    """Give a context variable a value for the time of a block."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+def queue_accepts_rule(queue_arn: str, rule_arn: str) -> bool:
+    """Whether the queue's resource policy lets EventBridge send on behalf of this rule."""
+    policy, account = internal(sqs, "queue_policy_for_arn")(queue_arn)
+    context = EvalContext(
+        principal_arn="*",
+        principal_type="Service",
+        principal_account="",
+        action="sqs:SendMessage",
+        resource_arn=queue_arn,
+        region=queue_arn.split(":")[3],
+        service_context={"aws:sourcearn": rule_arn, "aws:sourceaccount": account},
+    )
+    decision: str = evaluate_resource_policy(policy, context, service="events.amazonaws.com").decision
+    return decision == "Allow"
+
+
+def dead_letter(
+    target: JsonObject,
+    rule_arn: str,
+    event: JsonObject,
+    error: DeliveryError,
+    *,
+    attempts: int = 0,
+    condition: str = "MaximumRetryAttempts",
+) -> None:
+    """Put an undelivered event on the target's dead-letter queue, if it has one that takes it."""
+    queue_arn = (target.get("DeadLetterConfig") or {}).get("Arn")
+    if not queue_arn:
+        logger.warning("Event %s was dropped: %s", event["id"], error.message)
+        return
+    attributes = {
+        "RULE_ARN": queues.string_attribute(rule_arn),
+        "TARGET_ARN": queues.string_attribute(target["Arn"]),
+        "ERROR_CODE": queues.string_attribute(error.code),
+        "ERROR_MESSAGE": queues.string_attribute(error.message),
+        "EXHAUSTED_RETRY_CONDITION": queues.string_attribute(condition),
+        "RETRY_ATTEMPTS": queues.string_attribute(str(attempts)),
+    }
+    try:
+        if not queue_accepts_rule(queue_arn, rule_arn):
+            logger.error(
+                "Event %s was dropped: %s has no policy that lets the rule send.", event["id"], queue_arn
+            )
+            return
+        queues.send(queue_arn, json.dumps(event), attributes)
+    except (queues.QueueNotFoundError, TypeError):
+        logger.exception("Event %s was dropped: the dead-letter queue %s is gone.", event["id"], queue_arn)
+
+
+class Deliveries:
+    """Delivers events to targets, with retries and dead-letter queues."""
+
+    def __init__(self, invoke_target: InvokeTarget, retry_base_s: float) -> None:
+        self._invoke_target = invoke_target
+        self._retry_base_s = retry_base_s
+
+    def deliver(self, target: JsonObject, event: JsonObject, rule: JsonObject, view: Any = None) -> None:
+        """Deliver one event to one target; retries happen in the background."""
+        if not in_replay(event, rule):
+            return
+        if view is None:
+            view = internal(eventbridge, "_pattern_event_view")(event)
+        error = self._attempt(target, event, rule, view)
+        if error is None:
+            return
+        if not error.retriable:
+            dead_letter(target, rule.get("Arn", ""), view.event_with_detail(), error)
+            return
+        arguments = (target, event, rule, view, error)
+        threading.Thread(target=copy_context().run, args=(self._retry, *arguments), daemon=True).start()
+
+    def _attempt(
+        self, target: JsonObject, event: JsonObject, rule: JsonObject, view: Any
+    ) -> DeliveryError | None:
+        with set_for(_failure, None), set_for(_source_rule, rule.get("Arn", "")):
+            self._invoke_target(target, event, rule, view)
+            return _failure.get()
+
+    def _retry(
+        self, target: JsonObject, event: JsonObject, rule: JsonObject, view: Any, error: DeliveryError
+    ) -> None:
+        policy = target.get("RetryPolicy") or {}
+        limit = int(policy.get("MaximumRetryAttempts", DEFAULT_RETRIES))
+        expiry = time.monotonic() + int(policy.get("MaximumEventAgeInSeconds", DEFAULT_MAX_AGE_S))
+        attempts = 0
+        condition = "MaximumRetryAttempts"
+        while error.retriable and attempts < limit:
+            delay = min(self._retry_base_s * 2**attempts, MAX_DELAY_S)
+            if time.monotonic() + delay > expiry:
+                condition = "MaximumEventAgeInSeconds"
+                break
+            time.sleep(delay)
+            attempts += 1
+            outcome = self._attempt(target, event, rule, view)
+            if outcome is None:
+                return
+            error = outcome
+        dead_letter(
+            target,
+            rule.get("Arn", ""),
+            view.event_with_detail(),
+            error,
+            attempts=attempts,
+            condition=condition,
+        )
+
+
+def in_replay(event: JsonObject, rule: JsonObject) -> bool:
+    """Whether a rule may see an event: a replay may be limited to some rules by its FilterArns."""
+    name = event.get("ReplayName")
+    replay = internal(eventbridge, "_replays").get(name) if name else None
+    rules = (replay or {}).get("Destination", {}).get("FilterArns")
+    return not rules or rule.get("Arn") in rules
+
+
+def fail(code: str, message: str, *, retriable: bool = False) -> None:
+    """Note why the delivery that is under way did not succeed."""
+    _failure.set(DeliveryError(code, message, retriable))
+
+
+def dispatch_to_lambda(arn: str, payload: str) -> None:
+    """Invoke a Lambda target asynchronously."""
+    func, config, name = internal(lambda_svc, "_get_func_record_for_ref")(arn)
+    if func is None:
+        fail("NO_RESOURCE", f"Function not found: {name}")
+        return
+    record = internal(lambda_svc, "_execution_record_for_config")(func, {**config, "FunctionArn": arn})
+    lambda_svc.invoke_async_with_retry(record, json.loads(payload))
+
+
+def dispatch_to_sqs(spec: Any, payload: str, sqs_parameters: JsonObject | None = None) -> None:
+    """Send to a queue whose policy lets EventBridge in."""
+    arn = str(spec)
+    if internal(sqs, "_queue_by_arn")(arn) is None:
+        fail("NO_RESOURCE", "The specified queue does not exist for this wsdl version.")
+    elif not queue_accepts_rule(arn, _source_rule.get()):
+        fail("NO_PERMISSIONS", f"Access to the resource {arn} is denied.")
+    else:
+        group = (sqs_parameters or {}).get("MessageGroupId")
+        queues.send(arn, payload, **({"MessageGroupId": group} if group else {}))
+
+
+def dispatch_to_stepfunctions(arn: str, payload: str) -> None:
+    """Start an execution."""
+    if internal(stepfunctions, "_resolve_state_machine_arn")(arn) is None:
+        fail("NO_RESOURCE", f"State Machine Does Not Exist: '{arn}'")
+        return
+    status, _, body = internal(stepfunctions, "_start_execution")({"stateMachineArn": arn, "input": payload})
+    if status >= 400:
+        fail("ERROR_FROM_TARGET", body.decode(), retriable=True)
+
+
+def dispatch_to_sns(arn: str, payload: str) -> None:
+    """Publish to a topic."""
+    try:
+        published = sns.publish_internal(arn, payload)
+    except internal(sns, "SnsPublishError") as error:
+        fail("INVALID_PARAMETER", str(error))
+        return
+    if published is None:
+        fail("NO_RESOURCE", "Topic does not exist")
+
+
+def checked_bus(dispatch: Callable[..., None]) -> Callable[..., None]:
+    """Wrap the delivery to another bus so that a missing bus is a failure."""
+
+    def dispatch_to_event_bus(spec: Any, *arguments: Any) -> None:
+        name = spec.resource.partition("/")[2]
+        if name not in internal(eventbridge, "_event_buses"):
+            fail("NO_RESOURCE", f"Event bus {name} does not exist.")
+            return
+        dispatch(spec, *arguments)
+
+    return dispatch_to_event_bus
+
+
+def install_deliveries(settings: Settings) -> None:
+    """Retry failed deliveries, then put them on the target's dead-letter queue."""
+    replace(eventbridge, "_dispatch_to_lambda", dispatch_to_lambda)
+    replace(eventbridge, "_dispatch_to_sqs", dispatch_to_sqs)
+    replace(eventbridge, "_dispatch_to_stepfunctions", dispatch_to_stepfunctions)
+    replace(eventbridge, "_dispatch_to_sns", dispatch_to_sns)
+    dispatch_to_bus = internal(eventbridge, "_dispatch_to_event_bus")
+    replace(eventbridge, "_dispatch_to_event_bus", checked_bus(dispatch_to_bus))
+    deliveries = Deliveries(internal(eventbridge, "_invoke_target"), settings.retry_base_s)
+    replace(eventbridge, "_invoke_target", deliveries.deliver)
+
+
+CORRECTIONS = (
+    Correction(
+        "eventbridge-deliveries",
+        "Rule targets: asynchronous Lambda invocation, RetryPolicy, dead-letter queues, queue policies",
+        install_deliveries,
+    ),
+)

@@ -1,0 +1,63 @@
+"""What a local cloud is started with."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of one server process.
+
+    `wait_scale` multiplies Step Functions waits and retry intervals (1 is real time).
+    `retry_base_s` is the first delay of Lambda's asynchronous retries and of EventBridge's target retries;
+    AWS starts at a minute, which is too long to watch on a laptop.
+    """
+
+    port: int
+    data_dir: Path
+    tmp_dir: Path
+    persist: bool = False
+    auth: bool = True
+    region: str = "us-east-1"
+    max_environments: int = 4
+    python: str = sys.executable
+    wait_scale: float = 1.0
+    retry_base_s: float = 1.0
+    log_level: str = "INFO"
+
+    @property
+    def endpoint(self) -> str:
+        """The URL that SDK clients and functions use."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def environment(self) -> dict[str, str]:
+        """The environment variables MiniStack reads, all at import time."""
+        flag = "1" if self.persist else "0"
+        return {
+            "AUTH": "true" if self.auth else "false",
+            "AWS_DEFAULT_REGION": self.region,
+            "BIND_HOST": "127.0.0.1",
+            "GATEWAY_PORT": str(self.port),
+            "IOT_MTLS_ENABLED": "0",
+            "LAMBDA_ASYNC_RETRY_BASE_SECONDS": str(self.retry_base_s),
+            "LAMBDA_EXECUTOR": "local",
+            "LOG_LEVEL": self.log_level,
+            "MINISTACK_HOST": "127.0.0.1",
+            "MINISTACK_REGION": self.region,
+            "PERSIST_STATE": flag,
+            "S3_DATA_DIR": str(self.data_dir / "s3"),
+            "S3_PERSIST": flag,
+            "SFN_WAIT_SCALE": str(self.wait_scale),
+            "SFTP_ENABLED": "0",
+            "STATE_DIR": str(self.data_dir / "state"),
+            "TMPDIR": str(self.tmp_dir),
+        }
+
+    def apply(self) -> None:
+        """Put the settings where MiniStack looks for them; must run before it is imported."""
+        # Credentials, profiles and endpoints of the person's shell must reach neither server nor functions.
+        for name in [n for n in os.environ if n.startswith(("AWS_", "LAMBDA_", "DOCKER_", "LOCALSTACK_"))]:
+            del os.environ[name]
+        os.environ.update(self.environment())
