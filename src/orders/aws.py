@@ -1,0 +1,41 @@
+"""AWS clients: made at module scope, once per execution environment."""
+
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import boto3
+from botocore.config import Config
+
+if TYPE_CHECKING:
+    from types_boto3_dynamodb import DynamoDBClient
+    from types_boto3_dynamodbstreams import DynamoDBStreamsClient
+    from types_boto3_events import EventBridgeClient
+    from types_boto3_s3 import S3Client
+    from types_boto3_sqs import SQSClient
+    from types_boto3_stepfunctions import SFNClient
+
+# Short time-outs: a caller that waits longer than the function's own time-out can't say what went wrong.
+# botocore builds its User-Agent twice a call unless it is given one.
+_CONFIG = Config(
+    connect_timeout=2,
+    read_timeout=5,
+    retries={"mode": "standard", "total_max_attempts": 3},
+    user_agent="order-pipeline",
+    tcp_keepalive=True,
+)
+
+
+@overload
+def client(service: Literal["dynamodb"]) -> "DynamoDBClient": ...
+@overload
+def client(service: Literal["dynamodbstreams"]) -> "DynamoDBStreamsClient": ...
+@overload
+def client(service: Literal["events"]) -> "EventBridgeClient": ...
+@overload
+def client(service: Literal["s3"]) -> "S3Client": ...
+@overload
+def client(service: Literal["sqs"]) -> "SQSClient": ...
+@overload
+def client(service: Literal["stepfunctions"]) -> "SFNClient": ...
+def client(service: str) -> Any:
+    """A client of one AWS service, with our time-outs (seconds) and at most 3 attempts a call."""
+    return boto3.client(service, config=_CONFIG)  # type: ignore[call-overload]

@@ -1,0 +1,77 @@
+"""Mail to the customer about each step of an order that concerns them, each mail once."""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from aws_lambda_powertools.utilities.idempotency import (
+    DynamoDBPersistenceLayer,
+    IdempotencyConfig,
+    idempotent_function,
+)
+
+from orders.aws import client
+from orders.events import OrderEvent, decode_bus_event
+from orders.mailer import Mailer, SimulatedMailer
+from orders.model import Status
+from orders.queues import back_off
+from orders.telemetry import logger, metrics, tracer
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
+    from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+TEXTS = {
+    Status.PLACED: ("We have your order", "Thank you. Your order {order} is being prepared."),
+    Status.FULFILLED: ("Your order is on its way", "Your order {order} has been shipped."),
+    Status.FAILED: ("We couldn't fulfil your order", "Your order {order} has failed: {reason}."),
+    Status.CANCELLED: ("Your order is cancelled", "Your order {order} has been cancelled."),
+}
+
+_sqs = client("sqs")
+_queue_url = os.environ["NOTIFICATIONS_QUEUE_URL"]
+_mailer: Mailer = SimulatedMailer()
+_processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
+# A mail can't be called back and the mail service keeps no key, so the event id is remembered for a week.
+_persistence = DynamoDBPersistenceLayer(table_name=os.environ["IDEMPOTENCY_TABLE"], boto3_client=client("dynamodb"))
+_idempotency = IdempotencyConfig(event_key_jmespath="eventId", expires_after_seconds=7 * 24 * 3600)
+
+
+@tracer.capture_lambda_handler(capture_response=False)
+@logger.inject_lambda_context(clear_state=True)
+@metrics.log_metrics
+def handler(event: dict[str, Any], context: "LambdaContext") -> "PartialItemFailureResponse":
+    """Send a batch of mails; the answer names the messages that have to come again."""
+    _idempotency.register_lambda_context(context)
+    answer = process_partial_response(event, notify, _processor, context)
+    back_off(_sqs, _queue_url, event, answer)
+    return answer
+
+
+def notify(record: "SQSRecord") -> None:
+    """Mail what one message says. Raises `MailRefused`, and `ValueError` for a message that isn't an order event."""
+    event = decode_bus_event(record.body).detail
+    logger.set_correlation_id(event.metadata.correlation_id)
+    logger.append_keys(order_id=event.data.order_id)
+    if event.data.status in TEXTS and event.data.email is not None:
+        send_mail(message={"eventId": event.metadata.event_id, "mail": _mail(event)})
+
+
+@idempotent_function(  # type: ignore[untyped-decorator]
+    data_keyword_argument="message", persistence_store=_persistence, config=_idempotency
+)
+def send_mail(*, message: dict[str, Any]) -> None:
+    """Send the mail of one event, once for its event id."""
+    _mailer.send(**message["mail"])
+    metrics.add_metric("MailSent", "Count", 1)
+
+
+def _mail(event: OrderEvent) -> dict[str, str | None]:
+    subject, text = TEXTS[event.data.status]
+    reason = event.data.reason.message if event.data.reason else ""
+    return {
+        "to": event.data.email,
+        "subject": subject,
+        "text": text.format(order=event.data.order_id, reason=reason),
+    }

@@ -1,0 +1,70 @@
+"""The warehouse's side of FulfillOrder: ship each order and tell its waiting workflow.
+
+The first decision in the warehouse's ledger stands, so a message that comes twice ships once.
+"""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from msgspec import Struct
+
+from orders.aws import client
+from orders.model import Address, PricedLine, WarehouseError
+from orders.queues import back_off
+from orders.telemetry import logger, metrics, tracer
+from orders.warehouse import SimulatedWarehouse, Warehouse
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
+    from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+_sqs = client("sqs")
+_workflows = client("stepfunctions")
+_warehouse: Warehouse = SimulatedWarehouse(client("dynamodb"))
+_queue_url = os.environ["FULFILMENT_QUEUE_URL"]
+_processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
+
+
+class ShippingOrder(Struct, rename="camel"):
+    """The message that FulfillOrder sends."""
+
+    task_token: str
+    customer_id: str
+    order_id: str
+    correlation_id: str
+    lines: list[PricedLine]
+    shipping_address: Address
+
+
+@tracer.capture_lambda_handler(capture_response=False)
+@logger.inject_lambda_context(clear_state=True)
+@metrics.log_metrics
+def handler(event: dict[str, Any], context: "LambdaContext") -> "PartialItemFailureResponse":
+    """Ship a batch; the answer names the messages that have to come again."""
+    answer = process_partial_response(event, ship, _processor, context)
+    back_off(_sqs, _queue_url, event, answer)
+    return answer
+
+
+def ship(record: "SQSRecord") -> None:
+    """Ship one order. Raises `WarehouseUnavailable`, and `ValueError` (msgspec) for a message that isn't one."""
+    order = msgspec.json.decode(record.body, type=ShippingOrder)
+    logger.set_correlation_id(order.correlation_id)
+    logger.append_keys(order_id=order.order_id)
+    try:
+        try:
+            shipment_id = _warehouse.ship(order.order_id, order.lines, order.shipping_address)
+        except WarehouseError as error:
+            logger.info("the warehouse refuses", extra={"reason": str(error)})
+            _workflows.send_task_failure(taskToken=order.task_token, error="WarehouseError", cause=str(error))
+            return
+        metrics.add_metric("OrderShipped", "Count", 1)
+        answer = msgspec.json.encode({"shipmentId": shipment_id}).decode()
+        _workflows.send_task_success(taskToken=order.task_token, output=answer)
+    except (_workflows.exceptions.TaskTimedOut, _workflows.exceptions.TaskDoesNotExist):
+        # The workflow waits no longer. What the warehouse decided is in its ledger: whoever takes the order
+        # up again, to complete or to undo it, meets that decision.
+        logger.warning("no workflow waits for this shipment any more")

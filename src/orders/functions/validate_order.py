@@ -1,0 +1,70 @@
+"""ValidateOrder: read the order, price it from the catalogue, and say which way the workflow goes."""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from orders.aws import client
+from orders.catalogue import find_products
+from orders.model import Status, ValidationError, price_lines, total_of
+from orders.table import OrdersTable
+from orders.telemetry import logger, tracer
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+_dynamodb = client("dynamodb")
+_orders = OrdersTable(_dynamodb)
+
+
+class _Metadata(Struct, rename="camel"):
+    correlation_id: str
+
+
+class _Data(Struct, rename="camel"):
+    customer_id: str
+    order_id: str
+
+
+class WorkflowInput(Struct):
+    """What starts a workflow: the detail of an OrderPlaced event, or of a redrive, which names its path."""
+
+    metadata: _Metadata
+    data: _Data
+    path: Literal["forward", "resume", "undo"] = "forward"
+
+
+@tracer.capture_lambda_handler(capture_response=False)
+@logger.inject_lambda_context(correlation_id_path="metadata.correlationId", clear_state=True)
+def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
+    """The order as the following states need it. Raises `ValidationError` if it can't be carried out.
+
+    `reserveFrom` is the status that ReserveInventory demands: PLACED where there is something to reserve,
+    otherwise one that no order has, so that the workflow goes on from where the order is.
+    """
+    request = msgspec.convert(event, WorkflowInput)
+    logger.append_keys(order_id=request.data.order_id)
+    order = _orders.get(request.data.customer_id, request.data.order_id, consistent=True)
+    if order is None:
+        raise LookupError(f"order {request.data.order_id} of customer {request.data.customer_id} is not in the table")
+    lines, total = order.lines, order.total
+    reserving = order.status is Status.PLACED and request.path != "undo"
+    if reserving:
+        lines = price_lines(order, find_products(_dynamodb, {line.sku for line in order.lines}))
+        total = total_of(lines)
+        if total == 0:
+            raise ValidationError("the order has no price")
+    return {
+        "customerId": order.customer_id,
+        "orderId": order.order_id,
+        "correlationId": order.correlation_id,
+        "path": request.path,
+        "status": order.status,
+        "reserveFrom": Status.PLACED if reserving else "-",
+        "currency": order.currency,
+        "lines": msgspec.to_builtins(lines),
+        "total": total,
+        "paymentMethod": order.payment_method,
+        "shippingAddress": msgspec.to_builtins(order.shipping_address),
+    }

@@ -1,0 +1,414 @@
+"""What an order is, what a customer may ask for, and which way an order may go.
+
+Nothing in here knows AWS. Amounts are integers in minor units of the order's currency (cents), times are
+UTC in ISO 8601 with milliseconds.
+"""
+
+import datetime
+import uuid
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+SCHEMA_VERSION = 1
+MAX_LINES = 100
+# DynamoDB's TransactWriteItems quota is 100 items: one is the order itself, the others one a product.
+MAX_PRODUCTS = 99
+OPEN_SHARDS = 16
+# The namespace in which an Idempotency-Key becomes an order id (RFC 9562, UUID version 5).
+ORDER_NAMESPACE = uuid.UUID("5f0c9a5e-30c5-4f1c-9d5c-3a1f0f6f9b11")
+
+# ISO 4217, active codes, without funds, metals and testing codes.
+CURRENCIES = frozenset(
+    # fmt: off
+    {
+        "AED",
+        "AFN",
+        "ALL",
+        "AMD",
+        "AOA",
+        "ARS",
+        "AUD",
+        "AWG",
+        "AZN",
+        "BAM",
+        "BBD",
+        "BDT",
+        "BHD",
+        "BIF",
+        "BMD",
+        "BND",
+        "BOB",
+        "BRL",
+        "BSD",
+        "BTN",
+        "BWP",
+        "BYN",
+        "BZD",
+        "CAD",
+        "CDF",
+        "CHF",
+        "CLP",
+        "CNY",
+        "COP",
+        "CRC",
+        "CUP",
+        "CVE",
+        "CZK",
+        "DJF",
+        "DKK",
+        "DOP",
+        "DZD",
+        "EGP",
+        "ERN",
+        "ETB",
+        "EUR",
+        "FJD",
+        "FKP",
+        "GBP",
+        "GEL",
+        "GHS",
+        "GIP",
+        "GMD",
+        "GNF",
+        "GTQ",
+        "GYD",
+        "HKD",
+        "HNL",
+        "HTG",
+        "HUF",
+        "IDR",
+        "ILS",
+        "INR",
+        "IQD",
+        "IRR",
+        "ISK",
+        "JMD",
+        "JOD",
+        "JPY",
+        "KES",
+        "KGS",
+        "KHR",
+        "KMF",
+        "KPW",
+        "KRW",
+        "KWD",
+        "KYD",
+        "KZT",
+        "LAK",
+        "LBP",
+        "LKR",
+        "LRD",
+        "LSL",
+        "LYD",
+        "MAD",
+        "MDL",
+        "MGA",
+        "MKD",
+        "MMK",
+        "MNT",
+        "MOP",
+        "MRU",
+        "MUR",
+        "MVR",
+        "MWK",
+        "MXN",
+        "MYR",
+        "MZN",
+        "NAD",
+        "NGN",
+        "NIO",
+        "NOK",
+        "NPR",
+        "NZD",
+        "OMR",
+        "PAB",
+        "PEN",
+        "PGK",
+        "PHP",
+        "PKR",
+        "PLN",
+        "PYG",
+        "QAR",
+        "RON",
+        "RSD",
+        "RUB",
+        "RWF",
+        "SAR",
+        "SBD",
+        "SCR",
+        "SDG",
+        "SEK",
+        "SGD",
+        "SHP",
+        "SLE",
+        "SOS",
+        "SRD",
+        "SSP",
+        "STN",
+        "SVC",
+        "SYP",
+        "SZL",
+        "THB",
+        "TJS",
+        "TMT",
+        "TND",
+        "TOP",
+        "TRY",
+        "TTD",
+        "TWD",
+        "TZS",
+        "UAH",
+        "UGX",
+        "USD",
+        "UYU",
+        "UZS",
+        "VED",
+        "VES",
+        "VND",
+        "VUV",
+        "WST",
+        "XAF",
+        "XCD",
+        "XCG",
+        "XOF",
+        "XPF",
+        "YER",
+        "ZAR",
+        "ZMW",
+        "ZWG",
+    }
+    # fmt: on
+)
+
+
+class ValidationError(Exception):
+    """The order can't be carried out as it stands; the message is for the customer."""
+
+
+class OutOfStock(Exception):  # noqa: N818 - the name that the workflow and the customer see
+    """A product isn't there in the quantity asked for."""
+
+
+class PaymentError(Exception):
+    """The payment provider answered, and the answer was no."""
+
+
+class PaymentDeclined(PaymentError):  # noqa: N818
+    """The customer's payment method was declined; trying again won't help."""
+
+
+class PaymentProviderError(Exception):
+    """The payment provider was unreachable, failed, or its answer was lost; the same request may be repeated."""
+
+
+class WarehouseError(Exception):
+    """The warehouse refuses this order for good."""
+
+
+class WarehouseUnavailable(Exception):  # noqa: N818
+    """The warehouse doesn't answer just now; the same request may be repeated."""
+
+
+class AlreadyShipped(Exception):  # noqa: N818
+    """The parcel has left: what was asked for can't be undone any more."""
+
+
+class OrderCancelled(Exception):  # noqa: N818
+    """The order was ended by somebody else while this step was under way."""
+
+
+class IllegalTransition(Exception):  # noqa: N818
+    """The order's status doesn't allow this step."""
+
+
+class Status(StrEnum):
+    """Where an order is."""
+
+    PLACED = "PLACED"
+    RESERVED = "RESERVED"
+    PAID = "PAID"
+    FULFILLED = "FULFILLED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+TRANSITIONS: dict[Status, frozenset[Status]] = {
+    Status.PLACED: frozenset({Status.RESERVED, Status.FAILED, Status.CANCELLED}),
+    Status.RESERVED: frozenset({Status.PAID, Status.FAILED, Status.CANCELLED}),
+    Status.PAID: frozenset({Status.FULFILLED, Status.FAILED}),
+    Status.FULFILLED: frozenset(),
+    Status.FAILED: frozenset(),
+    Status.CANCELLED: frozenset(),
+}
+TERMINAL = frozenset(status for status, following in TRANSITIONS.items() if not following)
+
+
+def require_transition(current: Status, following: Status) -> None:
+    """Return if an order may go from `current` to `following`, else raise `IllegalTransition`."""
+    if following not in TRANSITIONS[current]:
+        raise IllegalTransition(f"an order that is {current} can't become {following}")
+
+
+class Line(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """One product and how many of it."""
+
+    sku: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z", description="Product code")]
+    quantity: Annotated[int, Meta(ge=1, le=999)]
+
+
+class Address(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True):
+    """Where the parcel goes."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=100)]
+    line1: Annotated[str, Meta(min_length=1, max_length=200)]
+    city: Annotated[str, Meta(min_length=1, max_length=100)]
+    postal_code: Annotated[str, Meta(min_length=1, max_length=20)]
+    country: Annotated[str, Meta(pattern=r"^[A-Z]{2}\Z", description="ISO 3166-1 alpha-2")]
+    line2: Annotated[str, Meta(max_length=200)] | None = None
+
+
+class OrderRequest(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The body of `POST /orders`. No prices: they are the catalogue's."""
+
+    currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z", description="ISO 4217")]
+    lines: Annotated[list[Line], Meta(min_length=1, max_length=MAX_LINES)]
+    shipping_address: Address
+    payment_method: Annotated[
+        str,
+        Meta(pattern=r"^tok_[A-Za-z0-9_]{1,60}\Z", description="The payment provider's token, never card data"),
+    ]
+
+    def __post_init__(self) -> None:
+        if self.currency not in CURRENCIES:
+            raise ValueError(f"{self.currency!r} is not an ISO 4217 currency code")
+        if len(self.lines) > MAX_PRODUCTS and len({line.sku for line in self.lines}) > MAX_PRODUCTS:
+            raise ValueError(f"an order names at most {MAX_PRODUCTS} different products")
+
+
+class PricedLine(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A line as it is stored: `unit_price` in minor units, absent until the order is validated."""
+
+    sku: str
+    quantity: int
+    unit_price: int | None = None
+
+
+class Reason(Struct, frozen=True):
+    """Why an order failed: a code for programs and a sentence for the customer."""
+
+    code: str
+    message: str
+
+
+class TimelineEntry(Struct, frozen=True, omit_defaults=True):
+    """Something that happened to the order: a status, or an attempt that failed."""
+
+    at: str
+    what: str
+    detail: str | None = None
+
+
+class Order(Struct, kw_only=True, rename="camel", omit_defaults=True):
+    """An order as the orders table holds it; `version` counts the changes of status."""
+
+    customer_id: str
+    order_id: str
+    status: Status
+    version: int
+    placed_at: str
+    updated_at: str
+    currency: str
+    lines: list[PricedLine]
+    shipping_address: Address
+    payment_method: str
+    correlation_id: str
+    request_hash: str
+    email: str | None = None
+    total: int | None = None
+    reason: Reason | None = None
+    payment_id: str | None = None
+    shipment_id: str | None = None
+    open_shard: str | None = None
+    timeline: list[TimelineEntry] = []
+    schema_version: int = msgspec.field(default_factory=lambda: SCHEMA_VERSION)  # never omitted as a default
+
+
+def timestamp() -> str:
+    """Now, as every stored time is written: `2026-01-31T12:00:00.000Z`."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def order_id_for(customer_id: str, idempotency_key: str | None) -> str:
+    """The id of a customer's order: the same one for the same key, so that a retry meets the same item."""
+    if idempotency_key is None:
+        return str(uuid.uuid4())
+    return str(uuid.uuid5(ORDER_NAMESPACE, f"{customer_id}\n{idempotency_key}"))
+
+
+def open_shard_of(order_id: str) -> str:
+    """The partition of the open-orders index that this order is listed in: two digits."""
+    return f"{uuid.UUID(order_id).int % OPEN_SHARDS:02d}"
+
+
+def place(
+    request: OrderRequest,
+    *,
+    customer_id: str,
+    email: str | None,
+    order_id: str,
+    correlation_id: str,
+    request_hash: str,
+) -> Order:
+    """Make the order that a customer asked for, PLACED and not yet priced."""
+    now = timestamp()
+    return Order(
+        customer_id=customer_id,
+        order_id=order_id,
+        status=Status.PLACED,
+        version=1,
+        placed_at=now,
+        updated_at=now,
+        currency=request.currency,
+        lines=[PricedLine(line.sku, line.quantity) for line in request.lines],
+        shipping_address=request.shipping_address,
+        payment_method=request.payment_method,
+        correlation_id=correlation_id,
+        request_hash=request_hash,
+        email=email,
+        open_shard=open_shard_of(order_id),
+        timeline=[TimelineEntry(now, Status.PLACED)],
+    )
+
+
+class Product(Struct, frozen=True, rename="camel"):
+    """What the catalogue says of a product: `price` in minor units of `currency`."""
+
+    sku: str
+    price: int
+    currency: str
+
+
+def price_lines(order: Order, products: dict[str, Product]) -> list[PricedLine]:
+    """Price an order's lines, those of the same product put together.
+
+    `products` holds what the catalogue knows, by sku. Raises `ValidationError` naming every product that
+    isn't sold, or not in the order's currency.
+    """
+    unknown = sorted({line.sku for line in order.lines if line.sku not in products})
+    if unknown:
+        raise ValidationError(f"not in the catalogue: {', '.join(unknown)}")
+    foreign = sorted({line.sku for line in order.lines if products[line.sku].currency != order.currency})
+    if foreign:
+        raise ValidationError(f"not sold in {order.currency}: {', '.join(foreign)}")
+    quantities: dict[str, int] = {}
+    for line in order.lines:
+        quantities[line.sku] = quantities.get(line.sku, 0) + line.quantity
+    return [PricedLine(sku, quantity, products[sku].price) for sku, quantity in quantities.items()]
+
+
+def total_of(lines: list[PricedLine]) -> int:
+    """The sum of priced lines, in minor units."""
+    return sum(line.quantity * (line.unit_price or 0) for line in lines)

@@ -1,0 +1,219 @@
+"""The orders table: the one place where an order's truth is kept.
+
+Every write is conditional, so running twice, late or out of order changes nothing that it shouldn't. The
+workflow writes RESERVED, FULFILLED and FAILED itself (statemachine/order.asl.yaml), each in one transaction
+with the stock that it moves.
+"""
+
+import base64
+import os
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from orders import model
+from orders.attributes import from_item, to_attribute, to_item
+from orders.model import Order, Status, TimelineEntry, timestamp
+
+if TYPE_CHECKING:
+    from types_boto3_dynamodb import DynamoDBClient
+
+# A payment that fails over and over must not grow the item towards DynamoDB's 400 KB.
+MAX_TIMELINE = 100
+
+
+class BadCursor(Exception):  # noqa: N818
+    """The cursor is not one that this API gave out to this customer."""
+
+
+def decode_order(item: dict[str, Any]) -> Order:
+    """The order in an item of the table or of its stream. Raises `ValueError` (msgspec) if it isn't one."""
+    return msgspec.convert(from_item(item), Order)
+
+
+class OrdersTable:
+    """The orders table, by customer and order id."""
+
+    def __init__(self, client: "DynamoDBClient", name: str | None = None, catalogue: str | None = None) -> None:
+        self._client = client
+        self._name = name or os.environ["ORDERS_TABLE"]
+        self._catalogue = catalogue or os.environ.get("CATALOGUE_TABLE", "")
+
+    @staticmethod
+    def _key(customer_id: str, order_id: str) -> dict[str, Any]:
+        return {"customerId": {"S": customer_id}, "orderId": {"S": order_id}}
+
+    def put_new(self, order: Order) -> Order | None:
+        """Store a new order. Returns None, or the order that has its id already.
+
+        This one conditional write is the acceptance, the idempotency record and, by the table's stream, the
+        outbox.
+        """
+        try:
+            self._client.put_item(
+                TableName=self._name,
+                Item=to_item(msgspec.to_builtins(order)),
+                ConditionExpression="attribute_not_exists(orderId)",
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except self._client.exceptions.ConditionalCheckFailedException as error:
+            return decode_order(error.response["Item"])  # type: ignore[typeddict-item]
+        return None
+
+    def get(self, customer_id: str, order_id: str, *, consistent: bool = False) -> Order | None:
+        """A customer's order, or None; `consistent` where the next write depends on it."""
+        answer = self._client.get_item(
+            TableName=self._name, Key=self._key(customer_id, order_id), ConsistentRead=consistent
+        )
+        return decode_order(answer["Item"]) if "Item" in answer else None
+
+    def list_newest_first(self, customer_id: str, limit: int, cursor: str | None) -> tuple[list[Order], str | None]:
+        """A page of a customer's orders and the cursor of the next, or None. Raises `BadCursor`."""
+        request: dict[str, Any] = {
+            "TableName": self._name,
+            "IndexName": "newest-first",
+            "KeyConditionExpression": "customerId = :customer",
+            "ExpressionAttributeValues": {":customer": {"S": customer_id}},
+            "ScanIndexForward": False,
+            "Limit": limit,
+        }
+        if cursor is not None:
+            request["ExclusiveStartKey"] = _decode_cursor(cursor, customer_id)
+        page = self._client.query(**request)
+        orders = self._get_many([(item["customerId"]["S"], item["orderId"]["S"]) for item in page["Items"]])
+        last = page.get("LastEvaluatedKey")
+        return orders, _encode_cursor(last) if last else None
+
+    def _get_many(self, keys: list[tuple[str, str]]) -> list[Order]:
+        """The orders with these keys, in this order (at most 100, BatchGetItem's quota)."""
+        found: dict[str, Order] = {}
+        pending: list[dict[str, Any]] = [self._key(*key) for key in keys]
+        while pending:  # BatchGetItem hands back, without an error, what it didn't get to
+            answer = self._client.batch_get_item(RequestItems={self._name: {"Keys": pending}})
+            for item in answer["Responses"].get(self._name, []):
+                order = decode_order(item)
+                found[order.order_id] = order
+            unprocessed = answer.get("UnprocessedKeys", {}).get(self._name)
+            pending = list(unprocessed["Keys"]) if unprocessed else []
+        return [found[order_id] for _, order_id in keys if order_id in found]
+
+    def note(self, customer_id: str, order_id: str, what: str, detail: str, *, once: bool = False) -> None:
+        """Add to an order's timeline something that isn't a change of status; with `once`, unless it is there."""
+        if once:
+            order = self.get(customer_id, order_id, consistent=True)
+            if order is None or any(entry.what == what for entry in order.timeline):
+                return
+        try:
+            self._client.update_item(
+                TableName=self._name,
+                Key=self._key(customer_id, order_id),
+                UpdateExpression="SET timeline = list_append(timeline, :entry)",
+                ConditionExpression="attribute_exists(orderId) AND size(timeline) < :most",
+                ExpressionAttributeValues={
+                    ":entry": to_attribute([{"at": timestamp(), "what": what, "detail": detail}]),
+                    ":most": {"N": str(MAX_TIMELINE)},
+                },
+            )
+        except self._client.exceptions.ConditionalCheckFailedException:
+            return
+
+    def mark_paid(self, customer_id: str, order_id: str, payment_id: str) -> None:
+        """RESERVED becomes PAID; does nothing where this payment is on record already.
+
+        Raises `OrderCancelled` if the order has ended in the meantime: the payment must be given back.
+        """
+        now = timestamp()
+        try:
+            self._client.update_item(
+                TableName=self._name,
+                Key=self._key(customer_id, order_id),
+                UpdateExpression=(
+                    "SET #status = :paid, version = version + :one, paymentId = :payment, updatedAt = :now, "
+                    "timeline = list_append(timeline, :entry)"
+                ),
+                ConditionExpression="#status = :reserved",
+                ExpressionAttributeNames={"#status": "status"},
+                ExpressionAttributeValues={
+                    ":paid": {"S": Status.PAID},
+                    ":reserved": {"S": Status.RESERVED},
+                    ":one": {"N": "1"},
+                    ":payment": {"S": payment_id},
+                    ":now": {"S": now},
+                    ":entry": to_attribute([{"at": now, "what": Status.PAID}]),
+                },
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except self._client.exceptions.ConditionalCheckFailedException as error:
+            item = error.response.get("Item")
+            order = decode_order(item) if item else None  # type: ignore[arg-type]
+            if order is None or order.payment_id != payment_id or order.status in {Status.FAILED, Status.CANCELLED}:
+                raise model.OrderCancelled(f"the order is {order.status if order else 'gone'}") from None
+
+    def cancel(self, order: Order) -> None:
+        """The order becomes CANCELLED and what it had reserved goes back on sale, in one transaction.
+
+        Raises `IllegalTransition` if the order can't be cancelled any more, also if that became so since
+        `order` was read.
+        """
+        model.require_transition(order.status, Status.CANCELLED)
+        now = timestamp()
+        entry = TimelineEntry(now, Status.CANCELLED)
+        writes: list[Any] = [
+            {
+                "Update": {
+                    "TableName": self._name,
+                    "Key": self._key(order.customer_id, order.order_id),
+                    "UpdateExpression": (
+                        "SET #status = :cancelled, version = version + :one, updatedAt = :now, "
+                        "timeline = list_append(timeline, :entry) REMOVE openShard"
+                    ),
+                    "ConditionExpression": "#status = :current AND version = :version",
+                    "ExpressionAttributeNames": {"#status": "status"},
+                    "ExpressionAttributeValues": {
+                        ":cancelled": {"S": Status.CANCELLED},
+                        ":current": {"S": order.status},
+                        ":version": {"N": str(order.version)},
+                        ":one": {"N": "1"},
+                        ":now": {"S": now},
+                        ":entry": to_attribute([msgspec.to_builtins(entry)]),
+                    },
+                }
+            }
+        ]
+        if order.status is Status.RESERVED:
+            writes += [
+                {
+                    "Update": {
+                        "TableName": self._catalogue,
+                        "Key": {"sku": {"S": line.sku}},
+                        "UpdateExpression": "SET available = available + :quantity, reserved = reserved - :quantity",
+                        "ConditionExpression": "reserved >= :quantity",
+                        "ExpressionAttributeValues": {":quantity": {"N": str(line.quantity)}},
+                    }
+                }
+                for line in order.lines
+            ]
+        try:
+            self._client.transact_write_items(TransactItems=writes)
+        except self._client.exceptions.TransactionCanceledException as error:
+            reasons = error.response.get("CancellationReasons", [])
+            if reasons and reasons[0].get("Code") == "ConditionalCheckFailed":
+                raise model.IllegalTransition("the order has moved on") from None
+            raise
+
+
+def _encode_cursor(key: Any) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode([key["placedAt"]["S"], key["orderId"]["S"]])).decode()
+
+
+def _decode_cursor(cursor: str, customer_id: str) -> dict[str, Any]:
+    """The start key in a cursor; the customer is never taken from it, so nobody can page through another's."""
+    try:
+        placed_at, order_id = msgspec.json.decode(base64.urlsafe_b64decode(cursor), type=tuple[str, str])
+    except (ValueError, RecursionError):
+        raise BadCursor from None
+    return {
+        "customerId": {"S": customer_id},
+        "placedAt": {"S": placed_at},
+        "orderId": {"S": order_id},
+    }

@@ -1,0 +1,8 @@
+"""Logger, Tracer and Metrics, set up once for every function."""
+
+from aws_lambda_powertools import Logger, Metrics, Tracer
+
+logger = Logger()
+metrics = Metrics()
+# Patching all that the X-Ray SDK knows would import it; botocore is the only one that makes calls here.
+tracer = Tracer(patch_modules=("botocore",))
