@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Builds what a Lambda function is deployed with: this package, its dependencies, bytecode for both.
 
-`sam build` runs it for every function, several at the same time. All functions share one artifact, so
-the slow half (wheels, trimming, bytecode) is done once and kept, keyed by everything it depends on.
+`sam build` runs it for every function, several at the same time. All functions share one artifact: it is made
+once, kept under a key of everything that it depends on, and linked into each function's build directory.
 """
 # ruff: noqa: T201 - what this prints is for the person who runs `sam build`
 
@@ -27,34 +27,40 @@ from typing import Any
 # Every AWS service that a function may call, by its boto3 name. boto3's data for all others is trimmed.
 AWS_SERVICES = ("dynamodb", "dynamodbstreams", "events", "s3", "sqs", "stepfunctions")
 
-# Never read at run time. METADATA stays: vulnerability scanners find out from it what is deployed.
+# What no function uses. METADATA stays: vulnerability scanners learn from it what is deployed.
 TRIMMED = (
     "bin",
+    ".lock",
     "**/*.pyi",
     "**/py.typed",
     "**/examples-1.json",
     "boto3/examples",
     "aws_lambda_powertools/event_handler/openapi/swagger_ui/*.min.*",
-    *(f"*.dist-info/{name}" for name in ("RECORD", "WHEEL", "INSTALLER", "REQUESTED", "uv_cache.json")),
-    *(f"*.dist-info/{name}" for name in ("licenses", "top_level.txt", "entry_points.txt", "zip-safe")),
+    "aws_lambda_powertools/utilities/auth_alpha",
+    "aws_lambda_powertools/utilities/circuit_breaker",
+    "aws_lambda_powertools/utilities/data_masking",
+    "aws_lambda_powertools/utilities/feature_flags",
+    "aws_lambda_powertools/utilities/kafka",
+    "aws_lambda_powertools/utilities/parser",
+    "aws_lambda_powertools/utilities/streaming",
+    "*.dist-info/[!M]*",
 )
 
-# manylinux2014 wheels run on both base systems of Lambda's Python runtimes: Amazon Linux 2 and 2023.
+# manylinux2014 wheels run on both base systems of Lambda's Python runtimes, Amazon Linux 2 and 2023.
 PLATFORMS = {"x86_64": "x86_64-manylinux2014", "arm64": "aarch64-manylinux2014", "native": None}
 RUNTIMES = ("python3.11", "python3.12", "python3.13")
+SOURCE = Path(__file__).resolve().parent
+REQUIREMENTS = SOURCE / "requirements.txt"
 MANIFEST = "artifact.json"
 CACHE_DAYS = 14
 COLUMNS = ("files", "source", "bytecode", "native", "data", "total", "zipped")
 
-SOURCE = Path(__file__).resolve().parent
-REQUIREMENTS = SOURCE / "requirements.txt"
-
 HELP = f"""
 environment:
   LAMBDA_RUNTIME       {", ".join(RUNTIMES)} (default python3.13)
-  LAMBDA_ARCHITECTURE  {", ".join(PLATFORMS)} (default arm64); native is for this machine
-  BUILD_CACHE_DIR      where built dependencies are kept (default: .local/build-cache of the checkout,
-                       or the user's cache directory outside a checkout)
+  LAMBDA_ARCHITECTURE  {", ".join(PLATFORMS)} (default arm64; native: for this machine)
+  BUILD_CACHE_DIR      where builds are kept (default .local/build-cache of the checkout; outside of one
+                       order-pipeline-build in the user's cache directory)
 
 examples:
   make -f src/Makefile build-AcceptOrderFunction ARTIFACTS_DIR=/tmp/artifact
@@ -65,17 +71,15 @@ exit codes: 0 done, 1 the build failed, 2 wrong usage"""
 
 
 class BuildError(Exception):
-    """The artifact can't be built; the message is one sentence for the person at the terminal."""
+    """The artifact can't be built; the message says to the person at the terminal what to do."""
 
 
 def build(artifact: Path, runtime: str, architecture: str) -> None:
     """Fill the directory `artifact`: created if missing, replaced if an earlier build made it.
 
-    Raises BuildError when a tool or wheel is missing, the code needs a service that is trimmed, or the
+    Raises BuildError when a tool or a wheel is missing, the code needs something that is trimmed, or the
     directory holds something that no build put there.
     """
-    orders = SOURCE / "orders"
-    refuse_trimmed_services(orders)
     if artifact.is_dir() and any(artifact.iterdir()) and not (artifact / MANIFEST).exists():
         raise BuildError(f"{artifact} holds files that no build made: name an empty directory.")
     interpreter = find_interpreter(runtime)
@@ -88,28 +92,29 @@ def build(artifact: Path, runtime: str, architecture: str) -> None:
         write_manifest(directory, runtime, architecture, bytecode=compiler is not None)
 
     def fill_application(directory: Path) -> None:
-        shutil.copytree(orders, directory / "orders", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(SOURCE / "orders", directory / "orders", ignore=shutil.ignore_patterns("__pycache__"))
+        refuse_trimmed(directory / "orders", dependencies)
         compile_bytecode(directory, find_interpreter(runtime))
 
     platform = sys.platform if architecture == "native" else ""
-    common = [
-        f"{runtime} {architecture} {platform} {bool(interpreter)}".encode(),
-        Path(__file__).read_bytes(),
+    target = f"{runtime} {architecture} {platform} {bool(interpreter)}".encode()
+    key = [target, Path(__file__).read_bytes(), REQUIREMENTS.read_bytes()]
+    sources = [path for path in files(SOURCE / "orders") if path.suffix != ".pyc"]
+    source_key = [
+        part for path in sources for part in (str(path.relative_to(SOURCE)).encode(), path.read_bytes())
     ]
-    dependencies = cached("dependencies", [*common, REQUIREMENTS.read_bytes()], fill_dependencies)
-    sources = [
-        part for p in source_files(orders) for part in (str(p.relative_to(orders)).encode(), p.read_bytes())
-    ]
-    application = cached("application", [*common, *sources], fill_application)
-    with dependencies as dependencies_dir, application as application_dir:
+    with (
+        cached("dependencies", key, fill_dependencies) as dependencies,
+        cached("application", [*key, *source_key], fill_application) as application,
+    ):
         # The manifest is the last to go and the first to come: a half-filled directory is known as ours.
         if artifact.is_dir():
-            for path in sorted(artifact.iterdir(), key=lambda p: p.name == MANIFEST):
+            for path in sorted(artifact.iterdir(), key=lambda path: path.name == MANIFEST):
                 remove(path)
         artifact.mkdir(parents=True, exist_ok=True)
-        shutil.copy(dependencies_dir / MANIFEST, artifact)
-        for part in (dependencies_dir, application_dir):
-            shutil.copytree(part, artifact, dirs_exist_ok=True)
+        (artifact / MANIFEST).touch()
+        for part in (dependencies, application):
+            shutil.copytree(part, artifact, copy_function=link_or_copy, dirs_exist_ok=True)
     if not json.loads((artifact / MANIFEST).read_bytes())["bytecode"]:
         print(
             f"No {runtime} here, and uv could not fetch one: this artifact has no bytecode, which makes "
@@ -117,26 +122,9 @@ def build(artifact: Path, runtime: str, architecture: str) -> None:
         )
 
 
-def source_files(package: Path) -> list[Path]:
-    """Every file of the package in a fixed order, without bytecode that happens to lie around."""
-    return sorted(p for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-
-
-def refuse_trimmed_services(package: Path) -> None:
-    """Raise BuildError if the package makes a client for a service that the artifact has no data for."""
-    for path in source_files(package):
-        if path.suffix == ".py":
-            for service in re.findall(r"\b(?:client|resource)\(\s*[\"']([a-z0-9-]+)[\"']", path.read_text()):
-                if service not in AWS_SERVICES:
-                    raise BuildError(
-                        f'{path.relative_to(SOURCE)} uses "{service}", which is trimmed from the artifact: '
-                        "add it to AWS_SERVICES in src/build_artifact.py."
-                    )
-
-
 @contextlib.contextmanager
 def cached(name: str, key: list[bytes], fill: Callable[[Path], None]) -> Iterator[Path]:
-    """Yield a directory that `fill` has filled for this key, now or in an earlier build.
+    """Yield a read-only directory that `fill` has filled for this key, now or in an earlier build.
 
     One process fills, the others wait for its lock. A directory gets its final name only when it is complete,
     so one that was abandoned half-way is never used. Where the cache can't be written, a temporary
@@ -159,6 +147,8 @@ def cached(name: str, key: list[bytes], fill: Callable[[Path], None]) -> Iterato
                 remove_unused(cache)
                 partial.mkdir()
                 fill(partial)
+                for path in files(partial):
+                    path.chmod(0o555 if path.suffix == ".so" else 0o444)
                 partial.rename(final)
             os.utime(final)
             fcntl.flock(lock, fcntl.LOCK_UN)
@@ -167,11 +157,10 @@ def cached(name: str, key: list[bytes], fill: Callable[[Path], None]) -> Iterato
 
 def cache_directory() -> Path:
     """The checkout's .local/, so that deleting the checkout leaves nothing behind; else the user's cache."""
-    checkout = SOURCE.parent
     if "BUILD_CACHE_DIR" in os.environ:
         return Path(os.environ["BUILD_CACHE_DIR"])
-    if (checkout / "uv.lock").exists():
-        return checkout / ".local" / "build-cache"
+    if (SOURCE.parent / "uv.lock").exists():
+        return SOURCE.parent / ".local" / "build-cache"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "order-pipeline-build"
 
 
@@ -190,86 +179,45 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def files(directory: Path) -> list[Path]:
+    """Every file below the directory, in a fixed order."""
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """Link a file from the cache into an artifact; copying a thousand files takes five times as long."""
+    remove(Path(target))
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy(source, target)
+
+
 def find_uv() -> list[str]:
     """The command that starts uv. Raises BuildError where there is none."""
     if uv := os.environ.get("UV") or shutil.which("uv"):
         return [uv]
-    module = [sys.executable, "-m", "uv"]
-    if subprocess.run([*module, "--version"], capture_output=True, check=False).returncode == 0:
-        return module
+    if output([sys.executable, "-m", "uv", "--version"]):
+        return [sys.executable, "-m", "uv"]
     raise BuildError(
         "uv is needed to build: `make` at the top of the checkout installs it, "
         "or see https://docs.astral.sh/uv/getting-started/installation/."
     )
 
 
-def install(directory: Path, runtime: str, architecture: str) -> None:
-    """Unpack the locked wheels for the target into `directory`. Raises BuildError with uv's own words."""
-    platform = PLATFORMS[architecture]
-    # Copies, never links: trimming must not reach into uv's cache.
-    command = [
-        *find_uv(), "pip", "install", "--quiet", "--link-mode", "copy", "--require-hashes",
-        "--only-binary", ":all:", "--python", sys.executable,
-        "--python-version", runtime.removeprefix("python"),
-        *(["--python-platform", platform] if platform else []),
-        "--target", str(directory), "--requirement", str(REQUIREMENTS),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise BuildError(f"uv could not install for {runtime} {architecture}:\n{done.stderr.strip()}")
-
-
-def trim(directory: Path) -> None:
-    """Remove from installed dependencies what no function can use. Raises BuildError if botocore changed."""
-    for pattern in TRIMMED:
-        for path in sorted(directory.glob(pattern)):
-            remove(path)
-    (directory / ".lock").unlink(missing_ok=True)
-    data = directory / "botocore" / "data"
-    for catalogue in (data, directory / "boto3" / "data"):
-        for service in sorted(p for p in catalogue.iterdir() if p.is_dir()):
-            for version in sorted(service.iterdir())[: -1 if service.name in AWS_SERVICES else None]:
-                remove(version)
-            if not any(service.iterdir()):
-                service.rmdir()
-    if missing := [name for name in AWS_SERVICES if not (data / name).is_dir()]:
-        raise BuildError(f"botocore knows no service named {', '.join(missing)}: see AWS_SERVICES.")
-
-    # 1.25 MB of JSON is parsed for every first client; ours need a few lines of it.
-    endpoints = json.loads((data / "endpoints.json").read_bytes())
-    prefixes = {endpoint_prefix(data / name) for name in AWS_SERVICES}
-    for partition in endpoints["partitions"]:
-        partition["services"] = {k: v for k, v in partition["services"].items() if k in prefixes}
-    (data / "endpoints.json").write_text(json.dumps(endpoints, separators=(",", ":")))
-
-    exceptions, placeholder = directory / "botocore" / "exceptions.py", '"{known_service_names}"'
-    text = exceptions.read_text()
-    if text.count(placeholder) != 1:
-        raise BuildError("botocore words its UnknownServiceError differently now: adapt trim().")
-    advice = ". The others were trimmed at build: see AWS_SERVICES in src/build_artifact.py"
-    exceptions.write_text(text.replace(placeholder, f'{placeholder[:-1]}{advice}"'))
-
-
-def endpoint_prefix(service: Path) -> str:
-    """The key of a service (its botocore data directory) in endpoints.json."""
-    (model,) = service.glob("*/service-2.json.gz")
-    prefix: str = json.loads(gzip.decompress(model.read_bytes()))["metadata"]["endpointPrefix"]
-    return prefix
-
-
 def find_interpreter(runtime: str) -> str | None:
-    """A CPython of the target version that is on this machine; bytecode of another version is of no use."""
+    """A CPython of the target version on this machine; bytecode of any other version is of no use."""
     version = runtime.removeprefix("python")
     pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
-    candidates = [
-        sys.executable,
-        shutil.which(runtime),
-        *(str(path) for path in sorted(pyenv.glob(f"versions/{version}.*/bin/{runtime}"))),
-        output([*find_uv(), "python", "find", "--managed-python", version]),
-    ]
-    tag = f"cpython-{version.replace('.', '')}"
-    probe = ["-c", "import sys; print(sys.implementation.cache_tag)"]
-    return next((python for python in candidates if python and output([python, *probe]) == tag), None)
+
+    def candidates() -> Iterator[str | None]:
+        yield sys.executable
+        yield from (str(path) for path in sorted(pyenv.glob(f"versions/{version}.*/bin/{runtime}")))
+        yield shutil.which(runtime)
+        yield output([*find_uv(), "python", "find", "--managed-python", version])
+
+    probe, tag = "import sys; print(sys.implementation.cache_tag)", f"cpython-{version.replace('.', '')}"
+    return next((path for path in candidates() if path and output([path, "-c", probe]) == tag), None)
 
 
 def fetch_interpreter(runtime: str) -> str | None:
@@ -284,6 +232,72 @@ def output(command: list[str]) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
+def install(directory: Path, runtime: str, architecture: str) -> None:
+    """Unpack the locked wheels for the target into `directory`. Raises BuildError with uv's own words."""
+    platform = PLATFORMS[architecture]
+    command = [
+        *find_uv(), "pip", "install", "--quiet", "--target", str(directory),
+        "--requirement", str(REQUIREMENTS), "--require-hashes", "--only-binary", ":all:",
+        "--python", sys.executable, "--python-version", runtime.removeprefix("python"),
+        *(["--python-platform", platform] if platform else []),
+        "--link-mode", "copy",  # so that trimming doesn't reach into uv's cache
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BuildError(f"uv could not install for {runtime} {architecture}:\n{done.stderr.strip()}")
+
+
+def trim(directory: Path) -> None:
+    """Remove from installed dependencies what no function uses. Raises BuildError if botocore changed."""
+    for path in [path for pattern in TRIMMED for path in directory.glob(pattern)]:
+        remove(path)
+    data = directory / "botocore" / "data"
+    for service in [*data.glob("*/"), *directory.glob("boto3/data/*/")]:
+        versions = sorted(service.iterdir()) if service.is_dir() else []
+        if service.is_dir() and service.name not in AWS_SERVICES:
+            remove(service)
+        for version in versions[:-1]:
+            remove(version)
+
+    # 1.25 MB of JSON is parsed for a process's first client; ours need a few lines of it.
+    models = {name: list(data.glob(f"{name}/*/service-2.json.gz")) for name in AWS_SERVICES}
+    if unknown := [name for name, found in models.items() if not found]:
+        raise BuildError(f"botocore has no service {', '.join(unknown)}: see AWS_SERVICES.")
+    prefixes = {
+        json.loads(gzip.decompress(found[0].read_bytes()))["metadata"]["endpointPrefix"]
+        for found in models.values()
+    }
+    endpoints = json.loads((data / "endpoints.json").read_bytes())
+    for partition in endpoints["partitions"]:
+        partition["services"] = {k: v for k, v in partition["services"].items() if k in prefixes}
+    (data / "endpoints.json").write_text(json.dumps(endpoints, separators=(",", ":")))
+
+    # A client for a trimmed service fails with this message: it should say why, and what to do.
+    exceptions, placeholder = directory / "botocore" / "exceptions.py", '"{known_service_names}"'
+    text = exceptions.read_text()
+    if text.count(placeholder) != 1:
+        raise BuildError("botocore words its UnknownServiceError differently now: adapt trim().")
+    advice = ". The others were trimmed at build: see AWS_SERVICES in src/build_artifact.py"
+    exceptions.write_text(text.replace(placeholder, f'{placeholder[:-1]}{advice}"'))
+
+
+def refuse_trimmed(package: Path, dependencies: Path) -> None:
+    """Raise BuildError if the package imports a module or makes a client that the artifact has not got."""
+    for path in package.rglob("*.py"):
+        text = path.read_text()
+        for service in re.findall(r"\b(?:client|resource)\(\s*[\"']([a-z0-9-]+)[\"']", text):
+            if service not in AWS_SERVICES:
+                raise BuildError(
+                    f"{path.name} uses {service}, which is trimmed: see AWS_SERVICES in src/build_artifact.py"
+                )
+        for module in re.findall(r"^\s*(?:from|import) ([\w.]+)", text, re.MULTILINE):
+            top, place = dependencies / module.split(".")[0], dependencies / module.replace(".", "/")
+            if top.is_dir() and not place.is_dir() and not any(place.parent.glob(f"{place.name}.*")):
+                raise BuildError(
+                    f"{path.name} imports {module}, which is trimmed: see TRIMMED in src/build_artifact.py."
+                )
+
+
 def compile_bytecode(directory: Path, interpreter: str | None) -> None:
     """Put bytecode beside each source file: a function's file system is read-only, so it can't keep its own.
 
@@ -291,56 +305,61 @@ def compile_bytecode(directory: Path, interpreter: str | None) -> None:
     """
     if interpreter:
         options = ["-q", "--invalidation-mode", "unchecked-hash", "-s", str(directory), "-p", "/var/task"]
+        environment = {**os.environ, "PYTHONHASHSEED": "0"}
         subprocess.run(
-            [interpreter, "-m", "compileall", *options, str(directory)],
-            env={**os.environ, "PYTHONHASHSEED": "0"},
-            check=True,
+            [interpreter, "-m", "compileall", *options, str(directory)], env=environment, check=True
         )
 
 
 def write_manifest(directory: Path, runtime: str, architecture: str, *, bytecode: bool) -> None:
     """Record what the artifact is, for --report and for whoever finds one."""
-    names = [path.name.removesuffix(".dist-info").partition("-") for path in directory.glob("*.dist-info")]
+    names = sorted(path.name.removesuffix(".dist-info") for path in directory.glob("*.dist-info"))
     manifest = {
         "runtime": runtime,
         "architecture": architecture,
         "bytecode": bytecode,
         "awsServices": AWS_SERVICES,
-        "packages": {name: version for name, _, version in sorted(names)},
+        "packages": {
+            name.replace("_", "-"): version for name, _, version in (n.partition("-") for n in names)
+        },
     }
     (directory / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
 def report(artifact: Path) -> dict[str, Any]:
-    """What is in an artifact: its manifest, and for each top-level entry the bytes of its files.
+    """What is in an artifact: its manifest, and for each top-level entry its files and their bytes.
 
     Raises BuildError if the directory is no artifact.
     """
     if not (artifact / MANIFEST).is_file():
         raise BuildError(f"{artifact} is no artifact: run `sam build` first.")
     entries: dict[str, dict[str, int]] = {}
-    for path in sorted(p for p in artifact.rglob("*") if p.is_file()):
+    for path in files(artifact):
         relative, content = path.relative_to(artifact), path.read_bytes()
         entry = entries.setdefault(relative.parts[0], dict.fromkeys(COLUMNS, 0))
         kind = {".py": "source", ".pyc": "bytecode", ".so": "native"}.get(path.suffix, "data")
-        entry["files"] += 1
-        entry[kind] += len(content)
-        entry["total"] += len(content)
         # The zip's own record of a file takes 76 bytes and its name twice (APPNOTE.TXT 4.3.7 and 4.3.12).
-        entry["zipped"] += len(zlib.compress(content)) + 76 + 2 * len(str(relative))
+        zipped = len(zlib.compress(content)) + 76 + 2 * len(str(relative))
+        for column, amount in (
+            ("files", 1),
+            (kind, len(content)),
+            ("total", len(content)),
+            ("zipped", zipped),
+        ):
+            entry[column] += amount
     totals = {column: sum(entry[column] for entry in entries.values()) for column in COLUMNS}
     return {**json.loads((artifact / MANIFEST).read_bytes()), "entries": entries, "totals": totals}
 
 
 def print_table(contents: dict[str, Any]) -> None:
     """Print what `report` found, largest first, in kilobytes."""
-    print("{runtime} {architecture}, bytecode: {bytecode}, AWS services: ".format(**contents), end="")
-    print(", ".join(contents["awsServices"]))
-    print(f"\n{'':34}" + "".join(f"{column:>10}" for column in COLUMNS))
-    rows = sorted(contents["entries"].items(), key=lambda item: -item[1]["total"])
-    for name, entry in [*rows, ("total (kB)", contents["totals"])]:
+    print("{runtime} {architecture}, bytecode: {bytecode}".format(**contents))
+    print(f"AWS services: {', '.join(contents['awsServices'])}\n\n{'kB':40}", end="")
+    print("".join(f"{column:>10}" for column in COLUMNS))
+    rows = sorted(contents["entries"].items(), key=lambda row: -row[1]["total"])
+    for name, entry in [*rows, ("total", contents["totals"])]:
         sizes = "".join(f"{entry[column] / 1000:10.1f}" for column in COLUMNS[1:])
-        print(f"{name:34}{entry['files']:10}{sizes}")
+        print(f"{name:40}{entry['files']:10}{sizes}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -356,17 +375,19 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     runtime = os.environ.get("LAMBDA_RUNTIME") or "python3.13"
     architecture = os.environ.get("LAMBDA_ARCHITECTURE") or "arm64"
-    if runtime not in RUNTIMES:
-        parser.error(f"LAMBDA_RUNTIME is {runtime!r}: choose from {', '.join(RUNTIMES)}")
-    if architecture not in PLATFORMS:
-        parser.error(f"LAMBDA_ARCHITECTURE is {architecture!r}: choose from {', '.join(PLATFORMS)}")
+    for name, value, known in (
+        ("LAMBDA_RUNTIME", runtime, RUNTIMES),
+        ("LAMBDA_ARCHITECTURE", architecture, PLATFORMS),
+    ):
+        if value not in known:
+            parser.error(f"{name} is {value!r}: choose from {', '.join(known)}")
     try:
         if options.report:
             contents = report(options.artifact)
             print(json.dumps(contents, indent=2)) if options.json else print_table(contents)
         else:
             build(options.artifact, runtime, architecture)
-    except (BuildError, OSError) as error:
+    except (BuildError, OSError, subprocess.CalledProcessError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
