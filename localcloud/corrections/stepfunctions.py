@@ -1,6 +1,7 @@
 """Step Functions."""
 
 import json
+import threading
 from typing import Any
 
 import yaml
@@ -33,4 +34,54 @@ def install_yaml(_: Settings) -> None:
     replace(provisioners, "_sfn_definition", lambda props: as_json(definition_of(props)))
 
 
-CORRECTIONS = (Correction("stepfunctions-yaml", "State machine definitions in S3 may be YAML", install_yaml),)
+def install_token_resource(_: Settings) -> None:
+    """Authorize SendTaskSuccess, SendTaskFailure and SendTaskHeartbeat on the state machine that waits.
+
+    AWS accepts a policy that names the state machine; MiniStack asks for one on every resource.
+    """
+    from ministack.core import iam_actions  # noqa: PLC0415
+    from ministack.services import stepfunctions  # noqa: PLC0415
+
+    machine_of_token: dict[str, str] = {}
+    running = threading.local()
+    execute_task = internal(stepfunctions, "_execute_task")
+    invoke_with_callback = internal(stepfunctions, "_invoke_with_callback")
+    resource_arn = internal(iam_actions, "extract_resource_arn")
+
+    def execute(state: JsonObject, raw_input: Any, execution: JsonObject, ctx: JsonObject) -> Any:
+        running.machine = execution["stateMachineArn"]
+        return execute_task(state, raw_input, execution, ctx)
+
+    def invoke(resource: str, input_data: Any, token: str, state: JsonObject) -> Any:
+        machine_of_token[token] = running.machine
+        try:
+            return invoke_with_callback(resource, input_data, token, state)
+        finally:
+            machine_of_token.pop(token, None)
+
+    def resource_of(
+        service: str, method: str, path: str, headers: JsonObject, body: bytes, *rest: Any, **options: Any
+    ) -> str:
+        if service == "states":
+            try:
+                token = json.loads(body).get("taskToken")
+            except (ValueError, AttributeError):
+                token = None
+            if token in machine_of_token:
+                return machine_of_token[token]
+        arn: str = resource_arn(service, method, path, headers, body, *rest, **options)
+        return arn
+
+    replace(stepfunctions, "_execute_task", execute)
+    replace(stepfunctions, "_invoke_with_callback", invoke)
+    replace(iam_actions, "extract_resource_arn", resource_of)
+
+
+CORRECTIONS = (
+    Correction(
+        "stepfunctions-token-resource",
+        "A policy for task tokens may name the state machine",
+        install_token_resource,
+    ),
+    Correction("stepfunctions-yaml", "State machine definitions in S3 may be YAML", install_yaml),
+)
