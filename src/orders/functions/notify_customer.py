@@ -3,7 +3,7 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from aws_lambda_powertools.utilities.batch import process_partial_response
 from aws_lambda_powertools.utilities.idempotency import (
     DynamoDBPersistenceLayer,
     IdempotencyConfig,
@@ -14,7 +14,7 @@ from orders.aws import client
 from orders.events import OrderEvent, decode_bus_event
 from orders.mailer import Mailer, SimulatedMailer
 from orders.model import Status
-from orders.queues import back_off
+from orders.queues import QueueProcessor, back_off
 from orders.telemetry import logger, metrics, tracer
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ TEXTS = {
 _sqs = client("sqs")
 _queue_url = os.environ["NOTIFICATIONS_QUEUE_URL"]
 _mailer: Mailer = SimulatedMailer()
-_processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
+_processor = QueueProcessor()
 # A mail can't be called back and the mail service keeps no key, so the event id is remembered for a week.
 _persistence = DynamoDBPersistenceLayer(table_name=os.environ["IDEMPOTENCY_TABLE"], boto3_client=client("dynamodb"))
 _idempotency = IdempotencyConfig(event_key_jmespath="eventId", expires_after_seconds=7 * 24 * 3600)

@@ -7,12 +7,12 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from aws_lambda_powertools.utilities.batch import process_partial_response
 from msgspec import Struct
 
 from orders.aws import client
 from orders.model import Address, PricedLine, WarehouseError
-from orders.queues import back_off
+from orders.queues import QueueProcessor, back_off
 from orders.telemetry import logger, metrics, tracer
 from orders.warehouse import SimulatedWarehouse, Warehouse
 
@@ -25,7 +25,7 @@ _sqs = client("sqs")
 _workflows = client("stepfunctions")
 _warehouse: Warehouse = SimulatedWarehouse(client("dynamodb"))
 _queue_url = os.environ["FULFILMENT_QUEUE_URL"]
-_processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
+_processor = QueueProcessor()
 
 
 class ShippingOrder(Struct, rename="camel"):
