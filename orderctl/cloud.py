@@ -21,7 +21,7 @@ LOCAL = ROOT / ".local"
 CLOUDS = LOCAL / "cloud"
 DEFAULT_NAME = "default"
 DEFAULT_PORT = 4566
-STACK_NAME = "orders-local"
+STACK_NAME = "orders-local"  # as samconfig.toml names it
 
 
 @dataclass
@@ -127,9 +127,7 @@ def cloud_environment(cloud: Cloud) -> dict[str, str]:
         **LOCAL_AWS_ENVIRONMENT,
         "NO_PROXY": hosts,
         "no_proxy": hosts,
-        "PATH": os.pathsep.join(
-            [str(LOCAL / "uv" / "bin"), str(Path(sys.executable).parent), keep.get("PATH", "")]
-        ),
+        "PATH": os.pathsep.join([str(LOCAL / "uv" / "bin"), str(Path(sys.executable).parent), keep.get("PATH", "")]),
         "TMPDIR": str(cloud.temporary),
     }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orderctl import processes
-from orderctl.cloud import LOCAL, ROOT, STACK_NAME, Cloud, CloudState, cloud_environment
+from orderctl.cloud import LOCAL, ROOT, Cloud, CloudState, cloud_environment
 from orderctl.console import Note
 from orderctl.exits import Exit, Stop
 
@@ -74,6 +74,12 @@ def parameter_overrides(runtime: str) -> list[str]:
     ]
 
 
+def sam(subcommand: str) -> list[str]:
+    """Return the start of a SAM CLI command with the settings of the environment `local`."""
+    config = str(ROOT / "samconfig.toml")  # otherwise it is looked for beside the template
+    return [str(SAM), subcommand, "--config-file", config, "--config-env", "local"]
+
+
 def build(cloud: Cloud, wanted: str, runtime: str, note: Note) -> Path:
     """Run `sam build`, unless this very content has been built; returns the built template.
 
@@ -85,7 +91,7 @@ def build(cloud: Cloud, wanted: str, runtime: str, note: Note) -> Path:
         finished.touch()
         return finished / "template.yaml"
     partial = BUILDS / f"{wanted}.{os.getpid()}.part"
-    command = [str(SAM), "build", "--config-env", "local", "--template-file", str(ROOT / "template.yaml")]
+    command = [*sam("build"), "--template-file", str(ROOT / "template.yaml")]
     command += ["--build-dir", str(partial), *parameter_overrides(runtime)]
     environment = {
         **cloud_environment(cloud),
@@ -110,9 +116,8 @@ def _remove_old_builds() -> None:
 
 def deploy(cloud: Cloud, state: CloudState, template: Path, note: Note) -> None:
     """Run `sam deploy --config-env local` against the local cloud; Stop with the last lines if it fails."""
-    command = [str(SAM), "deploy", "--config-env", "local", "--template-file", str(template)]
-    command += ["--stack-name", STACK_NAME, "--no-confirm-changeset", "--no-fail-on-empty-changeset"]
-    command += ["--no-progressbar", *parameter_overrides(state.runtime)]
+    command = [*sam("deploy"), "--template-file", str(template), "--no-progressbar"]
+    command += parameter_overrides(state.runtime)
     environment = {**cloud_environment(cloud), "AWS_ENDPOINT_URL": state.endpoint}
     _run_sam("deploy", command, cloud, environment, note)
 

@@ -47,15 +47,11 @@ def _running(cloud: Cloud, port: int | None, runtime: str) -> CloudState | None:
         server.stop(cloud, state)
         return None
     if not server.healthy(state.endpoint, timeout_s=10.0):
-        console.say(
-            f"The local cloud {cloud.name!r} (process {state.pid}) does not answer: starting a new one."
-        )
+        console.say(f"The local cloud {cloud.name!r} (process {state.pid}) does not answer: starting a new one.")
         server.stop(cloud, state)
         return None
     if state.runtime != runtime:
-        console.say(
-            f"The local cloud runs on {state.runtime}, this installation has {runtime}: starting a new one."
-        )
+        console.say(f"The local cloud runs on {state.runtime}, this installation has {runtime}: starting a new one.")
         server.stop(cloud, state)
         return None
     if port and port != state.port:

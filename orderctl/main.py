@@ -10,9 +10,10 @@ import typer
 from rich.table import Table
 from typer.core import TyperGroup
 
-from orderctl import console, interrupts
-from orderctl.cloud import DEFAULT_NAME, DEFAULT_PORT, LOCAL, ROOT, Cloud
+from orderctl import console, interrupts, orders
+from orderctl.cloud import DEFAULT_NAME, LOCAL, ROOT, Cloud
 from orderctl.exits import EXIT_CODES_HELP, Exit, Interrupted, Stop
+from orderctl.options import Json, Name, Password, Port, Profile, Region, Stack, Username, examples
 
 
 class Commands(TyperGroup):
@@ -49,13 +50,9 @@ def _explain(error: Exception) -> Stop | None:
         code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
         return Stop(Exit.REFUSED, f"{error.operation_name} was refused: {code}: {message}")
     if isinstance(error, BotoCoreError):
-        return Stop(
-            Exit.NO_TARGET, f"AWS can't be reached: {error}", "Check the target, network and credentials."
-        )
+        return Stop(Exit.NO_TARGET, f"AWS can't be reached: {error}", "Check the target, network and credentials.")
     if isinstance(error, httpx.TransportError):
-        return Stop(
-            Exit.NO_TARGET, f"The API can't be reached: {error}", "See what runs with: orderctl status"
-        )
+        return Stop(Exit.NO_TARGET, f"The API can't be reached: {error}", "See what runs with: orderctl status")
     return None
 
 
@@ -82,18 +79,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Name = Annotated[str, typer.Option("--name", help="Which local cloud.", envvar="ORDERCTL_NAME")]
-Port = Annotated[
-    int | None,
-    typer.Option(min=1, max=65535, help=f"Port on 127.0.0.1 to start it on (default {DEFAULT_PORT})."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Write the result as JSON to stdout.")]
-
-
-def examples(*lines: str) -> str:
-    """Return the lines as the epilogue of a command's help."""
-    return "Examples:\n\n" + "\n\n".join(f"[cyan]{line}[/]" for line in lines)
-
 
 @app.command(epilog=examples("orderctl up", "orderctl up --name second --port 4600"))
 def up(name: Name = DEFAULT_NAME, port: Port = None, as_json: Json = False) -> None:
@@ -108,6 +93,27 @@ def up(name: Name = DEFAULT_NAME, port: Port = None, as_json: Json = False) -> N
     _show_status(lifecycle.status(cloud), as_json)
 
 
+@app.command(epilog=examples("orderctl run", "orderctl run --name second --port 4600"))
+def run(name: Name = DEFAULT_NAME, port: Port = None, as_json: Json = False) -> None:
+    """Bring the local cloud up, then send the sample orders and watch them (`make run`).
+
+    Interrupted, it stops the local cloud again if it has started it.
+    """
+    from orderctl import demo as demonstration  # noqa: PLC0415
+    from orderctl import lifecycle, server, target  # noqa: PLC0415
+
+    cloud = Cloud(name)
+    state, started = lifecycle.up(cloud, port)
+    try:
+        ended_well = demonstration.run(target.of_state(state), None, None, as_json)
+    except Interrupted:
+        if started:
+            server.stop(cloud, state)
+        raise
+    if not ended_well:
+        raise SystemExit(int(Exit.NOT_AS_EXPECTED))
+
+
 @app.command(epilog=examples("orderctl down", "orderctl down --all"))
 def down(
     name: Name = DEFAULT_NAME,
@@ -117,9 +123,7 @@ def down(
     """Stop the local cloud and all its workers, and check that no process is left."""
     from orderctl import lifecycle  # noqa: PLC0415
 
-    ended = {
-        cloud.name: lifecycle.down(cloud) for cloud in (lifecycle.known_clouds() if every else [Cloud(name)])
-    }
+    ended = {cloud.name: lifecycle.down(cloud) for cloud in (lifecycle.known_clouds() if every else [Cloud(name)])}
     if as_json:
         console.emit_json({"ended": ended})
         return
@@ -158,6 +162,41 @@ def _show_status(found: dict[str, Any], as_json: bool) -> None:
         table.add_row("Latest code", current)
         table.add_row("Log", found["log"])
     console.out.print(table)
+
+
+app.command(epilog=examples("orderctl token", "orderctl token --stack orders-dev --user ada@example.com"))(
+    orders.token
+)
+app.command(
+    epilog=examples(
+        "orderctl submit fulfilled --wait",
+        "orderctl submit my-order.json --idempotency-key order-17",
+        "orderctl submit declined --stack orders-dev --region eu-west-1 --user ada@example.com",
+    )
+)(orders.submit)
+app.command(epilog=examples("orderctl order 6f1c…", "orderctl order 6f1c… --json --stack orders-dev"))(orders.order)
+app.command(
+    epilog=examples("orderctl orders --limit 5", "orderctl orders --open", "orderctl orders --customer SUB --json")
+)(orders.orders)
+
+
+@app.command(epilog=examples("orderctl demo", "orderctl demo --json", "orderctl demo --stack orders-dev"))
+def demo(
+    *,
+    username: Username = None,
+    password: Password = None,
+    stack: Stack = None,
+    profile: Profile = None,
+    region: Region = None,
+    name: Name = DEFAULT_NAME,
+    as_json: Json = False,
+) -> None:
+    """Send the sample orders over REST, watch them, and check that each ended where it should."""
+    from orderctl import demo as demonstration  # noqa: PLC0415
+    from orderctl import target  # noqa: PLC0415
+
+    if not demonstration.run(target.choose(stack, name, profile, region), username, password, as_json):
+        raise SystemExit(int(Exit.NOT_AS_EXPECTED))
 
 
 if __name__ == "__main__":

@@ -20,9 +20,7 @@ def identity(pid: int) -> str:
     if PROC.is_dir():
         fields = _stat_fields(pid)
         return fields[19] if fields else ""  # field 22, counted after pid and command: proc_pid_stat(5)
-    shown = subprocess.run(
-        ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
+    shown = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return shown.stdout.strip()
 
 
@@ -36,9 +34,7 @@ def group_members(group: int) -> list[int]:
                 if process_group == group and state not in "ZX":
                     members.append(int(entry.name))
         return members
-    shown = subprocess.run(
-        ["ps", "-A", "-o", "pid=,pgid=,stat="], capture_output=True, text=True, check=False
-    )
+    shown = subprocess.run(["ps", "-A", "-o", "pid=,pgid=,stat="], capture_output=True, text=True, check=False)
     for line in shown.stdout.splitlines():
         pid, of_group, state = line.split(None, 2)
         if int(of_group) == group and not state.startswith("Z"):
@@ -75,9 +71,7 @@ def end_group(group: int, grace_s: float = 8.0) -> list[int]:
         return group_members(group)
 
 
-def start_group(
-    command: list[str], log: Path, environment: dict[str, str], cwd: Path
-) -> subprocess.Popen[bytes]:
+def start_group(command: list[str], log: Path, environment: dict[str, str], cwd: Path) -> subprocess.Popen[bytes]:
     """Start a program as the leader of a session and process group of its own, writing to `log`.
 
     The terminal's Ctrl-C does not reach it; call this inside interrupts.deferred() and keep the result.

@@ -86,6 +86,20 @@ def product(target: Target, sku: str) -> dict[str, Any] | None:
     return _get(target, "CatalogueTable", "sku", sku)
 
 
+def failures_of(target: Target, order_id: str) -> list[dict[str, Any]]:
+    """Return the failure inbox's entries about an order."""
+    pages = (
+        target.client("dynamodb")
+        .get_paginator("scan")
+        .paginate(
+            TableName=target.output("FailuresTable"),
+            FilterExpression="orderId = :id",
+            ExpressionAttributeValues={":id": {"S": order_id}},
+        )
+    )
+    return [plain(item) for page in pages for item in page["Items"]]
+
+
 def _get(target: Target, output: str, key: str, value: str) -> dict[str, Any] | None:
     found = target.client("dynamodb").get_item(
         TableName=target.output(output), Key={key: {"S": value}}, ConsistentRead=True

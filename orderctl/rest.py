@@ -80,9 +80,7 @@ class OrdersApi:
             time.sleep(POLL_S)
 
     def _get(self, path: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
-        answer = self._http.get(
-            f"{self.url}{path}", params=params, headers={"Authorization": self.tokens.current()}
-        )
+        answer = self._http.get(f"{self.url}{path}", params=params, headers={"Authorization": self.tokens.current()})
         require_success(answer)
         found: dict[str, Any] = answer.json()
         return found

@@ -49,9 +49,7 @@ class Target:
             ) from None
 
 
-def choose(
-    stack: str | None, cloud_name: str, profile: str | None = None, region: str | None = None
-) -> Target:
+def choose(stack: str | None, cloud_name: str, profile: str | None = None, region: str | None = None) -> Target:
     """Return the AWS stack of that name, or without one the local cloud.
 
     Raises Stop(NO_TARGET) when it does not run, does not exist or can't be reached.
@@ -59,9 +57,7 @@ def choose(
     if stack:
         return aws_target(stack, profile, region)
     if profile or region:
-        raise Stop(
-            Exit.USAGE, "--profile and --region choose an AWS account.", "Name the stack too: --stack NAME."
-        )
+        raise Stop(Exit.USAGE, "--profile and --region choose an AWS account.", "Name the stack too: --stack NAME.")
     return local_target(Cloud(cloud_name))
 
 
