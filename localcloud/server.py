@@ -30,19 +30,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m localcloud.server", description=__doc__)
     add = parser.add_argument
     add("--port", type=int, default=4566, help="port on 127.0.0.1 (default: %(default)s)")
-    add(
-        "--data-dir", type=Path, default=DEFAULT_DIRECTORY / "data", help="saved state (default: %(default)s)"
-    )
-    add(
-        "--tmp-dir", type=Path, default=DEFAULT_DIRECTORY / "tmp", help="unpacked code (default: %(default)s)"
-    )
+    add("--data-dir", type=Path, default=DEFAULT_DIRECTORY / "data", help="saved state (default: %(default)s)")
+    add("--tmp-dir", type=Path, default=DEFAULT_DIRECTORY / "tmp", help="unpacked code (default: %(default)s)")
     add("--persist", action=argparse.BooleanOptionalAction, default=False, help="keep state across restarts")
     add("--auth", action=argparse.BooleanOptionalAction, default=True, help="enforce the policies of roles")
     add("--region", default="us-east-1", help="the only region (default: %(default)s)")
     add("--max-environments", type=int, default=4, help="processes per function (default: %(default)s)")
-    add(
-        "--python", default=sys.executable, help="interpreter that runs functions (default: the server's own)"
-    )
+    add("--python", default=sys.executable, help="interpreter that runs functions (default: the server's own)")
     add("--wait-scale", type=float, default=1.0, help="factor on Step Functions waits and retry intervals")
     add("--retry-base", type=float, default=1.0, help="first delay of asynchronous retries, in seconds")
     add("--log-level", default="INFO", help="DEBUG, INFO, WARNING or ERROR (default: %(default)s)")

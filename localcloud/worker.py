@@ -1,6 +1,6 @@
 """Process of one Lambda execution environment: AWS's runtime interface client, ended with its server.
 
-Runs as `python -P worker.py HANDLER` in the directory of the function's code, under the interpreter that
+Runs as `python -S -P worker.py HANDLER` in the directory of the function's code, under the interpreter that
 the functions are built for; imports nothing of the project.
 """
 

@@ -47,9 +47,7 @@ class Import:
     def declare(self, api_id: str) -> None:
         """Create the document's validators, models and gateway responses."""
         for name, settings in (self.spec.get("x-amazon-apigateway-request-validators") or {}).items():
-            _, _, body = internal(apigateway_v1, "_create_request_validator")(
-                api_id, {"name": name, **settings}
-            )
+            _, _, body = internal(apigateway_v1, "_create_request_validator")(api_id, {"name": name, **settings})
             self.validators[name] = json.loads(body)["id"]
         schemas = {
             **(self.spec.get("definitions") or {}),
@@ -59,11 +57,7 @@ class Import:
             text = json.dumps(schema).replace("#/definitions/", "#/components/schemas/")
             internal(apigateway_v1, "_create_model")(api_id, {"name": name, "schema": text})
         for kind, response in (self.spec.get("x-amazon-apigateway-gateway-responses") or {}).items():
-            data = {
-                name: response[name]
-                for name in ("responseParameters", "responseTemplates")
-                if name in response
-            }
+            data = {name: response[name] for name in ("responseParameters", "responseTemplates") if name in response}
             if "statusCode" in response:
                 data["statusCode"] = str(response["statusCode"])
             internal(apigateway_v1, "_put_gateway_response")(api_id, kind, data)
@@ -84,9 +78,7 @@ class Import:
             internal(apigateway_v1, "_put_method_response")(api_id, resource_id, http_method, str(status), {})
         integration = operation.get("x-amazon-apigateway-integration")
         if integration and method.get("methodIntegration"):
-            self._complete_integration(
-                api_id, resource_id, http_method, method["methodIntegration"], integration
-            )
+            self._complete_integration(api_id, resource_id, http_method, method["methodIntegration"], integration)
 
     def _complete_integration(
         self, api_id: str, resource_id: str, http_method: str, target: JsonObject, integration: JsonObject
@@ -102,17 +94,13 @@ class Import:
                 "responseTemplates": response.get("responseTemplates") or {},
             }
             status = str(response.get("statusCode", "200"))
-            internal(apigateway_v1, "_put_integration_response")(
-                api_id, resource_id, http_method, status, data
-            )
+            internal(apigateway_v1, "_put_integration_response")(api_id, resource_id, http_method, status, data)
 
 
 def request_parameters(operation: JsonObject) -> dict[str, bool]:
     """Return the method's declared parameters, and whether each is required."""
     return {
-        f"method.request.{PARAMETER_LOCATIONS[parameter['in']]}.{parameter['name']}": bool(
-            parameter.get("required")
-        )
+        f"method.request.{PARAMETER_LOCATIONS[parameter['in']]}.{parameter['name']}": bool(parameter.get("required"))
         for parameter in operation.get("parameters") or []
         if parameter.get("in") in PARAMETER_LOCATIONS
     }

@@ -5,11 +5,12 @@ by itself (no such target, no permission) goes to the target's dead-letter queue
 retried by the target's RetryPolicy first. The message is the event, with the attributes RULE_ARN, TARGET_ARN,
 ERROR_CODE, ERROR_MESSAGE, EXHAUSTED_RETRY_CONDITION and RETRY_ATTEMPTS. A queue (target or dead-letter queue)
 needs a resource policy that lets events.amazonaws.com send. StartReplay's FilterArns name the rules that a
-replay reaches.
+replay reaches. PutEvents answers each entry that lacks a field or whose detail is no JSON object with an error
+code of its own.
 
 MiniStack 1.5.33: invokes a Lambda target once, without retry or destination; ignores RetryPolicy and
 DeadLetterConfig, and drops the event of a missing target with a line in the log; asks no queue policy;
-replays to every rule.
+replays to every rule; PutEvents accepts anything.
 
 Here: the documented behaviour. Retries start after `Settings.retry_base_s` and are kept in memory.
 """
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ministack.core.iam_evaluator import EvalContext, evaluate_resource_policy
+from ministack.core.responses import error_response_json, json_response
 from ministack.services import eventbridge, lambda_svc, sns, sqs, stepfunctions
 
 from localcloud.corrections import queues
@@ -34,6 +36,8 @@ from localcloud.settings import Settings
 DEFAULT_RETRIES = 185  # EventBridge user guide, "Retrying event delivery"
 DEFAULT_MAX_AGE_S = 24 * 3600
 MAX_DELAY_S = 30.0
+MAX_REQUEST_BYTES = 1024 * 1024  # EventBridge quotas, "PutEvents entry size"
+REQUIRED_FIELDS = ("Source", "DetailType", "Detail")
 
 logger = logging.getLogger("localcloud.eventbridge")
 
@@ -104,9 +108,7 @@ def dead_letter(
     }
     try:
         if not queue_accepts_rule(queue_arn, rule_arn):
-            logger.error(
-                "Event %s was dropped: %s has no policy that lets the rule send.", event["id"], queue_arn
-            )
+            logger.error("Event %s was dropped: %s has no policy that lets the rule send.", event["id"], queue_arn)
             return
         queues.send(queue_arn, json.dumps(event), attributes)
     except (queues.QueueNotFoundError, TypeError):
@@ -135,9 +137,7 @@ class Deliveries:
         arguments = (target, event, rule, view, error)
         threading.Thread(target=copy_context().run, args=(self._retry, *arguments), daemon=True).start()
 
-    def _attempt(
-        self, target: JsonObject, event: JsonObject, rule: JsonObject, view: Any
-    ) -> DeliveryError | None:
+    def _attempt(self, target: JsonObject, event: JsonObject, rule: JsonObject, view: Any) -> DeliveryError | None:
         with set_for(_failure, None), set_for(_source_rule, rule.get("Arn", "")):
             self._invoke_target(target, event, rule, view)
             return _failure.get()
@@ -252,10 +252,59 @@ def install_deliveries(settings: Settings) -> None:
     replace(eventbridge, "_invoke_target", deliveries.deliver)
 
 
+def entry_error(entry: JsonObject) -> JsonObject | None:
+    """Return the result of an entry that PutEvents does not accept, or None."""
+    for name in REQUIRED_FIELDS:
+        if not entry.get(name):
+            message = f"Parameter {name} is not valid. Reason: {name} is a required argument."
+            return {"ErrorCode": "InvalidArgument", "ErrorMessage": message}
+    try:
+        detail = json.loads(entry["Detail"])
+    except ValueError:
+        detail = None
+    if not isinstance(detail, dict):
+        return {"ErrorCode": "MalformedDetail", "ErrorMessage": "Detail is malformed."}
+    return None
+
+
+def entry_bytes(entry: JsonObject) -> int:
+    """Return the size of an entry as the user guide counts it."""
+    size = 14 if "Time" in entry else 0
+    texts = [entry.get(name) or "" for name in REQUIRED_FIELDS] + list(entry.get("Resources") or [])
+    return size + sum(len(text.encode()) for text in texts)
+
+
+def install_validation(_: Settings) -> None:
+    """Refuse the entries that AWS refuses, one by one."""
+    put_events = internal(eventbridge, "_put_events")
+
+    def validated_put_events(data: JsonObject, allow_aws_source: bool = False) -> Any:
+        entries = data.get("Entries") or []
+        if sum(map(entry_bytes, entries)) > MAX_REQUEST_BYTES:
+            message = "Total size of the entries in the request is over the limit."
+            return error_response_json("ValidationException", message, 400)
+        errors = [entry_error(entry) for entry in entries]
+        accepted = [entry for entry, error in zip(entries, errors, strict=True) if error is None]
+        status, headers, body = put_events({**data, "Entries": accepted}, allow_aws_source)
+        if status != 200 or len(accepted) == len(entries):
+            return status, headers, body
+        results = iter(json.loads(body)["Entries"])
+        merged = [error or next(results) for error in errors]
+        failed = sum("ErrorCode" in result for result in merged)
+        return json_response({"FailedEntryCount": failed, "Entries": merged})
+
+    replace(eventbridge, "_put_events", validated_put_events)
+
+
 CORRECTIONS = (
     Correction(
         "eventbridge-deliveries",
         "Rule targets: asynchronous Lambda invocation, RetryPolicy, dead-letter queues, queue policies",
         install_deliveries,
+    ),
+    Correction(
+        "eventbridge-validation",
+        "PutEvents refuses entries without source, detail type or a JSON object as detail, and over 1 MiB",
+        install_validation,
     ),
 )

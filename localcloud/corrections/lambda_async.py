@@ -120,16 +120,12 @@ class AsyncInvocation:
         return outcome
 
     def _report(self, destinations: JsonObject, result: Result) -> None:
-        destination = (destinations.get("OnSuccess" if result.succeeded else "OnFailure") or {}).get(
-            "Destination"
-        )
+        destination = (destinations.get("OnSuccess" if result.succeeded else "OnFailure") or {}).get("Destination")
         if destination:
             try:
                 deliver(destination, self._record(result))
             except Exception:
-                logger.exception(
-                    "The destination %s of %s did not take its record.", destination, self.function_arn
-                )
+                logger.exception("The destination %s of %s did not take its record.", destination, self.function_arn)
         if not result.succeeded:
             self._dead_letter(result)
 
@@ -219,9 +215,7 @@ def install(settings: Settings) -> None:
     def invoke_async_with_retry(func: JsonObject, event: Any) -> None:
         arn = (func.get("config") or func)["FunctionArn"]
         invocation = AsyncInvocation(arn, event, settings.retry_base_s, str(uuid.uuid4()))
-        threading.Thread(
-            target=copy_context().run, args=(invocation.run,), daemon=True, name="lambda-async"
-        ).start()
+        threading.Thread(target=copy_context().run, args=(invocation.run,), daemon=True, name="lambda-async").start()
 
     replace(lambda_svc, "invoke_async_with_retry", invoke_async_with_retry)
 

@@ -19,6 +19,7 @@ import json
 import os
 import queue
 import selectors
+import shutil
 import subprocess
 import sys
 import threading
@@ -33,7 +34,7 @@ from typing import IO, Any, ClassVar
 from ministack.core import lambda_runtime
 from ministack.services import lambda_svc
 
-from localcloud.patching import Correction, internal, replace
+from localcloud.patching import Correction, internal, replace, resource_handlers
 from localcloud.settings import Settings
 
 INIT_TIMEOUT_S = 10.0  # Lambda developer guide, "Init phase"
@@ -41,6 +42,7 @@ CONCURRENT_COLD_STARTS = 2
 LOG_LIMIT_BYTES = 1024 * 1024
 RUNTIME_API = "/2018-06-01/runtime/"
 WORKER_SCRIPT = Path(__file__).parents[1] / "worker.py"
+RUNTIME_PACKAGES = ("awslambdaric", "simplejson", "snapshot_restore_py.py", "runtime_client*.so")
 
 request_id_override: ContextVar[str | None] = ContextVar("localcloud_request_id", default=None)
 """The request id that the next invocation must carry: all attempts of an asynchronous one share theirs."""
@@ -222,9 +224,7 @@ class RuntimeApi:
         return Handler
 
 
-def execution_variables(
-    config: JsonObject, code_dir: str, api_address: str, settings: Settings
-) -> dict[str, str]:
+def execution_variables(config: JsonObject, code_dir: str, api_address: str, settings: Settings) -> dict[str, str]:
     """Return the whole environment of a function's process: Lambda's variables and the function's own.
 
     `AWS_ENDPOINT_URL` is the one variable that AWS does not set; it is how the SDK finds the local cloud.
@@ -237,7 +237,7 @@ def execution_variables(
         "TMPDIR": str(settings.tmp_dir),
         "LANG": "en_US.UTF-8",
         "TZ": ":UTC",
-        "PYTHONPATH": os.pathsep.join([code_dir, *layer_paths(config)]),
+        "PYTHONPATH": os.pathsep.join([code_dir, *layer_paths(config), str(runtime_dir(settings))]),
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",  # /var/task is read-only
         "LAMBDA_TASK_ROOT": code_dir,
@@ -249,10 +249,8 @@ def execution_variables(
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(config.get("MemorySize", 128)),
         "AWS_LAMBDA_FUNCTION_VERSION": config.get("Version", "$LATEST"),
         "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
-        "AWS_LAMBDA_LOG_GROUP_NAME": logging_config.get("LogGroup")
-        or f"/aws/lambda/{config['FunctionName']}",
-        "AWS_LAMBDA_LOG_STREAM_NAME": time.strftime("%Y/%m/%d/[$LATEST]", time.gmtime())
-        + os.urandom(16).hex(),
+        "AWS_LAMBDA_LOG_GROUP_NAME": logging_config.get("LogGroup") or f"/aws/lambda/{config['FunctionName']}",
+        "AWS_LAMBDA_LOG_STREAM_NAME": time.strftime("%Y/%m/%d/[$LATEST]", time.gmtime()) + os.urandom(16).hex(),
         "AWS_LAMBDA_RUNTIME_API": api_address,
         "AWS_ENDPOINT_URL": settings.endpoint,
     }
@@ -263,6 +261,25 @@ def execution_variables(
     variables.update(internal(lambda_runtime, "execution_credentials")(config))
     variables.update(internal(lambda_svc, "_runtime_env_vars")(config))
     return variables
+
+
+def runtime_dir(settings: Settings) -> Path:
+    """Return the directory of the runtime interface client, which stands for AWS's /var/runtime."""
+    return settings.tmp_dir / "runtime"
+
+
+def copy_runtime(settings: Settings) -> None:
+    """Make the runtime interface client available to functions, without the packages installed around it."""
+    directory = runtime_dir(settings)
+    directory.mkdir(parents=True, exist_ok=True)
+    find = "import awslambdaric, pathlib; print(pathlib.Path(awslambdaric.__file__).parents[1])"
+    found = subprocess.run([settings.python, "-c", find], capture_output=True, text=True, check=True)
+    for pattern in RUNTIME_PACKAGES:
+        for source in Path(found.stdout.strip()).glob(pattern):
+            copy: Callable[..., Any] = shutil.copytree if source.is_dir() else shutil.copy
+            copy(source, directory / source.name)
+    # Functions write no bytecode, so each cold start would compile these files again.
+    subprocess.run([settings.python, "-m", "compileall", "-q", str(directory)], check=True)
 
 
 def layer_paths(config: JsonObject) -> list[str]:
@@ -327,9 +344,7 @@ class ExecutionEnvironment(lambda_runtime.Worker):  # type: ignore[misc]
                 return {"status": "ok", "result": outcome.payload, "log": log}
             return {"status": "error", "error_payload": outcome.payload, "log": log}
 
-    def _run(
-        self, event: Any, request_id: str, timeout_s: float, trace_id: str | None, arn: str | None
-    ) -> Outcome:
+    def _run(self, event: Any, request_id: str, timeout_s: float, trace_id: str | None, arn: str | None) -> Outcome:
         api, process = self._api, self._proc
         assert api is not None
         assert process is not None
@@ -346,9 +361,7 @@ class ExecutionEnvironment(lambda_runtime.Worker):  # type: ignore[misc]
             if outcome.kind == "exit":
                 reason = f"Runtime exited with error: {exit_reason(process.returncode)}"
                 message = f"RequestId: {request_id} Error: {reason}"
-                return Outcome(
-                    "exit", request_id, {"errorType": "Runtime.ExitError", "errorMessage": message}
-                )
+                return Outcome("exit", request_id, {"errorType": "Runtime.ExitError", "errorMessage": message})
             if outcome.request_id == request_id:
                 return outcome
 
@@ -373,7 +386,7 @@ class ExecutionEnvironment(lambda_runtime.Worker):  # type: ignore[misc]
             if self._stopped:
                 raise InitError({"errorType": "Sandbox.Stopped", "errorMessage": "The local cloud stops"})
             process = subprocess.Popen(
-                [self.settings.python, "-P", str(WORKER_SCRIPT), self.config["Handler"]],
+                [self.settings.python, "-S", "-P", str(WORKER_SCRIPT), self.config["Handler"]],
                 cwd=code_dir,
                 env=variables,
                 stdin=subprocess.DEVNULL,
@@ -442,6 +455,7 @@ class Limiter:
 
 def install_runtime(settings: Settings) -> None:
     """Run Python functions in `ExecutionEnvironment`."""
+    copy_runtime(settings)
     ExecutionEnvironment.settings = settings
     other_class: Callable[[JsonObject], type] = internal(lambda_runtime, "_worker_class_for")
     run_other = internal(lambda_svc, "_execute_function_warm")
@@ -480,6 +494,33 @@ def install_limit(settings: Settings) -> None:
     replace(lambda_svc, "_execute_function_dispatch", execute_function_dispatch)
 
 
+def install_reserved_concurrency(_: Settings) -> None:
+    """Take ReservedConcurrentExecutions over from CloudFormation, which MiniStack drops."""
+    handlers = resource_handlers("AWS::Lambda::Function")
+    create, update = handlers["create"], handlers["update"]
+    put = internal(lambda_svc, "_put_function_concurrency")
+    delete = internal(lambda_svc, "_delete_function_concurrency")
+
+    def apply(name: str, properties: JsonObject) -> None:
+        reserved = properties.get("ReservedConcurrentExecutions")
+        if reserved is None:
+            delete(name)
+        else:
+            put(name, {"ReservedConcurrentExecutions": int(reserved)})
+
+    def create_function(logical_id: str, properties: JsonObject, stack_name: str) -> Any:
+        created = create(logical_id, properties, stack_name)
+        apply(created[0], properties)
+        return created
+
+    def update_function(physical_id: str, old: JsonObject, new: JsonObject, *arguments: Any, **options: Any) -> Any:
+        updated = update(physical_id, old, new, *arguments, **options)
+        apply(updated[0], new)
+        return updated
+
+    handlers["create"], handlers["update"] = create_function, update_function
+
+
 CORRECTIONS = (
     Correction(
         "lambda-runtime",
@@ -490,5 +531,10 @@ CORRECTIONS = (
         "lambda-environment-limit",
         "A bounded number of execution environments per function; further invocations wait for a free one",
         install_limit,
+    ),
+    Correction(
+        "lambda-reserved-concurrency",
+        "ReservedConcurrentExecutions of a template is applied",
+        install_reserved_concurrency,
     ),
 )
