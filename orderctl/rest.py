@@ -26,17 +26,29 @@ class OrdersApi:
             timeout=30.0, trust_env=not url.startswith("http://127."), transport=_transport(url)
         )
 
+    def __enter__(self) -> OrdersApi:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
     def submit(self, body: str | bytes, idempotency_key: str) -> httpx.Response:
         """POST /orders and return the answer, whatever its status."""
-        return self._http.post(
-            f"{self.url}/orders",
+        return self.request(
+            "POST",
+            "/orders",
             content=body,
-            headers={
-                "Authorization": self.tokens.current(),
-                "Content-Type": "application/json",
-                "Idempotency-Key": idempotency_key,
-            },
+            headers={"Content-Type": "application/json", "Idempotency-Key": idempotency_key},
         )
+
+    def cancel(self, order_id: str) -> httpx.Response:
+        """POST /orders/{orderId}/cancel and return the answer, whatever its status."""
+        return self.request("POST", f"/orders/{order_id}/cancel")
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Make any call, signed in unless `headers` say otherwise; `options` are httpx's."""
+        headers = {"Authorization": self.tokens.current(), **options.pop("headers", {})}
+        return self._http.request(method, f"{self.url}{path}", headers=headers, **options)
 
     def order(self, order_id: str) -> dict[str, Any]:
         """GET /orders/{orderId}: the order as its customer sees it."""
@@ -80,7 +92,7 @@ class OrdersApi:
             time.sleep(POLL_S)
 
     def _get(self, path: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
-        answer = self._http.get(f"{self.url}{path}", params=params, headers={"Authorization": self.tokens.current()})
+        answer = self.request("GET", path, params=params)
         require_success(answer)
         found: dict[str, Any] = answer.json()
         return found

@@ -20,10 +20,8 @@ RENEW_BEFORE_S = 60.0
 
 
 def expires_at(token: str) -> float:
-    """Return when a JWT expires, in seconds since 1970, without checking its signature (RFC 7519, exp)."""
-    payload = token.split(".")[1]
-    claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    return float(claims["exp"])
+    """Return when a JWT expires, in seconds since 1970."""
+    return float(claims(token)["exp"])
 
 
 class TokenSource:
@@ -42,6 +40,18 @@ class TokenSource:
             self._token = sign_in(self._target, self.username, self._password)
             self._expires = expires_at(self._token)
         return self._token
+
+    @property
+    def customer_id(self) -> str:
+        """The customer's id: the claim `sub` of the token."""
+        return str(claims(self.current())["sub"])
+
+
+def claims(token: str) -> dict[str, Any]:
+    """Return the claims of a JWT (RFC 7519) without checking its signature."""
+    payload = token.split(".")[1]
+    found: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return found
 
 
 def token_source(target: Target, username: str | None, password: str | None) -> TokenSource:
