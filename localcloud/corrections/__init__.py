@@ -1,12 +1,20 @@
 """Where MiniStack differs from what AWS documents, and what removes the difference."""
 
-from localcloud.corrections import apigateway, eventbridge, lambda_async, lambda_environments, stepfunctions
+from localcloud.corrections import (
+    apigateway,
+    eventbridge,
+    lambda_async,
+    lambda_environments,
+    sqs,
+    stepfunctions,
+)
 from localcloud.patching import Correction
 from localcloud.settings import Settings
 
 CORRECTIONS: tuple[Correction, ...] = (
     *lambda_environments.CORRECTIONS,
     *lambda_async.CORRECTIONS,
+    *sqs.CORRECTIONS,
     *eventbridge.CORRECTIONS,
     *apigateway.CORRECTIONS,
     *stepfunctions.CORRECTIONS,

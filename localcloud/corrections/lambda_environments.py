@@ -43,6 +43,7 @@ LOG_LIMIT_BYTES = 1024 * 1024
 RUNTIME_API = "/2018-06-01/runtime/"
 WORKER_SCRIPT = Path(__file__).parents[1] / "worker.py"
 RUNTIME_PACKAGES = ("awslambdaric", "simplejson", "snapshot_restore_py.py", "runtime_client*.so")
+SDK_PACKAGES = ("boto3", "botocore", "s3transfer", "urllib3", "jmespath", "dateutil", "six.py")  # AWS has them too
 
 request_id_override: ContextVar[str | None] = ContextVar("localcloud_request_id", default=None)
 """The request id that the next invocation must carry: all attempts of an asynchronous one share theirs."""
@@ -274,10 +275,13 @@ def copy_runtime(settings: Settings) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     find = "import awslambdaric, pathlib; print(pathlib.Path(awslambdaric.__file__).parents[1])"
     found = subprocess.run([settings.python, "-c", find], capture_output=True, text=True, check=True)
+    site_packages = Path(found.stdout.strip())
     for pattern in RUNTIME_PACKAGES:
-        for source in Path(found.stdout.strip()).glob(pattern):
+        for source in site_packages.glob(pattern):
             copy: Callable[..., Any] = shutil.copytree if source.is_dir() else shutil.copy
             copy(source, directory / source.name)
+    for name in SDK_PACKAGES:
+        (directory / name).symlink_to(site_packages / name)
     # Functions write no bytecode, so each cold start would compile these files again.
     subprocess.run([settings.python, "-m", "compileall", "-q", str(directory)], check=True)
 

@@ -120,6 +120,16 @@ class LocalCloud:
         payload = answer["Payload"].read()
         return answer.get("FunctionError"), json.loads(payload) if payload else None
 
+    def log(self, function: str) -> list[str]:
+        """Return the lines of a function's log."""
+        logs = self.client("logs")
+        request = {"logGroupName": f"/aws/lambda/{function}"}
+        try:
+            pages = list(logs.get_paginator("filter_log_events").paginate(**request))
+        except logs.exceptions.ResourceNotFoundException:
+            return []
+        return [event["message"] for page in pages for event in page["events"]]
+
     def queue(self, **attributes: str) -> Queue:
         """Create a queue."""
         client = self.client("sqs")

@@ -18,12 +18,7 @@ ECHO = "def handler(event, context):\n    return event\n"
 
 def attempts(cloud: LocalCloud, function: str) -> list[str]:
     """Return the request id of each attempt, from the function's log."""
-    logs = cloud.client("logs")
-    try:
-        events = logs.filter_log_events(logGroupName=f"/aws/lambda/{function}", filterPattern="attempt")["events"]
-    except logs.exceptions.ResourceNotFoundException:
-        return []
-    return [event["message"].split()[1] for event in events if event["message"].startswith("attempt")]
+    return [line.split()[1] for line in cloud.log(function) if line.startswith("attempt")]
 
 
 def configure(cloud: LocalCloud, function: str, **config: Any) -> None:
