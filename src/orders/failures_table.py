@@ -1,0 +1,181 @@
+"""The failures table: every change is one conditional write on the record's version."""
+
+import datetime
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from orders import failures
+from orders.attributes import from_item, to_item
+from orders.failures import Failure, FailureRecord, Status
+from orders.model import timestamp
+
+if TYPE_CHECKING:
+    from types_boto3_dynamodb import DynamoDBClient
+    from types_boto3_s3 import S3Client
+
+# An item takes 400 KB (DynamoDB's quota); what else a record holds stays below 100 KB.
+MAX_PAYLOAD = 300_000
+ATTEMPTS = 10
+
+
+class Contended(Exception):  # noqa: N818
+    """Others changed the record each time that we tried."""
+
+
+def decode_record(item: dict[str, Any]) -> FailureRecord:
+    """The record in an item. Raises `ValueError` (msgspec) if it isn't one."""
+    return msgspec.convert(from_item(item), FailureRecord)
+
+
+class FailuresTable:
+    """The failures table by failure id, and the bucket of payloads that no item can hold."""
+
+    def __init__(
+        self, client: "DynamoDBClient", s3: "S3Client", name: str | None = None, bucket: str | None = None
+    ) -> None:
+        self._client = client
+        self._s3 = s3
+        self._name = name or os.environ["FAILURES_TABLE"]
+        self._bucket = bucket or os.environ["FAILED_PAYLOADS_BUCKET"]
+
+    def add(self, failure: Failure, message_id: str) -> FailureRecord:
+        """Record what a message tells: a new record, or one more count of a known one."""
+        failure = self._with_payload_stored(failure)
+        record = failures.first_seen(failure, at=timestamp(), message_id=message_id)
+        try:
+            self._client.put_item(
+                TableName=self._name,
+                Item=to_item(msgspec.to_builtins(record)),
+                ConditionExpression="attribute_not_exists(failureId)",
+            )
+        except self._client.exceptions.ConditionalCheckFailedException:
+            return self.change(
+                failure.failure_id,
+                lambda known: failures.seen_again(known, failure, at=timestamp(), message_id=message_id),
+            )
+        return record
+
+    def get(self, failure_id: str) -> FailureRecord | None:
+        """A record as it is now, or None."""
+        answer = self._client.get_item(
+            TableName=self._name, Key={"failureId": {"S": failure_id}}, ConsistentRead=True
+        )
+        return decode_record(answer["Item"]) if "Item" in answer else None
+
+    def change(self, failure_id: str, transition: Callable[[FailureRecord], FailureRecord]) -> FailureRecord:
+        """Replace a record by what `transition` makes of it, however often it has to look again.
+
+        Raises `LookupError` if there is no such record, `Contended`, and what `transition` raises.
+        """
+        for _ in range(ATTEMPTS):
+            record = self.get(failure_id)
+            if record is None:
+                raise LookupError(f"there is no failure {failure_id}")
+            changed = transition(record)
+            if changed is record:
+                return record
+            changed.version = record.version + 1
+            try:
+                self._client.put_item(
+                    TableName=self._name,
+                    Item=to_item(msgspec.to_builtins(changed)),
+                    ConditionExpression="version = :version",
+                    ExpressionAttributeValues={":version": {"N": str(record.version)}},
+                )
+            except self._client.exceptions.ConditionalCheckFailedException:
+                continue
+            return changed
+        raise Contended(f"failure {failure_id} keeps changing")
+
+    def claim(self, failure_id: str, *, by: str, again: bool = False) -> FailureRecord:
+        """Take a failure to redrive it; of two who try, one gets it. Raises `NotAllowed`, `LookupError`."""
+
+        def transition(record: FailureRecord) -> FailureRecord:
+            oldest = timestamp_before(failures.CLAIM_LEASE_S)
+            expired = record.claimed_at is not None and record.claimed_at < oldest
+            return failures.claimed(record, at=timestamp(), lease_expired=expired, by=by, again=again)
+
+        return self.change(failure_id, transition)
+
+    def confirm(self, claim: FailureRecord, detail: str) -> FailureRecord:
+        """Note that a claimed failure's payload was sent, unless it has failed again already."""
+        return self._under_claim(claim, lambda record: failures.sent(record, at=timestamp(), detail=detail))
+
+    def release(self, claim: FailureRecord, detail: str) -> FailureRecord:
+        """Give a claimed failure back because sending failed."""
+        return self._under_claim(claim, lambda record: failures.released(record, at=timestamp(), detail=detail))
+
+    def settle(
+        self, failure_id: str, status: Status, *, by: str, reason: str, if_version: int | None = None
+    ) -> FailureRecord:
+        """Mark a failure RESOLVED or DISCARDED; 90 days later it is gone. Raises `NotAllowed`, `LookupError`.
+
+        With `if_version`, only a record that is still this one; otherwise it is returned as it is.
+        """
+        expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=failures.RETENTION_DAYS)
+
+        def transition(record: FailureRecord) -> FailureRecord:
+            if if_version is not None and record.version != if_version:
+                return record
+            return failures.settled(
+                record, status, at=timestamp(), expires_at=int(expires.timestamp()), by=by, reason=reason
+            )
+
+        return self.change(failure_id, transition)
+
+    def _under_claim(
+        self, claim: FailureRecord, transition: Callable[[FailureRecord], FailureRecord]
+    ) -> FailureRecord:
+        def guarded(record: FailureRecord) -> FailureRecord:
+            held = record.status is Status.REDRIVEN and record.claimed_at == claim.claimed_at
+            return transition(record) if held else record
+
+        return self.change(claim.failure_id, guarded)
+
+    def payload_of(self, record: FailureRecord) -> str:
+        """The payload, wherever it is kept."""
+        if record.payload is not None:
+            return record.payload
+        if record.payload_key is None:
+            return ""
+        return self._s3.get_object(Bucket=self._bucket, Key=record.payload_key)["Body"].read().decode()
+
+    def with_status(self, status: Status, *, since: str = "0") -> Iterator[FailureRecord]:
+        """The failures of one status, last seen first, without payload, stack trace and history."""
+        for item in self._query("by-status", "status", status, since):
+            yield decode_record(item)
+
+    def of_order(self, order_id: str) -> list[FailureRecord]:
+        """Every failure of an order, as it is now, oldest first."""
+        records = [self.get(item["failureId"]["S"]) for item in self._query("by-order", "orderId", order_id)]
+        return sorted((record for record in records if record), key=lambda record: record.first_seen_at)
+
+    def _query(self, index: str, key: str, value: str, since: str = "0") -> Iterator[dict[str, Any]]:
+        pages = self._client.get_paginator("query").paginate(
+            TableName=self._name,
+            IndexName=index,
+            KeyConditionExpression="#key = :key AND lastSeenAt >= :since",
+            ExpressionAttributeNames={"#key": key},
+            ExpressionAttributeValues={":key": {"S": value}, ":since": {"S": since}},
+            ScanIndexForward=False,
+        )
+        for page in pages:
+            yield from page["Items"]
+
+    def _with_payload_stored(self, failure: Failure) -> Failure:
+        """The failure with its payload in the bucket if it is too big for an item."""
+        payload = (failure.payload or "").encode()
+        if len(payload) <= MAX_PAYLOAD:
+            return failure
+        key = f"payloads/{failure.failure_id}"
+        self._s3.put_object(Bucket=self._bucket, Key=key, Body=payload)
+        return msgspec.structs.replace(failure, payload=None, payload_key=key)
+
+
+def timestamp_before(seconds: float) -> str:
+    """The time so many seconds ago, in the form of `timestamp`."""
+    then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds)
+    return then.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
