@@ -1,0 +1,255 @@
+"""The rules that the order workflow keeps, beside those of `rules.py`; checked with the template it runs in."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from orders.model import TERMINAL, TRANSITIONS, Status
+from tests.template.cloudformation import Template, as_list, logical_id
+from tests.template.rules import rule
+
+WORKFLOW = "OrderWorkflow"
+SUBSTITUTION = re.compile(r"\$\{(\w+)\}")
+# What a state's resource stands for, and which permission it takes on which kind of argument.
+INTEGRATIONS = {
+    "arn:aws:states:::lambda:invoke": "lambda:InvokeFunction",
+    "arn:aws:states:::sqs:sendMessage.waitForTaskToken": "sqs:SendMessage",
+    "arn:aws:states:::dynamodb:updateItem": "dynamodb:UpdateItem",
+    "arn:aws:states:::aws-sdk:dynamodb:transactWriteItems": "dynamodb:UpdateItem",
+}
+
+
+def states(template: Template, *kinds: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and definition of each state of these types, or of all."""
+    for name, state in template.workflow["States"].items():
+        if not kinds or state["Type"] in kinds:
+            yield name, state
+
+
+def _following(state: dict[str, Any]) -> Iterator[str]:
+    if "Next" in state:
+        yield state["Next"]
+    if "Default" in state:
+        yield state["Default"]
+    for branch in [*state.get("Choices", []), *state.get("Catch", [])]:
+        yield branch["Next"]
+
+
+def _used_by(template: Template, state: dict[str, Any]) -> set[str]:
+    """The template's resources that a state's arguments name through the definition's substitutions."""
+    substitutions = template.properties(WORKFLOW).get("DefinitionSubstitutions", {})
+    names = SUBSTITUTION.findall(json.dumps(state.get("Arguments", {})))
+    return {found for name in names if (found := logical_id(substitutions.get(name)))}
+
+
+def _last(state: dict[str, Any], part: str) -> dict[str, Any]:
+    """The last of a state's retriers or catchers, if it takes every error."""
+    entries = state.get(part, [])
+    return entries[-1] if entries and entries[-1]["ErrorEquals"] == ["States.ALL"] else {}
+
+
+@rule
+def tasks_time_out(template: Template) -> Iterator[str]:
+    """Else a state waits for a year."""
+    for name, state in states(template, "Task"):
+        if "TimeoutSeconds" not in state:
+            yield f"{name}: no timeout"
+    if "TimeoutSeconds" not in template.workflow:
+        yield f"{WORKFLOW}: no timeout"
+
+
+@rule
+def tasks_retry(template: Template) -> Iterator[str]:
+    """Any error that isn't named otherwise, with growing and scattered pauses."""
+    for name, state in states(template, "Task"):
+        retrier = _last(state, "Retry")
+        if retrier.get("MaxAttempts", 0) < 1:
+            yield f"{name}: does not retry"
+        elif retrier.get("BackoffRate", 2) <= 1 or retrier.get("JitterStrategy") != "FULL":
+            yield f"{name}: retries without backoff or jitter"
+
+
+@rule
+def tasks_catch_everything(template: Template) -> Iterator[str]:
+    """States.ALL takes States.Timeout too; what nobody expected ends in the failure inbox."""
+    for name, state in states(template, "Task"):
+        catcher = _last(state, "Catch")
+        if not catcher:
+            yield f"{name}: does not catch everything"
+        elif template.workflow["States"].get(catcher["Next"], {}).get("Type") != "Fail":
+            yield f"{name}: an unexpected error goes to {catcher['Next']}, which does not fail the execution"
+
+
+@rule
+def business_errors_are_not_retried(template: Template) -> Iterator[str]:
+    """What is caught by name is an answer; asking again only makes the customer wait."""
+    # A transaction is refused for conflicts too, which pass; a last write, unlike a first, only has to succeed.
+    last_writes = {"OrderComplete", "ReleaseInventory"}
+    for name, state in states(template, "Task"):
+        caught = {
+            error for entry in state.get("Catch", []) for error in entry["ErrorEquals"] if error != "States.ALL"
+        }
+        answers = {
+            error
+            for entry in state.get("Retry", [])
+            if not entry.get("MaxAttempts", 3)
+            for error in entry["ErrorEquals"]
+        }
+        if name not in last_writes and caught - answers:
+            yield f"{name}: retries {', '.join(sorted(caught - answers))}"
+
+
+@rule
+def states_lead_somewhere(template: Template) -> Iterator[str]:
+    """Every transition has a target and every state a way to it; Choice has a default."""
+    known = template.workflow["States"]
+    reached, waiting = set(), [template.workflow["StartAt"]]
+    while waiting:
+        name = waiting.pop()
+        if name in reached or name not in known:
+            continue
+        reached.add(name)
+        waiting.extend(_following(known[name]))
+    for name, state in states(template):
+        yield from (
+            f"{name}: goes to {following}, which isn't there"
+            for following in _following(state)
+            if following not in known
+        )
+        if name not in reached:
+            yield f"{name}: no state leads here"
+        if state["Type"] == "Choice" and "Default" not in state:
+            yield f"{name}: no default"
+
+
+@rule
+def substitutions_are_filled(template: Template) -> Iterator[str]:
+    """In both directions: no hole in the definition, no value that nobody uses."""
+    used = set(SUBSTITUTION.findall(json.dumps(template.workflow)))
+    filled = template.properties(WORKFLOW).get("DefinitionSubstitutions", {}).keys()
+    yield from (f"{WORKFLOW}: nothing is put in for ${{{name}}}" for name in sorted(used - filled))
+    yield from (f"{WORKFLOW}: nothing uses the substitution {name}" for name in sorted(filled - used))
+
+
+@rule
+def the_workflow_may_do_what_it_does_and_no_more(template: Template) -> Iterator[str]:
+    """Its role allows each state's call on each resource that it names, and no other call."""
+    role = template.role_of(WORKFLOW)
+    needed: set[tuple[str, str]] = set()
+    for name, state in states(template, "Task"):
+        action = INTEGRATIONS.get(state["Resource"])
+        if action is None:
+            yield f"{name}: which permission {state['Resource']} takes isn't known here"
+            continue
+        used = _used_by(template, state)
+        if not used:
+            yield f"{name}: names no resource of the template"
+        needed |= {(action, resource) for resource in used}
+        for resource in sorted(used):
+            if not template.allows(role, action, resource):
+                yield f"{name}: the workflow may not {action} on {resource}"
+    for statement in template.statements(role):
+        for action in statement["Action"]:
+            for allowed in filter(None, map(logical_id, statement["Resource"])):
+                if (action, allowed) not in needed:
+                    yield f"{role}: {action} on {allowed} is not needed by any state"
+
+
+@rule
+def states_outwait_their_functions(template: Template) -> Iterator[str]:
+    """A state that gives up first would start a second run while the first is still at work."""
+    for name, state in states(template, "Task"):
+        for function in _used_by(template, state):
+            if template.type_of(function) == "Lambda::Function":
+                timeout_s = template.properties(function).get("Timeout", 3)
+                if state.get("TimeoutSeconds", 0) < timeout_s:
+                    yield f"{name}: waits {state.get('TimeoutSeconds')} s, {function} may take {timeout_s} s"
+
+
+@rule
+def callbacks_outwait_their_queue(template: Template) -> Iterator[str]:
+    """A state that waits for a queue's consumer waits for as long as the queue tries."""
+    for name, state in states(template, "Task"):
+        if not state["Resource"].endswith(".waitForTaskToken"):
+            continue
+        for queue in _used_by(template, state):
+            properties = template.properties(queue)
+            tries_s = properties.get("VisibilityTimeout", 30) * properties["RedrivePolicy"]["maxReceiveCount"]
+            if state.get("TimeoutSeconds", 0) < tries_s:
+                yield f"{name}: waits {state.get('TimeoutSeconds')} s, {queue} tries for {tries_s} s"
+
+
+@rule
+def the_workflow_outwaits_its_states(template: Template) -> Iterator[str]:
+    """Longer than all states with all their retries, one after the other."""
+
+    def longest_s(state: dict[str, Any]) -> float:
+        if state["Type"] != "Task":
+            return 0
+        retrier = _last(state, "Retry")
+        pauses_s = [
+            min(
+                retrier.get("IntervalSeconds", 1) * retrier.get("BackoffRate", 2) ** n,
+                retrier.get("MaxDelaySeconds", 1e9),
+            )
+            for n in range(retrier.get("MaxAttempts", 0))
+        ]
+        return float((len(pauses_s) + 1) * state.get("TimeoutSeconds", 0) + sum(pauses_s))
+
+    known = template.workflow["States"]
+    total_s = sum(longest_s(state) for state in known.values())
+    total_s += 10 * longest_s(known.get("ReserveInventory", {"Type": "Pass"}))  # ReserveAgain goes round ten times
+    if template.workflow.get("TimeoutSeconds", 0) < total_s:
+        yield f"{WORKFLOW}: its timeout is shorter than the {total_s:.0f} s that its states may take"
+
+
+# ---- What the states write
+
+
+def status_writes(state: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(from, to, update expression) for each change of an order's status in a state's arguments."""
+    arguments = state.get("Arguments", {})
+    if "TransactItems" in arguments:
+        text = arguments["TransactItems"]
+        values = dict(re.findall(r"'(:\w+)': \{'S': '?(\$?[\w.]+)'?\}", text))
+        conditions = re.findall(r"'ConditionExpression': '([^']*)'", text)
+        updates = re.findall(r"'UpdateExpression': '([^']*)'", text)
+    else:
+        values = {
+            name: value["S"] for name, value in arguments.get("ExpressionAttributeValues", {}).items() if "S" in value
+        }
+        conditions = as_list(arguments.get("ConditionExpression", []))
+        updates = as_list(arguments.get("UpdateExpression", []))
+    for condition, update in zip(conditions, updates, strict=True):
+        reached = re.search(r"#status = (:\w+)", update)
+        for placeholder in re.findall(r":\w+", condition) if reached else []:
+            # validate_order makes it PLACED, or a status that no order has.
+            before = values[placeholder].replace("$order.reserveFrom", Status.PLACED)
+            yield before, values[reached[1] if reached else ""], update
+
+
+@rule
+def transitions_are_legal(template: Template) -> Iterator[str]:
+    """The workflow changes a status only as the domain's table allows, and always on a condition."""
+    for name, state in states(template, "Task"):
+        for before, after, _ in status_writes(state):
+            if Status(after) not in TRANSITIONS[Status(before)]:
+                yield f"{name}: {before} can't become {after}"
+        touched = json.dumps(state.get("Arguments", {}))
+        if "#status = :" in touched and not any(status_writes(state)):
+            yield f"{name}: changes a status without a condition on it"
+
+
+@rule
+def status_writes_are_complete(template: Template) -> Iterator[str]:
+    """Version, time and timeline change with the status, and an order that ends leaves the open-orders index."""
+    for name, state in states(template, "Task"):
+        for _, after, update in status_writes(state):
+            for part in ("version = version + :one", "updatedAt = :now", "timeline = list_append(timeline, :entry)"):
+                if part not in update:
+                    yield f"{name}: does not set {part.partition(' ')[0]}"
+            if ("REMOVE openShard" in update) != (Status(after) in TERMINAL):
+                yield f"{name}: openShard does not fit {after}"
