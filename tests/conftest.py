@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import uuid
 from collections.abc import Callable, Iterator
@@ -34,10 +35,13 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: with the clean-up below
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Stop this run's cloud, however the run has ended."""
-    if not hasattr(session.config, "workerinput"):
-        lifecycle.down(Cloud(os.environ[NAME_VARIABLE]))
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Stop this run's cloud, however the run has ended; its logs stay if something went wrong."""
+    mine = Cloud(os.environ[NAME_VARIABLE])
+    if not hasattr(session.config, "workerinput") and mine.directory.exists():
+        lifecycle.down(mine)
+        if exitstatus == pytest.ExitCode.OK:
+            shutil.rmtree(mine.directory)
 
 
 def _stop_abandoned_clouds() -> None:
@@ -47,6 +51,7 @@ def _stop_abandoned_clouds() -> None:
         except ProcessLookupError:
             with suppress(Stop):  # another run is at it
                 lifecycle.down(Cloud(directory.name))
+                shutil.rmtree(directory)
         except (ValueError, PermissionError):
             continue
 

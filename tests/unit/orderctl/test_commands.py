@@ -1,0 +1,242 @@
+"""What the commands say and return when there is nothing to work with, and what they show."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+import pytest
+from botocore.stub import Stubber
+from typer.testing import CliRunner
+
+from orderctl import cloud as clouds
+from orderctl import demo, interrupts, lifecycle, records, samples, show, signin, target
+from orderctl.exits import Exit, Interrupted, Stop
+from orderctl.main import app
+from orderctl.target import Target
+
+
+@pytest.fixture(autouse=True)
+def no_clouds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clouds, "CLOUDS", tmp_path)
+    monkeypatch.setattr(lifecycle, "CLOUDS", tmp_path)
+    monkeypatch.setattr(interrupts, "install", lambda: None)  # the test run keeps its own signal handlers
+    for name in ("ORDERCTL_USERNAME", "ORDERCTL_PASSWORD", "ORDERCTL_STACK", "ORDERCTL_NAME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def invoke(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.stdout, result.stderr
+
+
+ORDER_COMMANDS = (["token"], ["submit", "fulfilled"], ["order", "x"], ["orders"], ["orders", "--open"], ["demo"])
+
+
+@pytest.mark.parametrize("command", ORDER_COMMANDS, ids=" ".join)
+def test_without_a_local_cloud_the_way_on_is_shown(command: list[str]) -> None:
+    code, stdout, stderr = invoke(*command)
+    assert code == Exit.NO_TARGET
+    assert stdout == ""
+    assert "not running" in stderr
+    assert "make run" in stderr
+
+
+@pytest.mark.parametrize("command", ["up", "down", "status", "run", "token", "submit", "order", "orders", "demo"])
+def test_each_command_explains_itself_with_examples(command: str) -> None:
+    code, stdout, _ = invoke(command, "--help")
+    assert code == 0
+    assert f"orderctl {command}" in stdout.split("Examples:")[1]
+    assert "--json" in stdout
+
+
+def test_the_exit_codes_are_documented() -> None:
+    _, stdout, _ = invoke("--help")
+    text = " ".join(stdout.split())
+    for code in Exit:
+        assert f"{int(code)} " in text.split("Exit codes:")[1]
+
+
+def test_an_unknown_sample_is_answered_with_the_known_ones() -> None:
+    code, _, stderr = invoke("submit", "no-such-sample")
+    assert code == Exit.USAGE
+    assert all(name in stderr for name in samples.names())
+
+
+def test_a_profile_without_a_stack_is_a_mistake() -> None:
+    code, _, stderr = invoke("orders", "--profile", "mine")
+    assert code == Exit.USAGE
+    assert "--stack" in stderr
+
+
+def test_a_bug_is_reported_without_a_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # GIVEN a command that meets a bug
+    def fail(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("unexpected")
+
+    monkeypatch.setattr(lifecycle, "status", fail)
+    monkeypatch.setattr("orderctl.main.LOCAL", tmp_path)
+    monkeypatch.setattr("orderctl.main.ROOT", tmp_path)
+
+    # WHEN it runs
+    code, _, stderr = invoke("status")
+
+    # THEN it says so in a sentence, and keeps the details for the developer
+    assert code == Exit.UNEXPECTED
+    assert "Traceback" not in stderr
+    assert "ZeroDivisionError" in (tmp_path / "log" / "orderctl.log").read_text()
+
+
+def test_an_interruption_has_its_own_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise Interrupted
+
+    monkeypatch.setattr(lifecycle, "status", interrupt)
+    code, _, stderr = invoke("status")
+    assert code == Exit.INTERRUPTED
+    assert "interrupted" in stderr
+
+
+def test_status_of_nothing_is_readable_for_a_program() -> None:
+    code, stdout, _ = invoke("status", "--json")
+    assert code == Exit.NO_TARGET
+    assert json.loads(stdout) == {"name": "default", "status": "down"}
+
+
+def test_an_interruption_waits_until_a_step_that_must_not_stop_half_way_is_done() -> None:
+    steps: list[str] = []
+
+    def start_and_record() -> None:
+        with interrupts.deferred():
+            steps.append("started")
+            interrupts._on_signal(2, None)
+            steps.append("recorded")
+
+    with pytest.raises(Interrupted):
+        start_and_record()
+    assert steps == ["started", "recorded"]
+
+
+def test_the_suggested_curl_survives_the_shell() -> None:
+    # GIVEN an order with everything that a shell could trip over
+    body = {"name": """O'Brien "x" $HOME `id` \\ ümlaut"""}
+
+    # WHEN a shell reads the suggested command
+    command = demo.curl("http://127.0.0.1:4566/v1", "a.b-c_d", body)
+    words = subprocess.run(
+        ["sh", "-c", command.replace("curl", "printf '%s\\n'", 1)], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+
+    # THEN curl would get the order and the token unchanged
+    assert json.loads(words[-1]) == body
+    assert "Authorization: a.b-c_d" in words
+    assert "http://127.0.0.1:4566/v1/orders" in words
+    assert shlex.split(command)[0] == "curl"
+
+
+@pytest.mark.parametrize(
+    ("minor_units", "currency", "shown"),
+    [(3380, "EUR", "33.80 EUR"), (5, "EUR", "0.05 EUR"), (500, "JPY", "500 JPY"), (1234, "KWD", "1.234 KWD")],
+)
+def test_amounts_are_shown_as_people_write_them(minor_units: int, currency: str, shown: str) -> None:
+    assert show.money(minor_units, currency) == shown
+
+
+def test_repeated_steps_are_counted() -> None:
+    order = {"timeline": [{"what": what} for what in ("PLACED", "PaymentAttemptFailed", "PaymentAttemptFailed")]}
+    assert show.steps(order) == "PLACED, PaymentAttemptFailed x2"
+
+
+def test_each_story_has_its_sample_and_its_own_products() -> None:
+    # Stories that run at the same time must not see each other's stock move.
+    ordered = [line["sku"] for story in demo.STORIES for line in samples.sample(story.sample)["lines"]]
+    assert len(ordered) == len(set(ordered))
+    assert {story.sample for story in demo.STORIES} == set(samples.names())
+    assert set(ordered) <= {product["sku"] for product in samples.catalogue()}
+
+
+class Tokens:
+    """Cognito's answers, counted."""
+
+    def __init__(self, lifetime_s: float) -> None:
+        self.lifetime_s = lifetime_s
+        self.given = 0
+
+    def sign_in(self, *_: Any) -> str:
+        self.given += 1
+        payload = json.dumps({"exp": time.time() + self.lifetime_s, "sub": "ada"}).encode()
+        return f"h.{base64.urlsafe_b64encode(payload).rstrip(b'=').decode()}.s"
+
+
+@pytest.mark.parametrize(("lifetime_s", "sign_ins"), [(3600.0, 1), (30.0, 2)])
+def test_a_token_is_renewed_before_it_expires(
+    monkeypatch: pytest.MonkeyPatch, lifetime_s: float, sign_ins: int
+) -> None:
+    # GIVEN tokens that live that long
+    cognito = Tokens(lifetime_s)
+    monkeypatch.setattr(signin, "sign_in", cognito.sign_in)
+    source = signin.TokenSource(stack({}), "ada@example.com", "secret")
+
+    # WHEN two are asked for
+    source.current()
+    source.current()
+
+    # THEN only one that is about to expire is replaced
+    assert cognito.given == sign_ins
+
+
+def stack(outputs: dict[str, str]) -> Target:
+    session = botocore.session.Session()
+    return Target("stack test", outputs, "https://api.example/v1", session)
+
+
+def test_on_aws_a_user_must_be_named() -> None:
+    with pytest.raises(Stop) as stop:
+        signin.token_source(stack({}), None, None)
+    assert stop.value.code is Exit.USAGE
+    assert "ORDERCTL_USERNAME" in stop.value.next_step
+
+
+def test_a_stack_of_something_else_is_recognised() -> None:
+    with pytest.raises(Stop) as stop:
+        stack({"Bucket": "x"}).output("OrdersTable")
+    assert stop.value.code is Exit.NO_TARGET
+
+
+def test_batch_reads_ask_again_for_what_dynamodb_did_not_get_to() -> None:
+    # GIVEN a table that answers for one of two orders only
+    there = stack({"OrdersTable": "orders"})
+    dynamodb = botocore.session.Session().create_client("dynamodb", region_name="eu-central-1")
+    there._clients["dynamodb"] = dynamodb
+    keys = [{"customerId": {"S": "c"}, "orderId": {"S": each}, "placedAt": {"S": each}} for each in "ab"]
+    first, second = ({"customerId": key["customerId"], "orderId": key["orderId"]} for key in keys)
+    with Stubber(dynamodb) as stub:
+        stub.add_response("query", {"Items": keys})
+        stub.add_response(
+            "batch_get_item",
+            {"Responses": {"orders": [keys[0]]}, "UnprocessedKeys": {"orders": {"Keys": [second]}}},
+            {"RequestItems": {"orders": {"Keys": [first, second]}}},
+        )
+        stub.add_response(
+            "batch_get_item",
+            {"Responses": {"orders": [keys[1]]}},
+            {"RequestItems": {"orders": {"Keys": [second]}}},
+        )
+
+        # WHEN the customer's orders are read
+        found = records.orders_of(there, "c", 10)
+
+    # THEN both come, the newest first
+    assert [order["orderId"] for order in found] == ["b", "a"]
+
+
+def test_the_rest_address_of_a_local_cloud_needs_no_name_service() -> None:
+    state = clouds.CloudState("x", 4600, 1, "i", "now", "python3.13", "f")
+    state.outputs = {"ApiId": "abc123", "ApiUrl": "https://abc123.execute-api.us-east-1.amazonaws.com/v1"}
+    assert target.local_api_url(state) == "http://127.0.0.1:4600/_aws/execute-api/abc123/v1"
