@@ -48,12 +48,11 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
     order = _orders.get(request.data.customer_id, request.data.order_id, consistent=True)
     if order is None:
         raise LookupError(f"order {request.data.order_id} of customer {request.data.customer_id} is not in the table")
-    lines, total = order.lines, order.total
+    lines = order.lines
     reserving = order.status is Status.PLACED and request.path != "undo"
     if reserving:
         lines = price_lines(order, find_products(_dynamodb, {line.sku for line in order.lines}))
-        total = total_of(lines)
-        if total == 0:
+        if total_of(lines) == 0:
             raise ValidationError("the order has no price")
     return {
         "customerId": order.customer_id,
@@ -63,8 +62,9 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
         "status": order.status,
         "reserveFrom": Status.PLACED if reserving else "-",
         "currency": order.currency,
-        "lines": msgspec.to_builtins(lines),
-        "total": total,
+        # An order that is given up before it was priced has no prices; the workflow needs numbers all the same.
+        "lines": [{"sku": line.sku, "quantity": line.quantity, "unitPrice": line.unit_price or 0} for line in lines],
+        "total": total_of(lines),
         "paymentMethod": order.payment_method,
         "shippingAddress": msgspec.to_builtins(order.shipping_address),
     }
