@@ -45,21 +45,21 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> "PartialItemFail
     return answer
 
 
-def capture(message: "SQSRecord") -> None:
+def capture(record: "SQSRecord") -> None:
     """Record what one message tells of. Raises whatever AWS refuses: the message stays on the queue."""
-    for failure in _completed(failure_messages.read_message(message.raw_event)):
-        record = _failures.add(failure, message.message_id)
+    for failure in _completed(failure_messages.read_message(record.raw_event)):
+        known = _failures.add(failure, record.message_id)
         metrics.add_metric("FailureCaptured", "Count", 1)
         logger.warning(
             "failure captured",
             extra={
-                "failure_id": record.failure_id,
-                "kind": record.kind,
-                "component": record.component,
-                "error": record.error_name,
-                "count": record.count,
-                "order_id": record.order_id,
-                "correlation_id": record.correlation_id,
+                "failure_id": known.failure_id,
+                "kind": known.kind,
+                "component": known.component,
+                "error": known.error_name,
+                "count": known.count,
+                "order_id": known.order_id,
+                "correlation_id": known.correlation_id,
             },
         )
 
