@@ -25,7 +25,7 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 _CORRELATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 
 _decoder = msgspec.json.Decoder(OrderRequest)
-_orders = OrdersTable(client("dynamodb"))
+_orders = OrdersTable(client("dynamodb", checked=False))
 
 
 @tracer.capture_lambda_handler(capture_response=False)
