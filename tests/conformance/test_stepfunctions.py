@@ -1,0 +1,333 @@
+"""Amazon States Language and the Step Functions developer guide."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.conformance.support import ACCOUNT, REGION, LocalCloud, Queue, eventually, unique
+
+LAMBDA = "arn:aws:states:::lambda:invoke"
+QUEUE = "arn:aws:states:::sqs:sendMessage.waitForTaskToken"
+FAILING = """
+    class Declined(Exception):
+        pass
+
+    def handler(event, context):
+        raise Declined("no money")
+"""
+
+
+def machine(cloud: LocalCloud, states: dict[str, Any], **top: Any) -> str:
+    """Create a state machine with JSONata states and return its ARN."""
+    definition = {"QueryLanguage": "JSONata", "StartAt": next(iter(states)), "States": states, **top}
+    answer = cloud.client("stepfunctions").create_state_machine(
+        name=unique("machine"), definition=json.dumps(definition), roleArn=cloud.role("states.amazonaws.com")
+    )
+    return str(answer["stateMachineArn"])
+
+
+def start(cloud: LocalCloud, arn: str, data: Any = None, **options: str) -> str:
+    """Start an execution and return its ARN."""
+    answer = cloud.client("stepfunctions").start_execution(
+        stateMachineArn=arn, input=json.dumps(data or {}), **options
+    )
+    return str(answer["executionArn"])
+
+
+def outcome(cloud: LocalCloud, execution: str) -> dict[str, Any]:
+    """Wait for the end of an execution and return its description."""
+
+    def ended() -> dict[str, Any] | None:
+        description = cloud.client("stepfunctions").describe_execution(executionArn=execution)
+        return None if description["status"] == "RUNNING" else dict(description)
+
+    description = eventually(ended)
+    assert description is not None
+    return description
+
+
+def run(cloud: LocalCloud, states: dict[str, Any], data: Any = None, **top: Any) -> dict[str, Any]:
+    """Run a definition to its end and return the execution's description."""
+    return outcome(cloud, start(cloud, machine(cloud, states, **top), data))
+
+
+def history(cloud: LocalCloud, execution: str) -> list[dict[str, Any]]:
+    """Return an execution's events."""
+    answer = cloud.client("stepfunctions").get_execution_history(executionArn=execution, maxResults=1000)
+    return list(answer["events"])
+
+
+def status_events(cloud: LocalCloud) -> Queue:
+    """Return a queue that gets the status changes of all executions."""
+    queue = cloud.queue_for_events()
+    cloud.rule("default", {"Arn": queue.arn}, {"source": ["aws.states"]})
+    return queue
+
+
+def status_event(queue: Queue, execution: str, status: str) -> dict[str, Any]:
+    """Wait for the event that tells of a status of an execution, and return its detail."""
+
+    def found() -> dict[str, Any] | None:
+        message = queue.take()
+        detail = json.loads(message["Body"])["detail"] if message else {}
+        return detail if (detail.get("executionArn"), detail.get("status")) == (execution, status) else None
+
+    detail = eventually(found)
+    assert detail is not None
+    return detail
+
+
+def waiting_for_token(queue: Queue, **fields: Any) -> dict[str, Any]:
+    """Return a state that sends its token to a queue and waits."""
+    body = {"token": "{% $states.context.Task.Token %}"}
+    arguments = {"QueueUrl": queue.url, "MessageBody": body}
+    return {"Type": "Task", "Resource": QUEUE, "Arguments": arguments, "End": True, **fields}
+
+
+def token_on(queue: Queue) -> str:
+    """Wait for a token."""
+    return str(json.loads(queue.next()["Body"])["token"])
+
+
+def test_a_definition_in_yaml_is_deployed_from_a_bucket(cloud: LocalCloud) -> None:
+    # GIVEN a definition in YAML, with comments and a substitution
+    bucket = unique("bucket")
+    cloud.client("s3").create_bucket(Bucket=bucket)
+    text = "# comment\nStartAt: Only\nStates:\n  Only:\n    Type: Pass\n    Result: ${Word}\n    End: true\n"
+    cloud.client("s3").put_object(Bucket=bucket, Key="definition.yaml", Body=text.encode())
+    properties = {
+        "RoleArn": cloud.role("states.amazonaws.com"),
+        "DefinitionS3Location": {"Bucket": bucket, "Key": "definition.yaml"},
+        "DefinitionSubstitutions": {"Word": "hello"},
+    }
+    # WHEN a stack deploys it
+    stack = cloud.stack({"Machine": {"Type": "AWS::StepFunctions::StateMachine", "Properties": properties}})
+    # THEN it runs
+    assert json.loads(outcome(cloud, start(cloud, stack["Machine"]))["output"]) == "hello"
+
+
+def test_succeed_has_an_output(cloud: LocalCloud) -> None:
+    # GIVEN a Succeed state with an expression
+    states = {"Done": {"Type": "Succeed", "Output": {"doubled": "{% $states.input.number * 2 %}"}}}
+    # WHEN it runs
+    description = run(cloud, states, {"number": 21})
+    # THEN its output is evaluated
+    assert json.loads(description["output"]) == {"doubled": 42}
+
+
+def test_an_error_is_retried_by_its_name_and_then_caught(cloud: LocalCloud) -> None:
+    # GIVEN a task that fails with an error of its own
+    function = cloud.function(FAILING)
+    task = {
+        "Type": "Task",
+        "Resource": LAMBDA,
+        "Arguments": {"FunctionName": function, "Payload": {"order": 1}},
+        "Retry": [{"ErrorEquals": ["Declined"], "MaxAttempts": 2, "MaxDelaySeconds": 1, "JitterStrategy": "FULL"}],
+        "Catch": [{"ErrorEquals": ["Declined"], "Next": "Caught", "Output": "{% $states.errorOutput %}"}],
+        "End": True,
+    }
+    # WHEN it runs
+    execution = start(cloud, machine(cloud, {"Pay": task, "Caught": {"Type": "Pass", "End": True}}))
+    description = outcome(cloud, execution)
+    # THEN it is caught after two retries, and the history shows each attempt
+    output = json.loads(description["output"])
+    assert output["Error"] == "Declined"
+    assert json.loads(output["Cause"])["errorMessage"] == "no money"
+    events = history(cloud, execution)
+    assert [event["type"] for event in events] == [
+        "ExecutionStarted",
+        "TaskStateEntered",
+        *["TaskScheduled", "TaskStarted", "TaskFailed"] * 3,
+        "TaskStateExited",
+        "PassStateEntered",
+        "PassStateExited",
+        "ExecutionSucceeded",
+    ]
+    assert [event["previousEventId"] for event in events[1:]] == [event["id"] for event in events[:-1]]
+    scheduled = events[2]["taskScheduledEventDetails"]
+    assert (scheduled["resourceType"], scheduled["resource"]) == ("lambda", "invoke")
+    assert json.loads(scheduled["parameters"])["Payload"] == {"order": 1}
+    assert events[4]["taskFailedEventDetails"]["error"] == "Declined"
+
+
+def test_a_throttled_function_has_an_error_name_of_its_own(cloud: LocalCloud) -> None:
+    # GIVEN a function that may not run
+    function = cloud.function(FAILING)
+    cloud.client("lambda").put_function_concurrency(FunctionName=function, ReservedConcurrentExecutions=0)
+    task = {"Type": "Task", "Resource": LAMBDA, "Arguments": {"FunctionName": function}, "End": True}
+    # WHEN a task calls it
+    description = run(cloud, {"Call": task})
+    # THEN the task fails with Lambda's exception
+    assert description["error"] == "Lambda.TooManyRequestsException"
+
+
+def test_a_function_that_times_out_has_an_error_name_of_its_own(cloud: LocalCloud) -> None:
+    # GIVEN a function that takes longer than its time-out
+    function = cloud.function("import time\ndef handler(event, context): time.sleep(30)\n", Timeout=1)
+    task = {"Type": "Task", "Resource": LAMBDA, "Arguments": {"FunctionName": function}, "End": True}
+    # WHEN a task calls it
+    description = run(cloud, {"Call": task})
+    # THEN the error says so
+    assert description["error"] == "Sandbox.Timedout"
+
+
+def test_a_task_that_takes_too_long_times_out(cloud: LocalCloud) -> None:
+    # GIVEN a task with a time-out shorter than its function's run
+    function = cloud.function("import time\ndef handler(event, context): time.sleep(3)\n")
+    task = {
+        "Type": "Task",
+        "Resource": LAMBDA,
+        "Arguments": {"FunctionName": function},
+        "TimeoutSeconds": 1,
+        "End": True,
+    }
+    execution = start(cloud, machine(cloud, {"Call": task}))
+    # WHEN it runs
+    description = outcome(cloud, execution)
+    # THEN it fails with States.Timeout, which the history shows as a time-out
+    assert description["error"] == "States.Timeout"
+    assert "TaskTimedOut" in [event["type"] for event in history(cloud, execution)]
+
+
+def test_an_execution_that_takes_too_long_times_out(cloud: LocalCloud) -> None:
+    # GIVEN a machine with a time-out, at wait
+    events = status_events(cloud)
+    states = {"Wait": {"Type": "Wait", "Seconds": 3600, "End": True}}
+    # WHEN its time is over
+    execution = start(cloud, machine(cloud, states, TimeoutSeconds=1), {"order": 1})
+    # THEN it has timed out, and an event says so
+    assert outcome(cloud, execution)["status"] == "TIMED_OUT"
+    assert history(cloud, execution)[-1]["type"] == "ExecutionTimedOut"
+    assert json.loads(status_event(events, execution, "TIMED_OUT")["input"]) == {"order": 1}
+
+
+def test_a_stopped_execution_stays_aborted(cloud: LocalCloud) -> None:
+    # GIVEN an execution whose task waits for a token
+    queue, events = cloud.queue(), status_events(cloud)
+    execution = start(cloud, machine(cloud, {"Ship": waiting_for_token(queue)}))
+    token = token_on(queue)
+    # WHEN it is stopped, and the token is answered afterwards
+    stepfunctions = cloud.client("stepfunctions")
+    stepfunctions.stop_execution(executionArn=execution, error="Enough", cause="of this")
+    detail = status_event(events, execution, "ABORTED")
+    eventually(lambda: answer_code(cloud, token) == "TaskTimedOut")
+    # THEN it is aborted once and for all
+    description = outcome(cloud, execution)
+    assert (description["status"], description["error"]) == ("ABORTED", "Enough")
+    assert (detail["error"], detail["cause"]) == ("Enough", "of this")
+    assert history(cloud, execution)[-1]["type"] == "ExecutionAborted"
+
+
+def answer_code(cloud: LocalCloud, token: str, output: str = "{}") -> str:
+    """Answer a token and return the error code, or an empty string."""
+    stepfunctions = cloud.client("stepfunctions")
+    try:
+        stepfunctions.send_task_success(taskToken=token, output=output)
+    except stepfunctions.exceptions.ClientError as refusal:
+        return str(refusal.response["Error"]["Code"])
+    return ""
+
+
+def test_a_token_is_answered_once(cloud: LocalCloud) -> None:
+    # GIVEN a task that waits for its token
+    queue = cloud.queue()
+    execution = start(cloud, machine(cloud, {"Ship": waiting_for_token(queue)}))
+    token = token_on(queue)
+    # WHEN it is answered, badly, well and once more
+    bad, good, again = answer_code(cloud, token, "{"), answer_code(cloud, token, '{"shipped": true}'), ""
+    description = outcome(cloud, execution)
+    again = answer_code(cloud, token)
+    # THEN the good answer is the task's result, and the token is closed
+    assert (bad, good, again) == ("InvalidOutput", "", "TaskTimedOut")
+    assert json.loads(description["output"]) == {"shipped": True}
+    assert "TaskSubmitted" in [event["type"] for event in history(cloud, execution)]
+
+
+def test_an_unknown_token_does_not_exist(cloud: LocalCloud) -> None:
+    # GIVEN a token that nobody issued
+    # WHEN it is answered
+    code = answer_code(cloud, "unknown")
+    # THEN there is no such task
+    assert code == "TaskDoesNotExist"
+
+
+def test_each_attempt_has_a_token_of_its_own(cloud: LocalCloud) -> None:
+    # GIVEN a task that is retried
+    queue = cloud.queue()
+    retry = [{"ErrorEquals": ["Lost"], "MaxAttempts": 1}]
+    execution = start(cloud, machine(cloud, {"Ship": waiting_for_token(queue, Retry=retry)}))
+    # WHEN its first attempt fails
+    first = token_on(queue)
+    cloud.client("stepfunctions").send_task_failure(taskToken=first, error="Lost", cause="in the post")
+    second = token_on(queue)
+    # THEN only the second token counts
+    assert first != second
+    assert answer_code(cloud, first) == "TaskTimedOut"
+    assert answer_code(cloud, second) == ""
+    assert outcome(cloud, execution)["status"] == "SUCCEEDED"
+
+
+def test_missing_heartbeats_fail_the_task(cloud: LocalCloud) -> None:
+    # GIVEN a task that needs a heartbeat every second
+    queue = cloud.queue()
+    # WHEN none comes
+    description = run(cloud, {"Ship": waiting_for_token(queue, HeartbeatSeconds=1, TimeoutSeconds=60)})
+    # THEN the task fails
+    assert description["error"] == "States.HeartbeatTimeout"
+
+
+def test_a_callback_task_fails_when_its_function_fails(cloud: LocalCloud) -> None:
+    # GIVEN a function that fails before it passes the token on
+    function = cloud.function(FAILING)
+    task = {
+        "Type": "Task",
+        "Resource": f"{LAMBDA}.waitForTaskToken",
+        "Arguments": {"FunctionName": function, "Payload": {"token": "{% $states.context.Task.Token %}"}},
+        "End": True,
+    }
+    # WHEN it runs
+    description = run(cloud, {"Call": task})
+    # THEN nobody waits for the token
+    assert description["error"] == "Declined"
+
+
+def test_the_same_start_twice_is_one_execution_while_it_runs(cloud: LocalCloud) -> None:
+    # GIVEN a running execution
+    queue = cloud.queue()
+    arn = machine(cloud, {"Ship": waiting_for_token(queue)})
+    first = start(cloud, arn, {"order": 1}, name="order-1")
+    # WHEN it is started again with the same input
+    again = start(cloud, arn, {"order": 1}, name="order-1")
+    # THEN it is the same one; with another input, or once it has ended, it is refused
+    assert first == again
+    already = cloud.client("stepfunctions").exceptions.ExecutionAlreadyExists
+    with pytest.raises(already):
+        start(cloud, arn, {"order": 2}, name="order-1")
+    answer_code(cloud, token_on(queue))
+    outcome(cloud, first)
+    with pytest.raises(already):
+        start(cloud, arn, {"order": 1}, name="order-1")
+
+
+def test_input_that_is_no_json_is_refused(cloud: LocalCloud) -> None:
+    # GIVEN a machine
+    arn = machine(cloud, {"Done": {"Type": "Succeed"}})
+    stepfunctions = cloud.client("stepfunctions")
+    # WHEN it is started with broken input
+    # THEN the request is refused
+    with pytest.raises(stepfunctions.exceptions.InvalidExecutionInput):
+        stepfunctions.start_execution(stateMachineArn=arn, input="{")
+
+
+def test_a_failed_execution_reaches_a_rule_on_the_default_bus(cloud: LocalCloud) -> None:
+    # GIVEN a rule on failed executions
+    events = status_events(cloud)
+    # WHEN one fails
+    states = {"Stuck": {"Type": "Fail", "Error": "OrderStuck", "Cause": "provider down"}}
+    execution = start(cloud, machine(cloud, states), {"order": 1})
+    # THEN the event carries its input, error and cause
+    detail = status_event(events, execution, "FAILED")
+    assert (detail["error"], detail["cause"]) == ("OrderStuck", "provider down")
+    assert json.loads(detail["input"]) == {"order": 1}
+    assert detail["stateMachineArn"].startswith(f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:")
