@@ -1,7 +1,10 @@
-"""What the consumers of SQS queues share: one processor that logs, and a back-off for what failed."""
+"""What the consumers of SQS queues share: how they log, back off and give up."""
 
+import os
+import traceback
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType
 
 from orders.telemetry import logger
@@ -12,18 +15,48 @@ if TYPE_CHECKING:
     from types_boto3_sqs import SQSClient
 
 MAX_BACKOFF_S = 300
+# The queues' maxReceiveCount (template.yaml).
+MAX_RECEIVES = 5
 
 
 class QueueProcessor(BatchProcessor):
-    """Powertools' batch processor for SQS; a failed record is logged and reported, never raised for the batch."""
+    """Powertools' batch processor for SQS; a failed record is logged and reported, never raised for the batch.
 
-    def __init__(self) -> None:
+    With a client, a message that fails for the last time is handed to the failure inbox together with its error:
+    SQS's own redrive, which still catches what ends without a word, moves the message but can't say why.
+    """
+
+    def __init__(self, sqs: "SQSClient | None" = None) -> None:
         super().__init__(EventType.SQS, raise_on_entire_batch_failure=False)
+        self._sqs = sqs
 
     def failure_handler(self, record: Any, exception: Any) -> "FailureResponse":
         """Log why a record failed; Powertools itself keeps it to DEBUG."""
         logger.error("message failed", exc_info=exception[1], extra={"message_id": record.message_id})
+        if self._sqs and int(record.raw_event["attributes"]["ApproximateReceiveCount"]) >= MAX_RECEIVES:
+            try:
+                self._sqs.send_message(
+                    QueueUrl=os.environ["FAILURES_QUEUE_URL"], MessageBody=_report(record.raw_event, exception[1])
+                )
+            except Exception:
+                logger.exception("the message couldn't be handed to the failure inbox; SQS will move it")
+            else:
+                return self.success_handler(record, None)
         return super().failure_handler(record, exception)
+
+
+def _report(record: dict[str, Any], error: BaseException) -> str:
+    """A message and why it failed, as failure_messages.py reads it."""
+    report = {
+        "kind": "PoisonMessage",
+        "queueArn": record["eventSourceARN"],
+        "messageId": record["messageId"],
+        "receives": int(record["attributes"]["ApproximateReceiveCount"]),
+        "error": f"{type(error).__name__}: {error}",
+        "stackTrace": traceback.format_tb(error.__traceback__),
+        "body": record["body"],
+    }
+    return msgspec.json.encode(report).decode()
 
 
 def back_off(sqs: "SQSClient", queue_url: str, event: dict[str, Any], answer: "PartialItemFailureResponse") -> None:

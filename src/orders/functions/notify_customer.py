@@ -32,7 +32,7 @@ TEXTS = {
 _sqs = client("sqs")
 _queue_url = os.environ["NOTIFICATIONS_QUEUE_URL"]
 _mailer: Mailer = SimulatedMailer()
-_processor = QueueProcessor()
+_processor = QueueProcessor(_sqs)
 # A mail can't be called back and the mail service keeps no key, so the event id is remembered for a week.
 _persistence = DynamoDBPersistenceLayer(table_name=os.environ["IDEMPOTENCY_TABLE"], boto3_client=client("dynamodb"))
 _idempotency = IdempotencyConfig(event_key_jmespath="eventId", expires_after_seconds=7 * 24 * 3600)

@@ -25,7 +25,7 @@ _sqs = client("sqs")
 _workflows = client("stepfunctions")
 _warehouse: Warehouse = SimulatedWarehouse(client("dynamodb"))
 _queue_url = os.environ["FULFILMENT_QUEUE_URL"]
-_processor = QueueProcessor()
+_processor = QueueProcessor(_sqs)
 
 
 class ShippingOrder(Struct, rename="camel"):
