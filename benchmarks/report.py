@@ -1,5 +1,6 @@
 """What the benchmarks share: a table on stdout, the same figures as JSON in .local/bench/."""
 
+# ruff: noqa: T201 - what a benchmark finds goes to stdout
 from __future__ import annotations
 
 import json

@@ -8,6 +8,7 @@ is counted, and at the client's `put_item`, so that only the code in front of th
 `python -m benchmarks.warm --profile` shows where the time of our handler goes.
 """
 
+# ruff: noqa: T201 - what a benchmark finds goes to stdout
 from __future__ import annotations
 
 import argparse
@@ -26,7 +27,11 @@ from types import SimpleNamespace
 from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parent.parent
-HANDLERS = {"ours": "orders.functions.accept_order", "reference": "benchmarks.warm_references.handler"}
+HANDLERS = {
+    "ours": "orders.functions.accept_order",
+    "reference": "benchmarks.warm_references.handler",
+    "floor": "benchmarks.warm_references.floor",
+}
 STUBS = {"http": "AWS stubbed at before-send", "client": "client stubbed"}
 GOALS = {"http": 1000, "client": 220}
 GOAL_RATIO = 0.75
@@ -157,12 +162,12 @@ def work(handler: str, stub: str, lines: IO[str], profile: int) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where the function's log goes
     module = importlib.import_module(HANDLERS[handler])
-    table = getattr(module, "_orders", None)
-    client = table._client if table is not None else module.dynamodb
-    if stub == "http":
-        stub_http(client)
-    else:
-        client.put_item = lambda **_: {}
+    if handler != "floor":
+        client = module._orders._client if handler == "ours" else module.dynamodb
+        if stub == "http":
+            stub_http(client)
+        else:
+            client.put_item = lambda **_: {}
     handle, trigger, where = module.handler, event(), context()
     if handle(trigger, where)["statusCode"] != 202:
         raise SystemExit(f"{handler}: the order was not accepted")
@@ -212,7 +217,8 @@ class Worker:
 
 def measure(rounds: int, calls: int, sampled: bool) -> dict[str, Any]:
     """Measure every handler with every stub, in turn; medians over `rounds` blocks of `calls` events."""
-    workers = {(handler, stub): Worker(handler, stub, sampled) for stub in STUBS for handler in HANDLERS}
+    workers = {(handler, stub): Worker(handler, stub, sampled) for stub in STUBS for handler in ("ours", "reference")}
+    workers["floor", "client"] = Worker("floor", "client", sampled)
     try:
         for worker in workers.values():
             worker.run(100)
@@ -234,6 +240,7 @@ def measure(rounds: int, calls: int, sampled: bool) -> dict[str, Any]:
             "ratio": round(statistics.median(a / b for a, b in zip(ours, reference, strict=True)), 3),
             "goalUs": GOALS[stub],
         }
+    figures["floorUs"] = round(statistics.median(workers["floor", "client"].block_us), 1)
     figures["goalRatio"] = GOAL_RATIO
     return figures
 
@@ -269,6 +276,10 @@ def main() -> None:
         ]
         for name in measured
         for stub in STUBS
+    ]
+    rows += [
+        [f"Logger, Tracer and Metrics alone, trace {words}", measured[name]["floorUs"], "", "", "", ""]
+        for name, words in (("sampled", "sampled"), ("notSampled", "not sampled"))
     ]
     report.table(
         "CPU of an accepted order, warm (microseconds, median of blocks)",

@@ -70,22 +70,15 @@ def check(request):
     """What is wrong with a request, or None."""
     if not isinstance(request, dict):
         return "not an object"
-    if not isinstance(request.get("currency"), str) or len(request["currency"]) != 3:
-        return "currency"
+    for field in ("currency", "paymentMethod"):
+        if not isinstance(request.get(field), str) or not request[field]:
+            return field
     lines = request.get("lines")
     if not isinstance(lines, list) or not 1 <= len(lines) <= 100:
         return "lines"
     for line in lines:
-        if not isinstance(line.get("sku"), str) or not isinstance(line.get("quantity"), int):
+        if not isinstance(line.get("sku"), str) or not 1 <= int(line.get("quantity", 0)) <= 999:
             return "line"
-        if not 1 <= line["quantity"] <= 999:
-            return "quantity"
-    address = request.get("shippingAddress")
-    if not isinstance(address, dict):
-        return "shippingAddress"
-    for field in ("name", "line1", "city", "postalCode", "country"):
-        if not isinstance(address.get(field), str) or not address[field]:
-            return field
-    if not isinstance(request.get("paymentMethod"), str):
-        return "paymentMethod"
-    return None
+    address = request.get("shippingAddress") or {}
+    missing = [field for field in ("name", "line1", "city", "postalCode", "country") if not address.get(field)]
+    return missing[0] if missing else None

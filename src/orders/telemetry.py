@@ -1,10 +1,17 @@
 """Logger, Tracer and Metrics, set up once for every function."""
 
 import warnings
+from typing import Any
 
+import msgspec
 from aws_lambda_powertools import Logger, Metrics, Tracer
 
-logger = Logger()
+
+def _to_json(record: dict[str, Any]) -> str:
+    return msgspec.json.encode(record, enc_hook=str).decode()
+
+
+logger = Logger(json_serializer=_to_json, json_deserializer=msgspec.json.decode)
 metrics = Metrics()
 # An invocation that counts nothing is nothing to warn of.
 warnings.filterwarnings("ignore", "No application metrics to publish")
