@@ -143,7 +143,7 @@ def stub_http(client: Any) -> None:
         def stream(self, **_: Any) -> Any:
             yield b"{}"
 
-    headers = {
+    headers: Any = {
         "Server": "Server",
         "Content-Type": "application/x-amz-json-1.0",
         "Content-Length": "2",

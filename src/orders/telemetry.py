@@ -11,7 +11,8 @@ def _to_json(record: dict[str, Any]) -> str:
     return msgspec.json.encode(record, enc_hook=str).decode()
 
 
-logger = Logger(json_serializer=_to_json, json_deserializer=msgspec.json.decode)
+# Powertools annotates its deserializer as it does a serializer.
+logger = Logger(json_serializer=_to_json, json_deserializer=msgspec.json.decode)  # type: ignore[arg-type]
 metrics = Metrics()
 # An invocation that counts nothing is nothing to warn of.
 warnings.filterwarnings("ignore", "No application metrics to publish")
