@@ -46,6 +46,22 @@ TRIMMED = (
     "*.dist-info/[!M]*",
 )
 
+# Stands in for boto3's and botocore's makers of docstrings, whatever class of theirs is asked for.
+NO_DOCSTRINGS = """
+class NoDocstring(str):
+    def __new__(cls, *args, **kwargs):
+        return super().__new__(cls)
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+
+def __getattr__(name):
+    if name.endswith("Docstring"):
+        return NoDocstring
+    raise AttributeError(name)
+"""
+
 # manylinux2014 wheels run on both base systems of Lambda's Python runtimes, Amazon Linux 2 and 2023.
 PLATFORMS = {"x86_64": "x86_64-manylinux2014", "arm64": "aarch64-manylinux2014", "native": None}
 RUNTIMES = ("python3.11", "python3.12", "python3.13")
@@ -100,9 +116,7 @@ def build(artifact: Path, runtime: str, architecture: str) -> None:
     target = f"{runtime} {architecture} {platform} {bool(interpreter)}".encode()
     key = [target, Path(__file__).read_bytes(), REQUIREMENTS.read_bytes()]
     sources = [path for path in files(SOURCE / "orders") if path.suffix != ".pyc"]
-    source_key = [
-        part for path in sources for part in (str(path.relative_to(SOURCE)).encode(), path.read_bytes())
-    ]
+    source_key = [part for path in sources for part in (str(path.relative_to(SOURCE)).encode(), path.read_bytes())]
     with (
         cached("dependencies", key, fill_dependencies) as dependencies,
         cached("application", [*key, *source_key], fill_application) as application,
@@ -259,18 +273,26 @@ def trim(directory: Path) -> None:
         for version in versions[:-1]:
             remove(version)
 
-    # 1.25 MB of JSON is parsed for a process's first client; ours need a few lines of it.
-    models = {name: list(data.glob(f"{name}/*/service-2.json.gz")) for name in AWS_SERVICES}
-    if unknown := [name for name, found in models.items() if not found]:
-        raise BuildError(f"botocore has no service {', '.join(unknown)}: see AWS_SERVICES.")
-    prefixes = {
-        json.loads(gzip.decompress(found[0].read_bytes()))["metadata"]["endpointPrefix"]
-        for found in models.values()
-    }
+    # All that is below is parsed at a cold start; four fifths of it are documentation and other services' endpoints.
+    prefixes = set()
+    for name in AWS_SERVICES:
+        if not (found := list(data.glob(f"{name}/*/service-2.json.gz"))):
+            raise BuildError(f"botocore has no service {name}: see AWS_SERVICES.")
+        model = json.loads(gzip.decompress(found[0].read_bytes()))
+        prefixes.add(model["metadata"]["endpointPrefix"])
+        found[0].write_bytes(gzip.compress(to_json(without_documentation(model)), mtime=0))
     endpoints = json.loads((data / "endpoints.json").read_bytes())
     for partition in endpoints["partitions"]:
         partition["services"] = {k: v for k, v in partition["services"].items() if k in prefixes}
-    (data / "endpoints.json").write_text(json.dumps(endpoints, separators=(",", ":")))
+    (data / "endpoints.json").write_bytes(to_json(endpoints))
+
+    # Without documentation there are no docstrings to make; importing what makes them is a tenth of a cold start.
+    for package in ("botocore", "boto3"):
+        for path in (directory / package / "docs").iterdir():
+            if path.name != "utils.py":
+                remove(path)
+        (directory / package / "docs" / "__init__.py").write_text("")
+        (directory / package / "docs" / "docstring.py").write_text(NO_DOCSTRINGS)
 
     # A client for a trimmed service fails with this message: it should say why, and what to do.
     exceptions, placeholder = directory / "botocore" / "exceptions.py", '"{known_service_names}"'
@@ -279,6 +301,19 @@ def trim(directory: Path) -> None:
         raise BuildError("botocore words its UnknownServiceError differently now: adapt trim().")
     advice = ". The others were trimmed at build: see AWS_SERVICES in src/build_artifact.py"
     exceptions.write_text(text.replace(placeholder, f'{placeholder[:-1]}{advice}"'))
+
+
+def without_documentation(model: Any) -> Any:
+    """A service model, or a part of one, without its texts; a member may be named `documentation`, that one stays."""
+    if isinstance(model, dict):
+        texts = [key for key, value in model.items() if key == "documentation" and isinstance(value, str)]
+        return {key: without_documentation(value) for key, value in model.items() if key not in texts}
+    return [without_documentation(part) for part in model] if isinstance(model, list) else model
+
+
+def to_json(content: Any) -> bytes:
+    """Compact JSON."""
+    return json.dumps(content, separators=(",", ":")).encode()
 
 
 def refuse_trimmed(package: Path, dependencies: Path) -> None:
@@ -306,9 +341,7 @@ def compile_bytecode(directory: Path, interpreter: str | None) -> None:
     if interpreter:
         options = ["-q", "--invalidation-mode", "unchecked-hash", "-s", str(directory), "-p", "/var/task"]
         environment = {**os.environ, "PYTHONHASHSEED": "0"}
-        subprocess.run(
-            [interpreter, "-m", "compileall", *options, str(directory)], env=environment, check=True
-        )
+        subprocess.run([interpreter, "-m", "compileall", *options, str(directory)], env=environment, check=True)
 
 
 def write_manifest(directory: Path, runtime: str, architecture: str, *, bytecode: bool) -> None:
@@ -319,9 +352,7 @@ def write_manifest(directory: Path, runtime: str, architecture: str, *, bytecode
         "architecture": architecture,
         "bytecode": bytecode,
         "awsServices": AWS_SERVICES,
-        "packages": {
-            name.replace("_", "-"): version for name, _, version in (n.partition("-") for n in names)
-        },
+        "packages": {name.replace("_", "-"): version for name, _, version in (n.partition("-") for n in names)},
     }
     (directory / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
@@ -368,9 +399,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("artifact", type=Path, help="the directory to fill, or with --report to look at")
-    parser.add_argument(
-        "--report", action="store_true", help="show what is in an artifact instead of building"
-    )
+    parser.add_argument("--report", action="store_true", help="show what is in an artifact instead of building")
     parser.add_argument("--json", action="store_true", help="with --report: as JSON, sizes in bytes")
     options = parser.parse_args(arguments)
     runtime = os.environ.get("LAMBDA_RUNTIME") or "python3.13"

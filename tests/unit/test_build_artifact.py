@@ -33,10 +33,10 @@ def digests(directory: Path) -> dict[str, str]:
     }
 
 
-def make(artifact: Path, cache: Path) -> subprocess.CompletedProcess[str]:
+def make(source: Path, artifact: Path, cache: Path) -> subprocess.CompletedProcess[str]:
     """Runs what SAM runs: another working directory, its own ARTIFACTS_DIR, a target named like the function."""
     return subprocess.run(
-        ["make", "--makefile", str(SOURCE / "Makefile"), "build-AcceptOrderFunction"],
+        ["make", "--makefile", str(source / "Makefile"), "build-AcceptOrderFunction"],
         cwd=cache,
         env={
             **os.environ,
@@ -75,9 +75,17 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources, which somebody may be editing."""
+    directory = tmp_path_factory.mktemp("source") / "src"
+    shutil.copytree(SOURCE, directory, ignore=shutil.ignore_patterns("__pycache__"))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory, source: Path, cache: Path) -> Path:
     directory = tmp_path_factory.mktemp("sam") / "AcceptOrderFunction"
-    make(directory, cache)
+    make(source, directory, cache)
     return directory
 
 
@@ -180,9 +188,9 @@ def test_native_code_is_for_the_target_whatever_machine_builds(
         assert int.from_bytes(path.read_bytes()[18:20], "little") == ELF_MACHINES[architecture]
 
 
-def test_the_same_input_gives_the_same_bytes(artifact: Path, tmp_path: Path) -> None:
+def test_the_same_input_gives_the_same_bytes(source: Path, artifact: Path, tmp_path: Path) -> None:
     # WHEN everything is built once more from nothing
-    make(tmp_path / "again", tmp_path)
+    make(source, tmp_path / "again", tmp_path)
     # THEN
     assert digests(tmp_path / "again") == digests(artifact)
 
@@ -199,17 +207,36 @@ def test_the_report_adds_up_and_names_versions(artifact: Path, capsys: pytest.Ca
     assert contents["runtime"] == RUNTIME
 
 
+def test_boto3s_resources_work_without_the_makers_of_docstrings(artifact: Path) -> None:
+    # GIVEN what is not there
+    code = 'import boto3\nprint(repr(boto3.resource("dynamodb").Table("orders").put_item.__doc__))'
+    # WHEN
+    done = run_in(artifact, code)
+    # THEN
+    assert done.stdout == "''\n", done.stderr
+
+
+def test_a_model_loses_its_texts_and_no_member() -> None:
+    # GIVEN a structure with a member that is called documentation
+    members = {"documentation": {"shape": "String", "documentation": "What it says."}}
+    model = {"shapes": {"Page": {"type": "structure", "members": members, "documentation": "A page."}}}
+    # WHEN
+    slim = build_artifact.without_documentation(model)
+    # THEN
+    assert slim == {"shapes": {"Page": {"type": "structure", "members": {"documentation": {"shape": "String"}}}}}
+
+
 # Building again, half-way, without permission
 
 
-def test_building_again_replaces_what_was_there(artifact: Path, cache: Path, tmp_path: Path) -> None:
+def test_building_again_replaces_what_was_there(source: Path, artifact: Path, cache: Path, tmp_path: Path) -> None:
     # GIVEN a build that died half-way: it has the manifest, lacks a package, and has a file of an older version
     half = tmp_path / "half"
     shutil.copytree(artifact, half)
     shutil.rmtree(half / "boto3")
     (half / "gone.py").write_text("")
     # WHEN
-    make(half, cache)
+    make(source, half, cache)
     # THEN
     assert digests(half) == digests(artifact)
 
