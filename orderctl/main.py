@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from typer.core import TyperGroup
 
-from orderctl import console, interrupts, orders
+from orderctl import console, failures, interrupts, orders
 from orderctl.cloud import DEFAULT_NAME, LOCAL, ROOT, Cloud
 from orderctl.exits import EXIT_CODES_HELP, Exit, Interrupted, Stop
 from orderctl.options import Json, Name, Password, Port, Profile, Region, Stack, Username, examples
@@ -198,6 +198,8 @@ def demo(
     if not demonstration.run(target.choose(stack, name, profile, region), username, password, as_json):
         raise SystemExit(int(Exit.NOT_AS_EXPECTED))
 
+
+app.add_typer(failures.app, name="failures")
 
 if __name__ == "__main__":
     app()

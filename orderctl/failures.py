@@ -1,0 +1,315 @@
+"""The commands on the failure inbox: failures list, show, redrive, discard."""
+
+from __future__ import annotations
+
+import getpass
+import re
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orderctl import console
+from orderctl.cloud import DEFAULT_NAME
+from orderctl.exits import Exit, Stop
+from orderctl.options import Json, Name, Profile, Region, Stack, examples
+
+if TYPE_CHECKING:
+    from orderctl.failures_redrive import Run
+    from orders.failures import FailureRecord
+    from orders.failures_table import FailuresTable
+
+app = typer.Typer(
+    help="See what failed for technical reasons, and send it on its way again.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+Status = Annotated[
+    str | None,
+    typer.Option(help="NEW, REDRIVEN, RESOLVED, DISCARDED or ALL (default: NEW and REDRIVEN)."),
+]
+Component = Annotated[
+    str | None, typer.Option(help="Where it failed: a function, queue, state …; part of the name is enough.")
+]
+Error = Annotated[str | None, typer.Option(help="The error's name; part of it is enough.")]
+Order = Annotated[str | None, typer.Option("--order", help="The order's id.")]
+OlderThan = Annotated[str | None, typer.Option(help="First seen longer ago than this: 45s, 30m, 2h, 7d.")]
+NewerThan = Annotated[str | None, typer.Option(help="Last seen within this time: 45s, 30m, 2h, 7d.")]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Failure ids.")]
+
+UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+OPEN = ("NEW", "REDRIVEN")
+
+
+@app.command(
+    "list",
+    epilog=examples(
+        "orderctl failures list",
+        "orderctl failures list --component IssueReceipt --newer-than 2h",
+        "orderctl failures list --status ALL --order 6f1c… --json",
+    ),
+)
+def list_failures(
+    *,
+    status: Status = None,
+    component: Component = None,
+    error: Error = None,
+    order: Order = None,
+    older_than: OlderThan = None,
+    newer_than: NewerThan = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many to read at most.")] = 1000,
+    stack: Stack = None,
+    profile: Profile = None,
+    region: Region = None,
+    name: Name = DEFAULT_NAME,
+    as_json: Json = False,
+) -> None:
+    """List failures, grouped by cause, last seen first."""
+    from orderctl import failures_redrive, failures_show, target  # noqa: PLC0415
+
+    there = target.choose(stack, name, profile, region)
+    chosen = _matching(
+        failures_redrive.open_table(there),
+        statuses=_statuses(status),
+        component=component,
+        error=error,
+        order=order,
+        older_than=older_than,
+        newer_than=newer_than,
+    )
+    found = list(islice(chosen, limit))
+    if as_json:
+        console.emit_json(
+            {"groups": failures_show.groups(found), "failures": [failures_show.summary(record) for record in found]}
+        )
+    elif found:
+        failures_show.show_list(found)
+        if len(found) == limit:
+            console.say(f"These are the first {limit}; see more with --limit.")
+    else:
+        console.out.print("No failures match." if any((status, component, error, order)) else "Nothing is stuck.")
+
+
+@app.command("show", epilog=examples("orderctl failures show 3f0c…", "orderctl failures show 3f0c… --json"))
+def show_failure(
+    failure_id: Annotated[str, typer.Argument(metavar="ID", help="The failure's id.")],
+    *,
+    stack: Stack = None,
+    profile: Profile = None,
+    region: Region = None,
+    name: Name = DEFAULT_NAME,
+    as_json: Json = False,
+) -> None:
+    """Show one failure: where, what, the whole payload, how to redrive it, and what was done about it."""
+    import msgspec  # noqa: PLC0415
+
+    from orderctl import failures_redrive, failures_show, target  # noqa: PLC0415
+
+    there = target.choose(stack, name, profile, region)
+    table = failures_redrive.open_table(there)
+    record = _existing(table, failure_id)
+    record.payload = table.payload_of(record)
+    if as_json:
+        console.emit_json({**msgspec.to_builtins(record), "redriveSays": failures_redrive.describe(record)})
+    else:
+        failures_show.show(record, failures_redrive.describe(record))
+
+
+@app.command(
+    "redrive",
+    epilog=examples(
+        "orderctl failures redrive 3f0c… 9ab2…",
+        "orderctl failures redrive --error PaymentProviderError --dry-run",
+        "orderctl failures redrive --component IssueReceipt --rate 50 --stack orders-prod",
+    ),
+)
+def redrive(
+    failure_ids: Ids = None,
+    *,
+    component: Component = None,
+    error: Error = None,
+    order: Order = None,
+    older_than: OlderThan = None,
+    newer_than: NewerThan = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every NEW failure.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent where.")] = False,
+    rate: Annotated[float, typer.Option(min=0.1, max=1000, help="At most so many a second.")] = 10,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also what was redriven before and hasn't come back.")
+    ] = False,
+    stack: Stack = None,
+    profile: Profile = None,
+    region: Region = None,
+    name: Name = DEFAULT_NAME,
+    as_json: Json = False,
+) -> None:
+    """Send failures' payloads to where they were going; those given, or the NEW ones that match.
+
+    Stops when more than a fifth of them can't be sent or fail again. Redriving twice, or what has meanwhile
+    succeeded, has no second effect. Exit 0: all sent or already done; 4: something was refused, such as an unknown
+    id; 5: something failed, or the redrive stopped.
+    """
+    from orderctl import failures_redrive, failures_show, target  # noqa: PLC0415
+
+    if bool(failure_ids) == any((component, error, order, older_than, newer_than, everything)):
+        raise Stop(
+            Exit.USAGE,
+            "Name either failures by id or a choice of them, such as --error or --component.",
+            "Every NEW failure is meant by --all.",
+        )
+    there = target.choose(stack, name, profile, region)
+    table = failures_redrive.open_table(there)
+    ids = failure_ids or [
+        record.failure_id
+        for record in _matching(
+            table,
+            statuses=OPEN,
+            component=component,
+            error=error,
+            order=order,
+            older_than=older_than,
+            newer_than=newer_than,
+        )
+        if record.status == "NEW" or again or record.sent_at is None
+    ]
+    if dry_run:
+        _say_what_would_be_sent([_existing(table, each) for each in ids], as_json)
+        return
+    with console.step(f"Redriving {len(ids)} failures, at most {rate:g} a second") as note:
+        run = failures_redrive.redrive_many(
+            there,
+            ids,
+            getpass.getuser(),
+            rate=rate,
+            again=again,
+            progress=lambda run: note(
+                f"{len(run.outcomes)} of {len(ids)}: {run.count('failed')} failed, {run.came_back} came back"
+            ),
+        )
+    if as_json:
+        console.emit_json(failures_show.run_as_json(run))
+    else:
+        failures_show.show_run(run, len(ids))
+    _end(run)
+
+
+def _end(run: Run) -> None:
+    if run.stopped or run.count("failed"):
+        raise SystemExit(int(Exit.NOT_AS_EXPECTED))
+    if run.count("refused"):
+        raise SystemExit(int(Exit.REFUSED))
+
+
+def _say_what_would_be_sent(records: list[FailureRecord], as_json: bool) -> None:
+    from orderctl import failures_redrive, failures_show  # noqa: PLC0415
+
+    plans = [(record, failures_redrive.describe(record)) for record in records]
+    if as_json:
+        console.emit_json(
+            [{"failureId": record.failure_id, "status": record.status, "would": plan} for record, plan in plans]
+        )
+    else:
+        failures_show.show_plans(plans)
+
+
+@app.command(
+    "discard",
+    epilog=examples('orderctl failures discard 3f0c… --reason "test data"'),
+)
+def discard(
+    failure_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Failure ids.")],
+    *,
+    reason: Annotated[str, typer.Option(help="Why nothing shall be done about it; kept in the history.")],
+    stack: Stack = None,
+    profile: Profile = None,
+    region: Region = None,
+    name: Name = DEFAULT_NAME,
+    as_json: Json = False,
+) -> None:
+    """Give failures up. A stuck order is undone: what was charged is refunded, what was reserved goes back on sale.
+
+    If its parcel has left already, the order is completed instead.
+    """
+    from orderctl import failures_redrive, target  # noqa: PLC0415
+
+    if not reason.strip():
+        raise Stop(Exit.USAGE, "The reason is empty.", 'Say why: --reason "…"')
+    there = target.choose(stack, name, profile, region)
+    table = failures_redrive.open_table(there)
+    outcomes = [failures_redrive.discard_one(there, table, each, getpass.getuser(), reason) for each in failure_ids]
+    if as_json:
+        console.emit_json([vars(outcome) for outcome in outcomes])
+    for outcome in outcomes:
+        if outcome.result != "discarded":
+            console.complain(f"{outcome.failure_id}: {outcome.detail}.")
+        elif not as_json:
+            console.out.print(f"{outcome.failure_id} discarded: {outcome.detail}", markup=False)
+    results = {outcome.result for outcome in outcomes}
+    if results != {"discarded"}:
+        raise SystemExit(int(Exit.NOT_AS_EXPECTED if "failed" in results else Exit.REFUSED))
+
+
+def _existing(table: FailuresTable, failure_id: str) -> FailureRecord:
+    record = table.get(failure_id) if failure_id else None
+    if record is None:
+        raise Stop(
+            Exit.REFUSED,
+            f"There is no failure {failure_id!r}.",
+            "List them with: orderctl failures list --status ALL",
+        )
+    return record
+
+
+def _statuses(word: str | None) -> tuple[str, ...]:
+    from orders.failures import Status as Known  # noqa: PLC0415
+
+    every = tuple(status.value for status in Known)
+    if word is None:
+        return OPEN
+    if word.upper() == "ALL":
+        return every
+    if word.upper() not in every:
+        raise Stop(Exit.USAGE, f"{word!r} is no status of a failure.", f"Known: {', '.join(every)}, ALL.")
+    return (word.upper(),)
+
+
+def seconds(text: str) -> int:
+    """Return a duration such as "30m" in seconds; Stop(USAGE) if it isn't one."""
+    parts = re.fullmatch(r"(\d{1,6})([smhd])", text)
+    if parts is None:
+        raise Stop(Exit.USAGE, f"{text!r} is no duration.", "Write a number and s, m, h or d: 45s, 30m, 2h, 7d.")
+    return int(parts[1]) * UNITS_S[parts[2]]
+
+
+def _matching(
+    table: FailuresTable,
+    *,
+    statuses: tuple[str, ...],
+    component: str | None,
+    error: str | None,
+    order: str | None,
+    older_than: str | None,
+    newer_than: str | None,
+) -> Iterator[FailureRecord]:
+    """Yield the failures that match, last seen first within each status."""
+    from orders.failures import Status as Known  # noqa: PLC0415
+    from orders.failures_table import timestamp_before  # noqa: PLC0415
+
+    since = timestamp_before(seconds(newer_than)) if newer_than else "0"
+    until = timestamp_before(seconds(older_than)) if older_than else "9"
+    candidates: Iterator[FailureRecord] = (
+        iter(table.of_order(order))
+        if order
+        else (record for status in statuses for record in table.with_status(Known(status), since=since))
+    )
+    for record in candidates:
+        if (
+            record.status in statuses
+            and record.last_seen_at >= since
+            and record.first_seen_at <= until
+            and (component or "").lower() in record.component.lower()
+            and (error or "").lower() in record.error_name.lower()
+        ):
+            yield record

@@ -1,0 +1,341 @@
+"""Sending what failed on its way again: where each payload goes, and how many at once.
+
+A failure is claimed in the table before its payload is sent and confirmed afterwards, so of two operators who
+redrive the same failure one sends it. Who dies in between leaves an unconfirmed claim, which may be taken over
+after `failures.CLAIM_LEASE_S`; what is sent twice that way is harmless, because every consumer is idempotent and
+executions are named after the redrive.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from orderctl import records
+from orderctl.target import Target
+from orders.failures import Action, FailureRecord, NotAllowed, Status, execution_name
+from orders.failures_table import Contended, FailuresTable
+from orders.model import TERMINAL, timestamp
+
+WORKERS = 8
+# A redrive stops when of at least so many payloads more than this share failed, at once or once more.
+LEAST_BEFORE_STOP = 10
+TOLERATED_SHARE = 0.2
+CHECK_EVERY_S = 3.0
+
+
+class CannotSend(Exception):  # noqa: N818
+    """The payload can't be sent; the message says why."""
+
+
+def open_table(there: Target) -> FailuresTable:
+    """Return the stack's failure inbox."""
+    return FailuresTable(
+        there.client("dynamodb"),
+        there.client("s3"),
+        there.output("FailuresTable"),
+        there.output("FailedPayloadsBucket"),
+    )
+
+
+def describe(record: FailureRecord) -> str:
+    """Return in words what a redrive of this failure does."""
+    name = record.redrive.to.rpartition(":")[2]
+    match record.redrive.action:
+        case Action.SEND:
+            return f"send the message to the queue {name}"
+        case Action.INVOKE:
+            return f"invoke the function {name} with the event"
+        case Action.DELIVER:
+            return f"deliver the event to {name}, with the input that its rule gives it"
+        case Action.PUBLISH:
+            return "publish the order's event, from the stream's record or the table if that was repaired"
+        case Action.RESUME:
+            return f"start the workflow {name} where order {record.order_id} stands"
+    return "nothing: nobody knows where this was going"
+
+
+def send(there: Target, record: FailureRecord, payload: str) -> tuple[str, bool]:
+    """Send a claimed failure's payload to where it was going.
+
+    Returns what was done, and whether that alone settles the failure. Raises CannotSend, and what AWS refuses
+    (botocore ClientError).
+    """
+    if record.payload_encoding == "base64":
+        raise CannotSend("the payload is no valid text, so it can't be sent; look at it with `failures show`")
+    to = record.redrive.to
+    match record.redrive.action:
+        case Action.SEND:
+            return _send_message(there, to, payload), False
+        case Action.INVOKE:
+            return _invoke(there, to, payload), False
+        case Action.DELIVER:
+            return _deliver(there, record, payload), False
+        case Action.PUBLISH:
+            return _publish(there, payload), True
+        case Action.RESUME:
+            return _resume(there, record, payload)
+    raise CannotSend(record.note or "nobody knows where this was going: act on the payload by hand, then discard it")
+
+
+def _send_message(there: Target, queue_arn: str, body: str) -> str:
+    _, _, _, _, account, name = queue_arn.split(":")
+    sqs = there.client("sqs")
+    url = sqs.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)["QueueUrl"]
+    message_id = sqs.send_message(QueueUrl=url, MessageBody=body)["MessageId"]
+    return f"sent to queue {name} as message {message_id}"
+
+
+def _invoke(there: Target, function_arn: str, payload: str) -> str:
+    there.client("lambda").invoke(FunctionName=function_arn, InvocationType="Event", Payload=payload.encode())
+    return f"invoked {function_arn.rpartition(':')[2]}"
+
+
+def _deliver(there: Target, record: FailureRecord, event: str) -> str:
+    """Do what the rule would have done: its dead letter holds the event before the rule's input settings."""
+    arn = record.redrive.to
+    given = _input_of(there, record, event)
+    match arn.split(":")[2]:
+        case "sqs":
+            return _send_message(there, arn, given)
+        case "lambda":
+            return _invoke(there, arn, given)
+        case "states":
+            return _start(there, arn, execution_name(record, "again"), given)
+    raise CannotSend(f"orderctl can't deliver to a target such as {arn}")
+
+
+def _input_of(there: Target, record: FailureRecord, event: str) -> str:
+    """Return the target's input as the rule makes it; raises CannotSend if the rule is gone or uses a template."""
+    bus_and_name = record.redrive.rule.partition(":rule/")[2]
+    bus, _, name = bus_and_name.rpartition("/")
+    request = {"Rule": name, **({"EventBusName": bus} if bus else {})}
+    events = there.client("events")
+    try:
+        targets = events.list_targets_by_rule(**request)["Targets"]
+    except events.exceptions.ResourceNotFoundException:
+        raise CannotSend(f"the rule {name} is gone: what it would have sent isn't known") from None
+    target: dict[str, Any] = next((each for each in targets if each["Arn"] == record.redrive.to), {})
+    if "InputTransformer" in target:
+        raise CannotSend(f"the rule {name} transforms its input, which orderctl can't repeat; use `orderctl replay`")
+    if "Input" in target:
+        return str(target["Input"])
+    value: Any = json.loads(event)
+    for part in target.get("InputPath", "$").split(".")[1:]:
+        value = value[part]
+    return event if target.get("InputPath", "$") == "$" else json.dumps(value)
+
+
+def _publish(there: Target, payload: str) -> str:
+    """Run publish_events on the record; if the item still has the record's version, on the item as it is now."""
+    record = json.loads(payload)
+    change = record["dynamodb"]
+    now = there.client("dynamodb").get_item(
+        TableName=there.output("OrdersTable"), Key=change["Keys"], ConsistentRead=True
+    )
+    if "Item" not in now:
+        raise CannotSend("the order is no longer in the table")
+    if change.get("NewImage", {}).get("version") in (None, now["Item"].get("version")):
+        record["dynamodb"] = {**change, "NewImage": now["Item"]}
+    answer = there.client("lambda").invoke(
+        FunctionName=there.output("PublishEventsFunction"), Payload=json.dumps({"Records": [record]}).encode()
+    )
+    said = answer["Payload"].read().decode()
+    if answer.get("FunctionError"):
+        raise CannotSend(f"publish_events failed: {said[:300]}")
+    if json.loads(said)["batchItemFailures"]:
+        raise CannotSend("the bus did not take the event")
+    return "published by publish_events"
+
+
+def _resume(there: Target, record: FailureRecord, payload: str) -> tuple[str, bool]:
+    ended = ended_as(there, record)
+    if ended:
+        return f"nothing to do: the order is {ended}", True
+    name = execution_name(record, "resume")
+    return _start(there, record.redrive.to, name, workflow_input(record, payload, "resume")), False
+
+
+def undo(there: Target, record: FailureRecord, payload: str) -> str:
+    """Start the workflow that undoes a stuck order; returns what was done, "" if the order has ended already."""
+    if ended_as(there, record):
+        return ""
+    name = execution_name(record, "undo")
+    return _start(there, record.redrive.to, name, workflow_input(record, payload, "undo"))
+
+
+def ended_as(there: Target, record: FailureRecord) -> str:
+    """Return the status of the failure's order if it has ended, else ""."""
+    order = records.find_order(there, record.order_id) if record.order_id else None
+    return str(order["status"]) if order and order["status"] in TERMINAL else ""
+
+
+def workflow_input(record: FailureRecord, payload: str, path: str) -> str:
+    """Return the input of a new execution that goes on from where the order is, or undoes it."""
+    try:
+        given = json.loads(payload)
+    except ValueError:
+        given = None
+    if not isinstance(given, dict) or "data" not in given:
+        if not (record.order_id and record.customer_id):
+            raise CannotSend("neither order nor customer can be found in the execution's input")
+        given = {
+            "metadata": {"correlationId": record.correlation_id or record.order_id},
+            "data": {"orderId": record.order_id, "customerId": record.customer_id},
+        }
+    return json.dumps({**given, "path": path})
+
+
+def _start(there: Target, machine_arn: str, name: str, given: str) -> str:
+    states = there.client("stepfunctions")
+    try:
+        states.start_execution(stateMachineArn=machine_arn, name=name, input=given)
+    except states.exceptions.ExecutionAlreadyExists:
+        return f"execution {name} was started before"
+    return f"started execution {name}"
+
+
+@dataclass
+class Outcome:
+    """What became of one failure: "redriven", "resolved", "refused" (nothing was sent) or "failed"."""
+
+    failure_id: str
+    result: str
+    detail: str
+
+
+def redrive_one(there: Target, table: FailuresTable, failure_id: str, by: str, *, again: bool = False) -> Outcome:
+    """Claim, send, confirm."""
+    try:
+        claim = table.claim(failure_id, by=by, again=again)
+    except (NotAllowed, LookupError, Contended) as error:
+        return Outcome(failure_id, "refused", str(error))
+    try:
+        done, settles = send(there, claim, table.payload_of(claim))
+    except (CannotSend, ClientError, BotoCoreError, ValueError, LookupError, TypeError) as error:
+        table.release(claim, f"{type(error).__name__}: {error}"[:500])
+        return Outcome(failure_id, "failed", str(error))
+    confirmed = table.confirm(claim, done)
+    if settles and confirmed.status is Status.REDRIVEN:
+        table.settle(failure_id, Status.RESOLVED, by=by, reason=done, if_version=confirmed.version)
+        return Outcome(failure_id, "resolved", done)
+    return Outcome(failure_id, "redriven", done)
+
+
+def discard_one(there: Target, table: FailuresTable, failure_id: str, by: str, reason: str) -> Outcome:
+    """Give a NEW failure up; a stuck order's undoing is started first, so that dying in between loses nothing."""
+    record = table.get(failure_id)
+    if record is None:
+        return Outcome(failure_id, "refused", "there is no such failure")
+    if record.status is Status.REDRIVEN:
+        return Outcome(failure_id, "refused", f"it was redriven at {record.claimed_at}: wait for what comes of it")
+    if record.status is not Status.NEW:
+        return Outcome(failure_id, "refused", f"it is {record.status} already")
+    done = ""
+    try:
+        if record.redrive.action is Action.RESUME:
+            done = undo(there, record, table.payload_of(record))
+        settled = table.settle(
+            failure_id,
+            Status.DISCARDED,
+            by=by,
+            reason=f"{reason} ({done})" if done else reason,
+            if_version=record.version,
+        )
+    except (CannotSend, ClientError, NotAllowed, Contended) as error:
+        return Outcome(failure_id, "failed", str(error))
+    if settled.status is not Status.DISCARDED:
+        return Outcome(failure_id, "failed", f"it changed at this moment and is {settled.status}")
+    return Outcome(failure_id, "discarded", done or "nothing needed to be undone")
+
+
+@dataclass
+class Run:
+    """A redrive of many: what became of each, and why it was stopped, if it was."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    came_back: int = 0
+    stopped: str = ""
+
+    def count(self, result: str) -> int:
+        """How many failures ended that way."""
+        return sum(outcome.result == result for outcome in self.outcomes)
+
+
+class Pace:
+    """Lets so many through a second, evenly."""
+
+    def __init__(self, rate: float) -> None:
+        self._interval = 1 / rate
+        self._next = time.monotonic()
+
+    def wait(self) -> None:
+        """Return when the next one may go."""
+        self._next = max(self._next + self._interval, time.monotonic() - 1)
+        time.sleep(max(0.0, self._next - time.monotonic()))
+
+
+def redrive_many(
+    there: Target,
+    failure_ids: Iterable[str],
+    by: str,
+    *,
+    rate: float,
+    again: bool = False,
+    progress: Callable[[Run], None] = lambda _: None,
+) -> Run:
+    """Redrive at most `rate` failures a second; stop when too many fail or come back."""
+    table = open_table(there)
+    for service in ("sqs", "lambda", "stepfunctions", "events"):
+        there.client(service)  # made here: making a client is not thread-safe
+    run = Run()
+    pace = Pace(rate)
+    watch = ComeBacks(table)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        under_way: set[Future[Outcome]] = set()
+        for failure_id in failure_ids:
+            pace.wait()
+            under_way.add(pool.submit(redrive_one, there, table, failure_id, by, again=again))
+            if len(under_way) >= WORKERS:
+                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                run.outcomes += [future.result() for future in done]
+            run.came_back = watch.count({each.failure_id for each in run.outcomes if each.result == "redriven"})
+            run.stopped = _reason_to_stop(run)
+            progress(run)
+            if run.stopped:
+                break
+        run.outcomes += [future.result() for future in under_way]
+    progress(run)
+    return run
+
+
+def _reason_to_stop(run: Run) -> str:
+    tried = len(run.outcomes)
+    failed = run.count("failed")
+    if tried >= LEAST_BEFORE_STOP and failed + run.came_back > tried * TOLERATED_SHARE:
+        return f"of {tried} redriven, {failed} could not be sent and {run.came_back} have failed again"
+    return ""
+
+
+class ComeBacks:
+    """Counts the redriven failures that are NEW again, looking at most every few seconds."""
+
+    def __init__(self, table: FailuresTable) -> None:
+        self._table = table
+        self._since = timestamp()
+        self._checked = time.monotonic()
+        self._last = 0
+
+    def count(self, redriven: set[str]) -> int:
+        """Return how many of these have failed again since the run began."""
+        if time.monotonic() - self._checked >= CHECK_EVERY_S:
+            self._checked = time.monotonic()
+            back = {record.failure_id for record in self._table.with_status(Status.NEW, since=self._since)}
+            self._last = len(back & redriven)
+        return self._last
