@@ -55,3 +55,8 @@ def resource_handlers(resource_type: str) -> dict[str, Callable[..., Any]]:
     if resource_type not in handlers:
         raise MissingInternalError(f"MiniStack does not provision {resource_type} any more.")
     return handlers[resource_type]
+
+
+def is_true(value: Any) -> bool:
+    """Return a template's boolean, which may have become a string on its way through CloudFormation."""
+    return str(value).lower() == "true"

@@ -2,9 +2,11 @@
 
 from localcloud.corrections import (
     apigateway,
+    dynamodb,
     eventbridge,
     lambda_async,
     lambda_environments,
+    lambda_streams,
     sqs,
     stepfunctions,
 )
@@ -14,7 +16,9 @@ from localcloud.settings import Settings
 CORRECTIONS: tuple[Correction, ...] = (
     *lambda_environments.CORRECTIONS,
     *lambda_async.CORRECTIONS,
+    *lambda_streams.CORRECTIONS,
     *sqs.CORRECTIONS,
+    *dynamodb.CORRECTIONS,
     *eventbridge.CORRECTIONS,
     *apigateway.CORRECTIONS,
     *stepfunctions.CORRECTIONS,

@@ -5,8 +5,8 @@ gateway responses, request and response mappings. A proxy integration whose func
 `{"message": "Internal server error"}`; an invocation that Lambda refuses answers 500, one that exceeds the
 integration's 29 s 504. The bodies come from the API's gateway responses.
 
-MiniStack 1.5.33: imports path, method, security and the integration's type and address only, and answers a
-failed function with the function's own error as a string.
+MiniStack 1.5.33: imports path, method, security and the integration's type and address only, answers a failed
+function with the function's own error as a string, and gives an API another id when its document changes.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from typing import Any
 
 from ministack.services import apigateway_v1
 
-from localcloud.patching import Correction, internal, replace
+from localcloud.patching import Correction, internal, replace, resource_handlers
 from localcloud.settings import Settings
 
 ANY_METHOD = "x-amazon-apigateway-any-method"
@@ -28,8 +28,10 @@ INTEGRATION_FIELDS = (
     "passthroughBehavior",
     "credentials",
     "contentHandling",
+    "timeoutInMillis",
 )
 
+API_CONTENTS = ("_resources", "_authorizers_v1", "_models", "_request_validators", "_gateway_responses")
 DEFAULT_TIMEOUT_MS = 29000
 
 JsonObject = dict[str, Any]
@@ -148,6 +150,30 @@ def resource_paths(api_id: str) -> dict[str, str]:
     return {resource_id: resource["path"] for resource_id, resource in resources.items()}
 
 
+def install_update(_: Settings) -> None:
+    """Overwrite an API whose document has changed instead of replacing it, so that its id and URL stay."""
+    handlers = resource_handlers("AWS::ApiGateway::RestApi")
+    create, update = handlers["create"], handlers["update"]
+    contents = [internal(apigateway_v1, name) for name in API_CONTENTS]
+    delete = internal(apigateway_v1, "_delete_rest_api")
+
+    def update_api(
+        physical_id: str, old: JsonObject, new: JsonObject, stack_name: str, logical_id: str | None = None
+    ) -> Any:
+        body = new.get("Body")
+        if isinstance(body, dict) and body != old.get("Body"):
+            imported, _ = create(logical_id or physical_id, new, stack_name)
+            for store in contents:
+                store.pop(physical_id, None)
+                if imported in store:
+                    store[physical_id] = store.pop(imported)
+            delete(imported)
+            old = {**old, "Body": body}
+        return update(physical_id, old, new, stack_name, logical_id)
+
+    handlers["update"] = update_api
+
+
 class IntegrationError(GatewayError):  # type: ignore[misc]
     """A gateway response whose status is fixed by the kind of failure, unless it is customized."""
 
@@ -207,6 +233,7 @@ def install_integration_errors(_: Settings) -> None:
 
 
 CORRECTIONS = (
+    Correction("apigateway-update", "An API keeps its id when its document changes", install_update),
     Correction(
         "apigateway-openapi",
         "REST APIs keep their OpenAPI body's gateway responses, validators, models, mappings and any-methods",
