@@ -304,10 +304,12 @@ def trim(directory: Path) -> None:
 
 
 def without_documentation(model: Any) -> Any:
-    """A service model, or a part of one, without its texts; a member may be named `documentation`, that one stays."""
+    """A service model, or a part of one, with empty texts; botocore reads some, so the fields stay."""
     if isinstance(model, dict):
-        texts = [key for key, value in model.items() if key == "documentation" and isinstance(value, str)]
-        return {key: without_documentation(value) for key, value in model.items() if key not in texts}
+        return {
+            key: "" if key == "documentation" and isinstance(value, str) else without_documentation(value)
+            for key, value in model.items()
+        }
     return [without_documentation(part) for part in model] if isinstance(model, list) else model
 
 

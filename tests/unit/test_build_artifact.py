@@ -223,7 +223,8 @@ def test_a_model_loses_its_texts_and_no_member() -> None:
     # WHEN
     slim = build_artifact.without_documentation(model)
     # THEN
-    assert slim == {"shapes": {"Page": {"type": "structure", "members": {"documentation": {"shape": "String"}}}}}
+    members = {"documentation": {"shape": "String", "documentation": ""}}
+    assert slim == {"shapes": {"Page": {"type": "structure", "members": members, "documentation": ""}}}
 
 
 # Building again, half-way, without permission
