@@ -1,0 +1,238 @@
+"""Run the sample events through the real `sam local invoke`, each in a container, against the running local cloud.
+
+`events/expected.json` says what each has to do. It leaves the template and the environment of such a call in
+`.local/cloud/<name>/invoke`, for calls by hand. Without a Docker engine it says so and ends well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import yaml
+from rich.markup import escape
+from rich.table import Table
+
+from orderctl import console, deployment
+from orderctl.cloud import DEFAULT_NAME, ROOT, STACK_NAME, Cloud, CloudState, cloud_environment
+from orderctl.exits import Exit, Stop
+from orderctl.target import Target, local_target
+from orders.model import TERMINAL, order_id_for
+
+EVENTS = ROOT / "events"
+# The sample order travels as soon as it is accepted; the other samples tell of how it ended.
+FIRST = "accept_order/accepted"
+# Of one call, and of the sample order's way.
+TIMEOUT_S = 120
+# Docker runs in a virtual machine there: its "host" isn't this one.
+ON_A_MAC = sys.platform == "darwin"
+
+
+def sample_names() -> list[str]:
+    """Every sample event, as `<function>/<case>`."""
+    return sorted(f"{path.parent.name}/{path.stem}" for path in EVENTS.glob("*/*.json"))
+
+
+def expectations() -> dict[str, Any]:
+    """What each sample has to do: `{"returns": a part of the answer}` or `{"raises": the error's name}`.
+
+    With `"bad": true` it is one that the function must refuse, or put aside.
+    """
+    expected: dict[str, Any] = json.loads((EVENTS / "expected.json").read_text())
+    return expected
+
+
+def difference(expected: dict[str, Any], outcome: dict[str, Any]) -> str | None:
+    """What an outcome lacks of what is expected, or None."""
+    if not outcome.keys() <= expected.keys() or outcome.get("raises") != expected.get("raises"):
+        return f"expected {json.dumps(expected)}, got {json.dumps(outcome)}"
+    for name, value in expected.get("returns", {}).items():
+        found = (outcome["returns"] or {}).get(name)
+        if found != value:
+            return f"expected {name} {json.dumps(value)}, got {json.dumps(found)}"
+    return None
+
+
+def logical_id(name: str) -> str:
+    """The function that a sample is for, as the template names it."""
+    return name.partition("/")[0].title().replace("_", "") + "Function"
+
+
+class Invoker:
+    """Runs samples with `sam local invoke` in the environment that the local cloud gives the functions."""
+
+    def __init__(self, cloud: Cloud, state: CloudState, target: Target) -> None:
+        self._directory = cloud.directory / "invoke"
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._environment = {
+            **cloud_environment(cloud),
+            **{name: value for name, value in os.environ.items() if name.startswith("DOCKER_")},
+        }
+        built = deployment.build(cloud, state.deployed, state.runtime, lambda _: None)
+        template = yaml.load(built.read_text(), Loader=yaml.BaseLoader)
+        # `sam local` hands on only what the template declares, and code is found relative to the template.
+        template["Globals"]["Function"]["Environment"]["Variables"]["AWS_ENDPOINT_URL"] = ""
+        for name, resource in template["Resources"].items():
+            if resource["Type"] == "AWS::Serverless::Function":
+                resource["Properties"]["CodeUri"] = str(built.parent / name)
+        (self._directory / "template.yaml").write_text(yaml.safe_dump(template, sort_keys=False))
+        (self._directory / "env.json").write_text(json.dumps(self._variables(state, target), indent=2))
+        self._overrides = deployment.parameter_overrides(state.runtime)
+
+    def _variables(self, state: CloudState, target: Target) -> dict[str, dict[str, str]]:
+        """Every function's environment as it is deployed, with an endpoint that a container can reach."""
+        stack, functions = target.client("cloudformation"), target.client("lambda")
+        endpoint = state.endpoint.replace("127.0.0.1", "host.docker.internal") if ON_A_MAC else state.endpoint
+        variables = {}
+        for function in sorted({logical_id(name) for name in sample_names()}):
+            detail = stack.describe_stack_resource(StackName=STACK_NAME, LogicalResourceId=function)
+            physical = detail["StackResourceDetail"]["PhysicalResourceId"]
+            deployed = functions.get_function_configuration(FunctionName=physical)["Environment"]["Variables"]
+            variables[function] = {**deployed, "AWS_ENDPOINT_URL": endpoint}
+        return variables
+
+    def command(self, name: str) -> list[str]:
+        """The command that runs one sample."""
+        relative = self._directory.relative_to(ROOT)
+        return [
+            str(deployment.SAM.relative_to(ROOT)),
+            *("local", "invoke", logical_id(name), "--event", f"events/{name}.json"),
+            *("--template", str(relative / "template.yaml"), "--env-vars", str(relative / "env.json")),
+            "--skip-pull-image",
+            *([] if ON_A_MAC else ["--docker-network", "host"]),
+            *self._overrides,
+        ]
+
+    def run(self, name: str) -> dict[str, Any]:
+        """Run one sample; returns its row of the result, with `problem` None if all is as expected."""
+        began = time.monotonic()
+        try:
+            run = subprocess.run(
+                self.command(name),
+                cwd=ROOT,
+                env=self._environment,
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT_S,
+                check=False,
+            )
+            outcome = outcome_of(run.stdout)
+            problem = difference(expectations()[name], outcome) if outcome else run.stderr.strip()[-1000:]
+        except subprocess.TimeoutExpired:
+            outcome, problem = {}, f"no answer within {TIMEOUT_S} s"
+        return {
+            "sample": name,
+            "outcome": outcome,
+            "problem": problem,
+            "seconds": round(time.monotonic() - began, 1),
+        }
+
+
+def outcome_of(output: str) -> dict[str, Any]:
+    """What a function returned or raised, from the last line that `sam local invoke` prints; empty if nothing."""
+    try:
+        answer = json.loads(output.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        return {}
+    if isinstance(answer, dict) and "errorType" in answer:
+        return {"raises": answer["errorType"]}
+    return {"returns": answer}
+
+
+def wait_for_sample_order(target: Target) -> None:
+    """Return when the sample order has ended. Raises Stop if it takes too long."""
+    event = json.loads((EVENTS / f"{FIRST}.json").read_text())
+    customer = event["requestContext"]["authorizer"]["claims"]["sub"]
+    order = order_id_for(customer, event["headers"]["Idempotency-Key"])
+    deadline = time.monotonic() + TIMEOUT_S
+    key = {"customerId": {"S": customer}, "orderId": {"S": order}}
+    while time.monotonic() < deadline:
+        found = target.client("dynamodb").get_item(
+            TableName=target.output("OrdersTable"), Key=key, ConsistentRead=True
+        )
+        if found.get("Item", {}).get("status", {}).get("S") in TERMINAL:
+            return
+        time.sleep(0.2)
+    raise Stop(Exit.NOT_AS_EXPECTED, f"The sample order {order} has not ended within {TIMEOUT_S} s.")
+
+
+def docker_answers() -> bool:
+    """Whether there is a Docker engine."""
+    try:
+        return subprocess.run(["docker", "info"], capture_output=True, timeout=30, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def run_samples(name: str, wanted: list[str], *, as_json: bool) -> Exit:
+    """Run the samples whose names begin so (all, if none are named) and show what came of them."""
+    samples = [sample for sample in sample_names() if not wanted or sample.startswith(tuple(wanted))]
+    if not samples:
+        raise Stop(Exit.USAGE, f"No sample event is called {' or '.join(wanted)}.", "They are in events/.")
+    if not docker_answers():
+        if as_json:
+            console.emit_json({"skipped": "no Docker engine answers"})
+        else:
+            console.say("Skipped: `sam local invoke` needs Docker, and no Docker engine answers.")
+        return Exit.OK
+    cloud = Cloud(name)
+    target = local_target(cloud)
+    state = target.local
+    assert state is not None
+    invoker = Invoker(cloud, state, target)
+    console.say("Such a call by hand: " + shlex.join(invoker.command(samples[0])))
+    rows = []
+    with console.step(f"Invoking {len(samples)} samples") as note, ThreadPoolExecutor(2) as pool:
+        first = invoker.run(FIRST)
+        if first["problem"] is None:
+            wait_for_sample_order(target)
+        rows = [first] if FIRST in samples else []
+        for row in pool.map(invoker.run, [sample for sample in samples if sample != FIRST]):
+            note(row["sample"])
+            rows.append(row)
+    if as_json:
+        console.emit_json(rows)
+    else:
+        console.out.print(table_of(rows))
+    return Exit.NOT_AS_EXPECTED if any(row["problem"] for row in rows) else Exit.OK
+
+
+def table_of(rows: list[dict[str, Any]]) -> Table:
+    """The result for people."""
+    table = Table("sample", "outcome", "seconds", "as expected")
+    for row in rows:
+        outcome = json.dumps(row["outcome"], ensure_ascii=False)
+        table.add_row(
+            row["sample"],
+            escape(outcome if len(outcome) < 90 else outcome[:87] + "..."),
+            f"{row['seconds']:.1f}",
+            "yes" if row["problem"] is None else f"[red]{escape(row['problem'])}[/]",
+        )
+    return table
+
+
+def main() -> Exit:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("samples", nargs="*", help="a function or <function>/<case>; all if none are named")
+    parser.add_argument("--name", default=DEFAULT_NAME, help="the local cloud")
+    parser.add_argument("--json", action="store_true", help="the result as JSON")
+    arguments = parser.parse_args()
+    try:
+        return run_samples(arguments.name, arguments.samples, as_json=arguments.json)
+    except Stop as stop:
+        console.complain(stop.what, stop.next_step)
+        return stop.code
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
