@@ -11,7 +11,8 @@ InvalidOutput, TaskDoesNotExist or TaskTimedOut. The history names each task's s
 MiniStack 1.5.33: parses JSON only; lets a late failure overwrite ABORTED; ignores the machine's timeout,
 heartbeats, MaxDelaySeconds and JitterStrategy; keeps one token for all attempts and swallows a Lambda error
 before the callback; reports a throttled task as Lambda.Unknown; ignores Output of Succeed; always answers
-ExecutionAlreadyExists; answers TaskDoesNotExist for a finished task; sleeps 150 ms before each execution.
+ExecutionAlreadyExists; answers TaskDoesNotExist for a finished task; lets only a policy on every resource answer
+a token; sleeps 150 ms before each execution.
 
 Here: the loop over states and the execution of a task are our own; the evaluation of paths, JSONata, choices,
 maps and service calls is MiniStack's. States inside Parallel and Map have no events in the history.
@@ -28,6 +29,7 @@ from contextvars import ContextVar, copy_context
 from typing import Any
 
 import yaml
+from ministack.core import iam_actions
 from ministack.core.responses import error_response_json, json_response, now_iso
 from ministack.services import eventbridge, stepfunctions
 from ministack.services.cloudformation import provisioners
@@ -53,9 +55,10 @@ class ExecutionEndedError(Exception):
 
 
 class TaskToken:
-    """One task that waits for SendTaskSuccess or SendTaskFailure."""
+    """One task that waits for SendTaskSuccess or SendTaskFailure; `machine` is its state machine's ARN."""
 
-    def __init__(self) -> None:
+    def __init__(self, machine: str) -> None:
+        self.machine = machine
         self.value = str(uuid.uuid4())
         self.answered = threading.Event()  # also set by a heartbeat, and when the execution ends
         self.output: Any = None
@@ -70,11 +73,11 @@ class Tokens:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._open: dict[str, TaskToken] = {}
-        self._closed: dict[str, None] = {}
+        self._closed: dict[str, TaskToken] = {}
 
-    def open(self) -> TaskToken:
-        """Issue a token."""
-        token = TaskToken()
+    def open(self, machine: str) -> TaskToken:
+        """Issue a token for a task of the state machine with this ARN."""
+        token = TaskToken(machine)
         with self._lock:
             self._open[token.value] = token
         return token
@@ -83,9 +86,15 @@ class Tokens:
         """Take no more answers for a token."""
         with self._lock:
             self._open.pop(token.value, None)
-            self._closed[token.value] = None
+            self._closed[token.value] = token
             if len(self._closed) > CLOSED_TOKENS_KEPT:
                 del self._closed[next(iter(self._closed))]
+
+    def machine_of(self, value: Any) -> str | None:
+        """Return the ARN of the state machine that a token, open or closed, was issued for."""
+        with self._lock:
+            token = self._open.get(value) or self._closed.get(value)
+        return token.machine if token else None
 
     def answer(self, value: Any, apply: Callable[[TaskToken], None]) -> Response:
         """Apply an answer to an open token; the first one counts."""
@@ -392,7 +401,7 @@ def execute_task(state: JsonObject, data: Any, execution: JsonObject, context: J
 def attempt_task(run: Run, state: JsonObject, data: Any, context: JsonObject) -> Any:
     """Call a task's resource once and return its result. Raises StatesError."""
     resource = state["Resource"]
-    token = tokens.open() if resource.endswith(CALLBACK) else None
+    token = tokens.open(run.execution["stateMachineArn"]) if resource.endswith(CALLBACK) else None
     if token is not None:
         context["Task"] = {"Token": token.value}
     try:
@@ -629,6 +638,21 @@ def install_callbacks(_: Settings) -> None:
         replace(stepfunctions, name, or_activity(send, internal(stepfunctions, name)))
 
 
+def install_token_resource(_: Settings) -> None:
+    """Authorize the answer to a task token on the state machine that waits, as AWS documents for its actions."""
+    resource_arn = internal(iam_actions, "extract_resource_arn")
+
+    def resource_of(service: str, method: str, path: str, headers: JsonObject, body: bytes, *rest: Any) -> str:
+        if service == "states":
+            with suppress(ValueError, AttributeError):
+                if machine := tokens.machine_of(json.loads(body).get("taskToken")):
+                    return machine
+        arn: str = resource_arn(service, method, path, headers, body, *rest)
+        return arn
+
+    replace(iam_actions, "extract_resource_arn", resource_of)
+
+
 def install_start(_: Settings) -> None:
     """Make StartExecution idempotent by name and input while the execution runs, and check its input."""
     start = internal(stepfunctions, "_start_execution")
@@ -682,6 +706,9 @@ CORRECTIONS = (
         install_engine,
     ),
     Correction("stepfunctions-callbacks", "Late, unknown and malformed answers to task tokens", install_callbacks),
+    Correction(
+        "stepfunctions-token-resource", "A policy for task tokens may name the state machine", install_token_resource
+    ),
     Correction("stepfunctions-start", "StartExecution is idempotent and checks its input", install_start),
     Correction("stepfunctions-lambda-errors", "A throttled task is retried by its name", install_lambda_errors),
 )
