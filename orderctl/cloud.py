@@ -29,7 +29,8 @@ class CloudState:
     """What is recorded about a local cloud while it runs; absent as soon as it is stopped.
 
     `process_identity` tells the recorded process from another one that got the same id later.
-    `deployed` is the fingerprint of what was last deployed completely, "" while a deployment is under way.
+    `server` is the fingerprint of the server's own code, `deployed` that of what was last deployed completely,
+    "" while a deployment is under way.
     """
 
     name: str
@@ -38,6 +39,7 @@ class CloudState:
     process_identity: str
     started_at: str
     runtime: str
+    server: str = ""
     deployed: str = ""
     outputs: dict[str, str] = field(default_factory=dict)
 

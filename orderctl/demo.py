@@ -139,7 +139,7 @@ def receipt_written(target: Target, journey: Journey) -> str:
 def receipt_in_failure_inbox(target: Target, journey: Journey) -> str:
     """The failure inbox holds the receipt that could not be written."""
     found = records.failures_of(target, journey.order_id)
-    if any("IssueReceipt" in json.dumps(failure) for failure in found):
+    if any("IssueReceipt" in str(failure.get("component")) for failure in found):
         return ""
     return "the receipt's failure is not in the failure inbox yet"
 
@@ -231,8 +231,6 @@ def run(target: Target, username: str | None, password: str | None, as_json: boo
             }
         )
         return len(well) == len(journeys)
-    if not console.out.is_terminal:
-        console.out.print(as_table(journeys))
     summarise(target, api, journeys, time.monotonic() - began)
     return len(well) == len(journeys)
 
@@ -317,17 +315,20 @@ def say_progress(journey: Journey) -> None:
 
 def as_table(journeys: list[Journey]) -> Table:
     """Return all orders and how far they are."""
-    table = Table("Sample", "What happens", "Status", "Timeline", "Verdict", box=None, pad_edge=False)
+    table = Table("Order", "Status", "Timeline", "Verdict", box=None, pad_edge=False, padding=(0, 2, 1, 0))
     for journey in journeys:
-        colour = "cyan" if journey.status not in TERMINAL else "red" if journey.problems else "green"
+        story = journey.story
         table.add_row(
-            journey.story.sample,
-            journey.story.what_happens,
+            f"[bold]{story.sample}[/]\n[dim]{story.what_happens}[/]",
             show.status(journey.status) if journey.status else "",
             escape(show.steps(journey.order)),
-            f"[{colour}]{escape(journey.verdict)}[/]",
+            f"[{_colour(journey)}]{escape(journey.verdict)}[/]",
         )
     return table
+
+
+def _colour(journey: Journey) -> str:
+    return "cyan" if journey.status not in TERMINAL else "red" if journey.problems else "green"
 
 
 def summarise(target: Target, api: OrdersApi, journeys: list[Journey], seconds: float) -> None:
@@ -335,6 +336,9 @@ def summarise(target: Target, api: OrdersApi, journeys: list[Journey], seconds: 
     well = sum(1 for journey in journeys if not journey.problems)
     colour = "green" if well == len(journeys) else "red"
     out = console.out.print
+    if not console.out.is_terminal:  # a terminal shows the table
+        for journey in journeys:
+            out(f"{journey.story.sample:<18} {journey.order_id}  {journey.status:<10} {journey.verdict}")
     out(f"\n[{colour}]{well} of {len(journeys)} orders ended where they should[/] ({seconds:.1f} s).\n")
     out(f"REST API      {target.api_url}", markup=False)
     out(f"Description   {target.api_url}/openapi.json", markup=False)

@@ -24,6 +24,7 @@ CLOUD_PYTHON = LOCAL / "venv-cloud" / "bin" / "python"
 BUILDS = LOCAL / "builds"
 BUILDS_KEPT = 3
 DEPLOYED_SOURCES = ("src", "statemachine", "template.yaml", "samconfig.toml")
+SERVER_SOURCES = ("localcloud", "uv.lock")
 
 
 def local_runtime() -> str:
@@ -50,9 +51,18 @@ def local_architecture() -> str:
 
 
 def fingerprint(runtime: str, root: Path = ROOT) -> str:
-    """Hash of everything that a build or deployment depends on: paths, contents, runtime and processor."""
-    digest = hashlib.sha256(f"{runtime} {local_architecture()}\n".encode())
-    for source in DEPLOYED_SOURCES:
+    """Return a hash of everything that a build or deployment depends on: files, runtime and processor."""
+    return _hash_of(DEPLOYED_SOURCES, f"{runtime} {local_architecture()}", root)
+
+
+def server_fingerprint(runtime: str, root: Path = ROOT) -> str:
+    """Return a hash of everything that the local cloud's server is made of."""
+    return _hash_of(SERVER_SOURCES, runtime, root)
+
+
+def _hash_of(sources: tuple[str, ...], also: str, root: Path) -> str:
+    digest = hashlib.sha256(f"{also}\n".encode())
+    for source in sources:
         path = root / source
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         for file in files:

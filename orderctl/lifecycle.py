@@ -50,8 +50,8 @@ def _running(cloud: Cloud, port: int | None, runtime: str) -> CloudState | None:
         console.say(f"The local cloud {cloud.name!r} (process {state.pid}) does not answer: starting a new one.")
         server.stop(cloud, state)
         return None
-    if state.runtime != runtime:
-        console.say(f"The local cloud runs on {state.runtime}, this installation has {runtime}: starting a new one.")
+    if state.server != deployment.server_fingerprint(runtime):
+        console.say("The local cloud's own code or interpreter has changed since it was started: starting a new one.")
         server.stop(cloud, state)
         return None
     if port and port != state.port:

@@ -87,17 +87,20 @@ def product(target: Target, sku: str) -> dict[str, Any] | None:
 
 
 def failures_of(target: Target, order_id: str) -> list[dict[str, Any]]:
-    """Return the failure inbox's entries about an order."""
+    """Return the failure inbox's records about an order."""
     pages = (
         target.client("dynamodb")
-        .get_paginator("scan")
+        .get_paginator("query")
         .paginate(
             TableName=target.output("FailuresTable"),
-            FilterExpression="orderId = :id",
+            IndexName="by-order",
+            KeyConditionExpression="orderId = :id",
             ExpressionAttributeValues={":id": {"S": order_id}},
         )
     )
-    return [plain(item) for page in pages for item in page["Items"]]
+    ids = [item["failureId"]["S"] for page in pages for item in page["Items"]]
+    found = [_get(target, "FailuresTable", "failureId", each) for each in ids]
+    return [record for record in found if record]
 
 
 def _get(target: Target, output: str, key: str, value: str) -> dict[str, Any] | None:

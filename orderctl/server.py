@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from orderctl import interrupts, processes
 from orderctl.cloud import ROOT, Cloud, CloudState, cloud_environment
 from orderctl.console import Note
-from orderctl.deployment import CLOUD_PYTHON
+from orderctl.deployment import CLOUD_PYTHON, server_fingerprint
 from orderctl.exits import Exit, Stop
 
 START_TIMEOUT_S = 60.0  # a first start also compiles the emulator's bytecode
@@ -77,6 +77,7 @@ def start(cloud: Cloud, port: int, runtime: str) -> CloudState:
             process_identity=processes.identity(process.pid),
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
             runtime=runtime,
+            server=server_fingerprint(runtime),
         )
         cloud.save(state)
     return state

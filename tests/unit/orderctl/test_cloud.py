@@ -43,6 +43,7 @@ def state_of(cloud: Cloud, pid: int, process_identity: str = "", deployed: str =
         process_identity=process_identity or processes.identity(pid),
         started_at="2026-01-01T00:00:00+00:00",
         runtime="python3.13",
+        server="s",
         deployed=deployed,
     )
 

@@ -237,6 +237,6 @@ def test_batch_reads_ask_again_for_what_dynamodb_did_not_get_to() -> None:
 
 
 def test_the_rest_address_of_a_local_cloud_needs_no_name_service() -> None:
-    state = clouds.CloudState("x", 4600, 1, "i", "now", "python3.13", "f")
+    state = clouds.CloudState("x", 4600, 1, "i", "now", "python3.13", "s", "f")
     state.outputs = {"ApiId": "abc123", "ApiUrl": "https://abc123.execute-api.us-east-1.amazonaws.com/v1"}
     assert target.local_api_url(state) == "http://127.0.0.1:4600/_aws/execute-api/abc123/v1"
