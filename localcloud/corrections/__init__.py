@@ -2,6 +2,7 @@
 
 from localcloud.corrections import (
     apigateway,
+    cloudwatch,
     dynamodb,
     eventbridge,
     lambda_async,
@@ -15,6 +16,7 @@ from localcloud.settings import Settings
 
 CORRECTIONS: tuple[Correction, ...] = (
     *lambda_environments.CORRECTIONS,
+    *cloudwatch.CORRECTIONS,
     *lambda_async.CORRECTIONS,
     *lambda_streams.CORRECTIONS,
     *sqs.CORRECTIONS,

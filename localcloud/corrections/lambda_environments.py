@@ -48,6 +48,9 @@ SDK_PACKAGES = ("boto3", "botocore", "s3transfer", "urllib3", "jmespath", "dateu
 request_id_override: ContextVar[str | None] = ContextVar("localcloud_request_id", default=None)
 """The request id that the next invocation must carry: all attempts of an asynchronous one share theirs."""
 
+current_log_stream: ContextVar[str] = ContextVar("localcloud_log_stream", default="unknown")
+"""The log stream of the environment that ran this thread's latest invocation."""
+
 JsonObject = dict[str, Any]
 
 
@@ -251,7 +254,7 @@ def execution_variables(config: JsonObject, code_dir: str, api_address: str, set
         "AWS_LAMBDA_FUNCTION_VERSION": config.get("Version", "$LATEST"),
         "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
         "AWS_LAMBDA_LOG_GROUP_NAME": logging_config.get("LogGroup") or f"/aws/lambda/{config['FunctionName']}",
-        "AWS_LAMBDA_LOG_STREAM_NAME": time.strftime("%Y/%m/%d/[$LATEST]", time.gmtime()) + os.urandom(16).hex(),
+        "AWS_LAMBDA_LOG_STREAM_NAME": log_stream_name(config),
         "AWS_LAMBDA_RUNTIME_API": api_address,
         "AWS_ENDPOINT_URL": settings.endpoint,
     }
@@ -262,6 +265,12 @@ def execution_variables(config: JsonObject, code_dir: str, api_address: str, set
     variables.update(internal(lambda_runtime, "execution_credentials")(config))
     variables.update(internal(lambda_svc, "_runtime_env_vars")(config))
     return variables
+
+
+def log_stream_name(config: JsonObject) -> str:
+    """Return a name for the log stream of a new environment."""
+    version = config.get("Version", "$LATEST")
+    return f"{time.strftime('%Y/%m/%d', time.gmtime())}/[{version}]{os.urandom(16).hex()}"
 
 
 def runtime_dir(settings: Settings) -> Path:
@@ -322,6 +331,7 @@ class ExecutionEnvironment(lambda_runtime.Worker):  # type: ignore[misc]
         self._proc: subprocess.Popen[bytes] | None = None
         self._api: RuntimeApi | None = None
         self._output: OutputPipe | None = None
+        self._log_stream = ""
 
     def invoke(
         self,
@@ -341,7 +351,11 @@ class ExecutionEnvironment(lambda_runtime.Worker):  # type: ignore[misc]
                 outcome = self._run(event, request_id, timeout_s, trace_id, invoked_function_arn)
             except InitError as error:
                 outcome = Outcome("error", request_id, error.payload)
+            current_log_stream.set(self._log_stream)
             log = self._output.drain() if self._output else ""
+            if isinstance(outcome.payload, dict) and outcome.payload.get("errorType") == "Sandbox.Timedout":
+                now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+                log += f"\n{now} {request_id} Task timed out after {timeout_s:.2f} seconds"
             if self._proc is None or self._proc.poll() is not None or outcome.kind == "exit":
                 self._dispose()
             if outcome.kind == "response":
@@ -399,6 +413,7 @@ class ExecutionEnvironment(lambda_runtime.Worker):  # type: ignore[misc]
             )
             self._processes.add(process)
         assert process.stdout is not None
+        self._log_stream = variables["AWS_LAMBDA_LOG_STREAM_NAME"]
         self._api, self._proc, self._output = api, process, OutputPipe(process.stdout)
 
         def report_exit() -> None:

@@ -1,0 +1,116 @@
+"""Lambda developer guide: logs and metrics; CloudWatch user guide: embedded metric format."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.conformance.support import LocalCloud, eventually, unique
+
+FUNCTION = """
+    import json
+
+    def handler(event, context):
+        print(json.dumps(event))
+        if event.get("raise"):
+            raise ValueError("no")
+        return context.log_stream_name
+"""
+
+
+def total(cloud: LocalCloud, namespace: str, name: str, **dimensions: str) -> float:
+    """Return the sum of a metric over the last hour."""
+    now = datetime.now(UTC)
+    points = cloud.client("cloudwatch").get_metric_statistics(
+        Namespace=namespace,
+        MetricName=name,
+        Dimensions=[{"Name": key, "Value": value} for key, value in dimensions.items()],
+        StartTime=now - timedelta(hours=1),
+        EndTime=now + timedelta(minutes=1),
+        Period=3600,
+        Statistics=["Sum"],
+    )["Datapoints"]
+    return sum(float(point["Sum"]) for point in points)
+
+
+def test_each_invocation_counts_once_whoever_asked_for_it(cloud: LocalCloud) -> None:
+    # GIVEN a function that reads a queue
+    function, queue = cloud.function(FUNCTION), cloud.queue()
+    cloud.client("lambda").create_event_source_mapping(EventSourceArn=queue.arn, FunctionName=function)
+    # WHEN it is invoked directly, asynchronously and by a message
+    cloud.invoke(function, {"raise": True})
+    cloud.invoke(function, {}, InvocationType="Event")
+    queue.send({})
+    # THEN each counts, and the error too
+    eventually(lambda: total(cloud, "AWS/Lambda", "Invocations", FunctionName=function) == 3)
+    assert total(cloud, "AWS/Lambda", "Errors", FunctionName=function) == 1
+
+
+def test_a_throttled_invocation_is_no_invocation(cloud: LocalCloud) -> None:
+    # GIVEN a function that may not run
+    function, client = cloud.function(FUNCTION), cloud.client("lambda")
+    client.put_function_concurrency(FunctionName=function, ReservedConcurrentExecutions=0)
+    # WHEN it is invoked
+    with pytest.raises(client.exceptions.TooManyRequestsException):
+        client.invoke(FunctionName=function)
+    # THEN that counts as a throttle only
+    assert total(cloud, "AWS/Lambda", "Throttles", FunctionName=function) == 1
+    assert total(cloud, "AWS/Lambda", "Invocations", FunctionName=function) == 0
+
+
+def test_embedded_metrics_become_metrics(cloud: LocalCloud) -> None:
+    # GIVEN a function that writes a line in embedded metric format
+    namespace = unique("Orders")
+    line = {
+        "_aws": {
+            "Timestamp": 0,
+            "CloudWatchMetrics": [
+                {
+                    "Namespace": namespace,
+                    "Dimensions": [["service"]],
+                    "Metrics": [{"Name": "Placed", "Unit": "Count"}],
+                }
+            ],
+        },
+        "service": "orders",
+        "Placed": [1, 2],
+    }
+    # WHEN it runs
+    cloud.invoke(cloud.function(FUNCTION), line)
+    # THEN the values are in the metric
+    assert total(cloud, namespace, "Placed", service="orders") == 3
+
+
+def test_an_environment_writes_to_the_stream_of_its_context(cloud: LocalCloud) -> None:
+    # GIVEN a function
+    function = cloud.function(FUNCTION)
+    # WHEN it runs twice in one environment
+    _, first = cloud.invoke(function, {})
+    _, second = cloud.invoke(function, {})
+    # THEN its log group has one stream, the one that the function knows
+    streams = cloud.client("logs").describe_log_streams(logGroupName=f"/aws/lambda/{function}")["logStreams"]
+    assert [stream["logStreamName"] for stream in streams] == [first] == [second]
+
+
+def test_an_error_is_one_event(cloud: LocalCloud) -> None:
+    # GIVEN a function that raises
+    function = cloud.function(FUNCTION)
+    # WHEN it runs
+    cloud.invoke(function, {"raise": True})
+    # THEN message and stack trace are one event
+    errors = [line for line in cloud.log(function) if "ValueError" in line]
+    assert len(errors) == 1
+    assert "in handler" in errors[0]
+    assert "Traceback" in errors[0]
+
+
+def test_the_own_log_group_of_a_function_gets_its_log(cloud: LocalCloud) -> None:
+    # GIVEN a function with a log group of its own
+    group = unique("orders")
+    cloud.client("logs").create_log_group(logGroupName=group)
+    function = cloud.function(FUNCTION, LoggingConfig={"LogGroup": group})
+    # WHEN it runs
+    cloud.invoke(function, {"order": 1})
+    # THEN the line is there
+    events = cloud.client("logs").filter_log_events(logGroupName=group)["events"]
+    assert json.dumps({"order": 1}) in [event["message"] for event in events]

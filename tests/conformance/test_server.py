@@ -1,0 +1,148 @@
+"""How the server starts and stops."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.support import LocalCloud, eventually, free_port, healthy
+
+ROOT = Path(__file__).parents[2]
+CLOUD_PYTHON = ROOT / ".local/venv-cloud/bin/python"
+FUNCTION = "import os\ndef handler(event, context): return os.getpid()\n"
+
+pytestmark = [
+    pytest.mark.skipif(not CLOUD_PYTHON.exists(), reason="the environment .local/venv-cloud is not installed"),
+    pytest.mark.skipif(bool(os.environ.get("LOCALCLOUD_BARE")), reason="the server is our own"),
+]
+
+
+def command(port: int, directory: Path, *options: str) -> list[str]:
+    """Return the command line of a server."""
+    paths = ["--data-dir", str(directory / "data"), "--tmp-dir", str(directory / "tmp")]
+    return [str(CLOUD_PYTHON), "-m", "localcloud.server", "--port", str(port), *paths, *options]
+
+
+def run(*arguments: str, port: int, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Run a server that is expected to end by itself."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    line = command(port, directory, *arguments)
+    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def start(port: int, directory: Path, *options: str) -> tuple[subprocess.Popen[bytes], LocalCloud]:
+    """Start a server and wait until it answers."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (directory / "server.log").open("ab") as log:
+        server = subprocess.Popen(
+            command(port, directory, *options), cwd=ROOT, env=environment, stdout=log, stderr=log
+        )
+    eventually(lambda: healthy(f"http://127.0.0.1:{port}"), 60)
+    return server, LocalCloud(f"http://127.0.0.1:{port}")
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_function_process_outlives_the_server(tmp_path: Path, number: signal.Signals) -> None:
+    # GIVEN a server with a warm function
+    server, cloud = start(free_port(), tmp_path)
+    try:
+        _, worker = cloud.invoke(cloud.function(FUNCTION))
+        assert alive(worker)
+        # WHEN the server ends
+        server.send_signal(number)
+        server.wait(timeout=20)
+        # THEN the function's process ends too
+        eventually(lambda: not alive(worker))
+    finally:
+        server.kill()
+        server.wait()
+    # THEN nothing temporary is left by a server that could tidy up
+    assert number == signal.SIGKILL or not list((tmp_path / "tmp").iterdir())
+
+
+def test_state_survives_a_restart_with_persistence(tmp_path: Path) -> None:
+    # GIVEN a server with persistence, a queue with a message and a function
+    port = free_port()
+    server, cloud = start(port, tmp_path, "--persist")
+    try:
+        queue, function = cloud.queue(), cloud.function(FUNCTION)
+        queue.send({"order": 1})
+        server.terminate()
+        assert server.wait(timeout=20) == 0
+        # WHEN it is started again
+        server, cloud = start(port, tmp_path, "--persist")
+        # THEN both are there
+        assert queue.next()["Body"] == '{"order": 1}'
+        assert cloud.invoke(function)[0] is None
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_a_port_in_use_is_one_sentence(cloud: LocalCloud, tmp_path: Path) -> None:
+    # GIVEN a port on which a server listens
+    port = int(cloud.endpoint.rsplit(":", 1)[1])
+    # WHEN another one is started there
+    ended = run(port=port, directory=tmp_path)
+    # THEN it says so
+    assert ended.returncode == 1
+    assert ended.stderr.strip() == f"Port {port} on 127.0.0.1 is in use."
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "sentence"),
+    [
+        ("import importlib.metadata as m; m.version = lambda name: '9.9'", "9.9 is installed"),
+        ("import ministack.services.sqs as s; del s._dlq_sweep", "no ministack.services.sqs._dlq_sweep"),
+    ],
+)
+def test_another_ministack_is_one_sentence(tmp_path: Path, sabotage: str, sentence: str) -> None:
+    # GIVEN a MiniStack of another version, or without something that is needed
+    arguments = command(free_port(), tmp_path)[3:]
+    script = f"{sabotage}\nfrom localcloud.server import main\nmain({arguments!r})"
+    # WHEN the server is started
+    ended = subprocess.run(
+        [str(CLOUD_PYTHON), "-c", script],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    # THEN it refuses, and says why in a line
+    assert ended.returncode == 1
+    assert sentence in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+
+
+def test_the_corrections_are_listed(tmp_path: Path) -> None:
+    # GIVEN nothing
+    # WHEN the corrections are asked for
+    ended = run("--list-corrections", "--json", port=free_port(), directory=tmp_path)
+    # THEN each has a name and a summary
+    assert '"lambda-runtime"' in ended.stdout
+    assert '"summary"' in ended.stdout
+
+
+def test_the_server_runs_where_it_is_installed_only() -> None:
+    # GIVEN an interpreter without MiniStack
+    # WHEN the server is started with it
+    ended = subprocess.run(
+        [sys.executable, "-m", "localcloud.server"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    # THEN it says what is missing
+    assert ended.returncode == 1
+    assert "MiniStack is not installed here" in ended.stderr
