@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
 MAX_BODY = 64 * 1024
+# A refused body can have tens of thousands of errors.
+MAX_ERRORS_LOGGED = 20
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 _CORRELATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 
@@ -37,7 +39,7 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
         return _accept(event)
     except Problem as problem:
         metrics.add_metric("OrderRefused", "Count", 1)
-        logger.info("order refused", extra={"status": problem.status, "errors": problem.errors})
+        logger.info("order refused", extra={"status": problem.status, "errors": problem.errors[:MAX_ERRORS_LOGGED]})
         return problem.response()
 
 
@@ -85,19 +87,21 @@ def _read(event: dict[str, Any], headers: dict[str, str]) -> OrderRequest:
     if len(body) > MAX_BODY:
         raise Problem(413, f"the body has {len(body)} bytes; at most {MAX_BODY} are taken")
     try:
-        return _decoder.decode(body)
-    except msgspec.ValidationError as error:
-        problem = Problem(422, "the order has fields that can't be accepted", _errors(body, str(error)))
-        raise problem from None
-    except (msgspec.DecodeError, RecursionError):
+        try:
+            return _decoder.decode(body)
+        except msgspec.ValidationError as error:
+            errors = _errors(body, str(error))
+            raise Problem(422, "the order has fields that can't be accepted", errors) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Problem(400, "the body is not valid JSON") from None
 
 
 def _errors(body: bytes, first: str) -> list[dict[str, str]]:
+    """Every bad field of a body. Raises `msgspec.DecodeError` where it turns out to be no JSON further on."""
     try:
         return list(problems.find_errors(msgspec.json.decode(body), OrderRequest))
-    except (msgspec.MsgspecError, RecursionError):
-        # Such as a number beyond any range: only the first error can be named.
+    except msgspec.ValidationError:
+        # A number beyond any range: no value could be made to look at, so only the first error can be named.
         return [{"pointer": "", "detail": first}]
 
 
