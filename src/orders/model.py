@@ -41,6 +41,10 @@ class ValidationError(Exception):
     """The order can't be carried out as it stands; the message is for the customer."""
 
 
+class Unreadable(Exception):  # noqa: N818
+    """Data that isn't in the form that it must have: a mistake of ours, never the customer's."""
+
+
 class OutOfStock(Exception):  # noqa: N818 - the name that the workflow and the customer see
     """A product isn't there in the quantity asked for."""
 
@@ -190,6 +194,17 @@ class Order(Struct, kw_only=True, rename="camel", omit_defaults=True):
 def timestamp() -> str:
     """Now, as every stored time is written: `2026-01-31T12:00:00.000Z`."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def timestamp_before(seconds: float) -> str:
+    """The time so many seconds ago, in the form of `timestamp`."""
+    then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds)
+    return then.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def seconds_since(at: str) -> float:
+    """How long ago a `timestamp` was, in seconds."""
+    return (datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(at)).total_seconds()
 
 
 def order_id_for(customer_id: str, idempotency_key: str | None) -> str:

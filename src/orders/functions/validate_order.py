@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from orders.aws import client
 from orders.catalogue import find_products
-from orders.model import Status, ValidationError, price_lines, total_of
+from orders.model import Status, Unreadable, ValidationError, price_lines, total_of
 from orders.table import OrdersTable
 from orders.telemetry import logger, tracer
 
@@ -38,7 +38,19 @@ class WorkflowInput(Struct):
 @tracer.capture_lambda_handler(capture_response=False)
 @logger.inject_lambda_context(correlation_id_path="metadata.correlationId", clear_state=True)
 def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
-    """The order as the following states need it. Raises `ValidationError` if it can't be carried out.
+    """The order as the following states need it.
+
+    Raises `ValidationError` if it can't be carried out, and `Unreadable` where msgspec would raise an error of that
+    same name, which the workflow would take for the customer's mistake.
+    """
+    try:
+        return _validate(event)
+    except msgspec.ValidationError as error:
+        raise Unreadable(str(error)) from error
+
+
+def _validate(event: dict[str, Any]) -> dict[str, Any]:
+    """See `handler`.
 
     `reserveFrom` is the status that ReserveInventory demands: PLACED where there is something to reserve,
     otherwise one that no order has, so that the workflow goes on from where the order is.
