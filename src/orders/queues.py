@@ -10,13 +10,15 @@ from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType
 from orders.telemetry import logger
 
 if TYPE_CHECKING:
-    from aws_lambda_powertools.utilities.batch.base import FailureResponse
+    from aws_lambda_powertools.utilities.batch.base import FailureResponse, SuccessResponse
     from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
     from types_boto3_sqs import SQSClient
 
 MAX_BACKOFF_S = 300
 # The queues' maxReceiveCount (template.yaml).
 MAX_RECEIVES = 5
+# What the consumers add to the log lines of one record.
+RECORD_KEYS = ("correlation_id", "order_id")
 
 
 class QueueProcessor(BatchProcessor):
@@ -30,6 +32,11 @@ class QueueProcessor(BatchProcessor):
         super().__init__(EventType.SQS, raise_on_entire_batch_failure=False)
         self._sqs = sqs
 
+    def success_handler(self, record: Any, result: Any) -> "SuccessResponse":
+        """Forget whose record it was, so that the next one's log lines don't bear its name."""
+        logger.remove_keys(RECORD_KEYS)
+        return super().success_handler(record, result)
+
     def failure_handler(self, record: Any, exception: Any) -> "FailureResponse":
         """Log why a record failed; Powertools itself keeps it to DEBUG."""
         logger.error("message failed", exc_info=exception[1], extra={"message_id": record.message_id})
@@ -42,6 +49,7 @@ class QueueProcessor(BatchProcessor):
                 logger.exception("the message couldn't be handed to the failure inbox; SQS will move it")
             else:
                 return self.success_handler(record, None)
+        logger.remove_keys(RECORD_KEYS)
         return super().failure_handler(record, exception)
 
 
