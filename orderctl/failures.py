@@ -295,7 +295,7 @@ def _matching(
 ) -> Iterator[FailureRecord]:
     """Yield the failures that match, last seen first within each status."""
     from orders.failures import Status as Known  # noqa: PLC0415
-    from orders.failures_table import timestamp_before  # noqa: PLC0415
+    from orders.model import timestamp_before  # noqa: PLC0415
 
     since = timestamp_before(seconds(newer_than)) if newer_than else "0"
     until = timestamp_before(seconds(older_than)) if older_than else "9"

@@ -98,7 +98,9 @@ def show_list(records: list[FailureRecord]) -> None:
 
 def _print(table: Table) -> None:
     """Print a table; without a terminal, as wide as it needs, so that no id is cut."""
-    console.out.print(table, width=None if console.out.is_terminal else WIDE)
+    if not console.out.is_terminal:
+        console.out.width = WIDE
+    console.out.print(table)
 
 
 def status_of(record: FailureRecord) -> str:

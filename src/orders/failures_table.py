@@ -10,7 +10,7 @@ import msgspec
 from orders import failures
 from orders.attributes import from_item, to_item
 from orders.failures import Failure, FailureRecord, Status
-from orders.model import timestamp
+from orders.model import timestamp, timestamp_before
 
 if TYPE_CHECKING:
     from types_boto3_dynamodb import DynamoDBClient
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 # An item takes 400 KB (DynamoDB's quota); what else a record holds stays below 100 KB.
 MAX_PAYLOAD = 300_000
 ATTEMPTS = 10
+# The bucket's lifecycle ends what lies under the second one, 90 days after it came there (template.yaml).
+OPEN_PREFIX = "payloads/"
+SETTLED_PREFIX = "settled/"
 
 
 class Contended(Exception):  # noqa: N818
@@ -124,7 +127,28 @@ class FailuresTable:
                 record, status, at=timestamp(), expires_at=int(expires.timestamp()), by=by, reason=reason
             )
 
-        return self.change(failure_id, transition)
+        record = self.change(failure_id, transition)
+        return self._with_payload_aged(record) if record.status in failures.SETTLED else record
+
+    def _with_payload_aged(self, record: FailureRecord) -> FailureRecord:
+        """The record with its payload, if it is in the bucket, where the bucket's lifecycle ends it with the record.
+
+        A copy before the old object goes: whoever dies in between leaves one too many, never one too few.
+        """
+        old = record.payload_key
+        if old is None or not old.startswith(OPEN_PREFIX):
+            return record
+        new = SETTLED_PREFIX + old.removeprefix(OPEN_PREFIX)
+        self._s3.copy_object(Bucket=self._bucket, Key=new, CopySource={"Bucket": self._bucket, "Key": old})
+
+        def transition(latest: FailureRecord) -> FailureRecord:
+            moved = latest.status in failures.SETTLED and latest.payload_key == old
+            return msgspec.structs.replace(latest, payload_key=new) if moved else latest
+
+        record = self.change(record.failure_id, transition)
+        if record.payload_key == new:
+            self._s3.delete_object(Bucket=self._bucket, Key=old)
+        return record
 
     def _under_claim(
         self, claim: FailureRecord, transition: Callable[[FailureRecord], FailureRecord]
@@ -170,12 +194,6 @@ class FailuresTable:
         payload = (failure.payload or "").encode()
         if len(payload) <= MAX_PAYLOAD:
             return failure
-        key = f"payloads/{failure.failure_id}"
+        key = f"{OPEN_PREFIX}{failure.failure_id}"
         self._s3.put_object(Bucket=self._bucket, Key=key, Body=payload)
         return msgspec.structs.replace(failure, payload=None, payload_key=key)
-
-
-def timestamp_before(seconds: float) -> str:
-    """The time so many seconds ago, in the form of `timestamp`."""
-    then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds)
-    return then.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"

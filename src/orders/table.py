@@ -7,6 +7,7 @@ with the stock that it moves.
 
 import base64
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -96,6 +97,19 @@ class OrdersTable:
             unprocessed = answer.get("UnprocessedKeys", {}).get(self._name)
             pending = list(unprocessed["Keys"]) if unprocessed else []
         return [found[order_id] for _, order_id in keys if order_id in found]
+
+    def open_longest(self, placed_before: str) -> Iterator[tuple[str, str]]:
+        """Customer and id of every order that was placed before this time and hasn't ended, by the sparse index."""
+        for shard in range(model.OPEN_SHARDS):
+            pages = self._client.get_paginator("query").paginate(
+                TableName=self._name,
+                IndexName="open-orders",
+                KeyConditionExpression="openShard = :shard AND placedAt < :before",
+                ExpressionAttributeValues={":shard": {"S": f"{shard:02d}"}, ":before": {"S": placed_before}},
+            )
+            for page in pages:
+                for item in page["Items"]:
+                    yield item["customerId"]["S"], item["orderId"]["S"]
 
     def note(self, customer_id: str, order_id: str, what: str, detail: str, *, once: bool = False) -> None:
         """Add to an order's timeline something that isn't a change of status; with `once`, unless it is there."""

@@ -1,0 +1,143 @@
+"""Find what stands still without anybody knowing: the net under every other net. Runs on a schedule.
+
+An order that is open longer than promised and isn't in the failure inbox lost an event outside our sight: its
+workflow is started again where the order stands. Nothing is asked about running executions: the promise is longer
+than the workflow's own time-out, and one more execution of an order that is under way changes nothing. Its name
+comes from the order and the promise's multiple, so any number of sweeps start one for each promise broken.
+"""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aws_lambda_powertools.metrics import MetricUnit
+
+from orders.aws import client
+from orders.failures import Action, FailureRecord, NotAllowed, Status
+from orders.failures_table import Contended, FailuresTable
+from orders.model import TERMINAL, seconds_since, timestamp_before
+from orders.table import OrdersTable
+from orders.telemetry import logger, metrics, tracer
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+# What a redriven payload takes to fail again at most: a queue gives up after a minute, an asynchronous function
+# after about four. Who fails later makes the record NEW again all the same.
+QUIET_S = 900
+# Time to finish in, when many things stand still: the next run goes on.
+RESERVE_MS = 15_000
+
+_dynamodb = client("dynamodb")
+_workflows = client("stepfunctions")
+_orders = OrdersTable(_dynamodb)
+_failures = FailuresTable(_dynamodb, client("s3"))
+
+
+class SweepRequest(msgspec.Struct, rename="camel"):
+    """An event of the schedule, or of an operator who doesn't want to wait: both in seconds."""
+
+    promise_seconds: float = 0
+    quiet_seconds: float = QUIET_S
+
+
+@tracer.capture_lambda_handler(capture_response=False)
+@logger.inject_lambda_context(clear_state=True)
+@metrics.log_metrics
+def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
+    """`{"restarted", "inInbox", "resolved", "released", "complete"}`: how many orders and failures, and if all."""
+    request = msgspec.convert(event, SweepRequest)
+    promise_s = request.promise_seconds or float(os.environ["ORDER_PROMISE_SECONDS"])
+    counts = {"restarted": 0, "inInbox": 0, "resolved": 0, "released": 0}
+    complete = _settle(counts, request.quiet_seconds, context) and _restart(counts, promise_s, context)
+    metrics.add_metric("OrdersRestarted", MetricUnit.Count, counts["restarted"])
+    logger.info("swept", extra={**counts, "complete": complete})
+    return {**counts, "complete": complete}
+
+
+def _restart(counts: dict[str, int], promise_s: float, context: "LambdaContext") -> bool:
+    """Start the workflow of every order that is overdue and in nobody's sight; False if time ran out."""
+    for customer_id, order_id in _orders.open_longest(timestamp_before(promise_s)):
+        if context.get_remaining_time_in_millis() < RESERVE_MS:
+            return False
+        order = _orders.get(customer_id, order_id, consistent=True)
+        if order is None or order.status in TERMINAL:
+            continue  # the index lags behind
+        if any(_in_sight(record, promise_s) for record in _failures.of_order(order_id)):
+            counts["inInbox"] += 1
+            continue
+        broken = int(seconds_since(order.placed_at) / promise_s)
+        name = f"{order_id}-sweep-{broken}"
+        given = {
+            "metadata": {"correlationId": order.correlation_id},
+            "data": {"customerId": customer_id, "orderId": order_id},
+            "path": "resume",
+        }
+        try:
+            _workflows.start_execution(
+                stateMachineArn=os.environ["STATE_MACHINE_ARN"], name=name, input=msgspec.json.encode(given).decode()
+            )
+        except _workflows.exceptions.ExecutionAlreadyExists:
+            continue
+        counts["restarted"] += 1
+        logger.warning(
+            "order restarted",
+            extra={
+                "order_id": order_id,
+                "correlation_id": order.correlation_id,
+                "status": order.status,
+                "name": name,
+            },
+        )
+    return True
+
+
+def _in_sight(record: FailureRecord, promise_s: float) -> bool:
+    """Whether an operator sees this failure, or has sent it on its way so lately that it may still arrive."""
+    if not _moves_order(record):
+        return False
+    redriven_lately = record.claimed_at is not None and record.claimed_at > timestamp_before(promise_s)
+    return record.status is Status.NEW or (record.status is Status.REDRIVEN and redriven_lately)
+
+
+def _moves_order(record: FailureRecord) -> bool:
+    """Whether the order waits for what failed; a receipt or a mail is missing without keeping its order."""
+    return (
+        record.redrive.action in {Action.RESUME, Action.PUBLISH}
+        or ":states:" in record.redrive.to
+        or record.resource_arn == os.environ["FULFILMENT_QUEUE_ARN"]
+    )
+
+
+def _settle(counts: dict[str, int], quiet_s: float, context: "LambdaContext") -> bool:
+    """Close the failures that are over, and give back those that a redrive left half-way; False if time ran out."""
+    quiet_since = timestamp_before(quiet_s)
+    for status in (Status.REDRIVEN, Status.NEW):
+        for record in _failures.with_status(status):
+            if context.get_remaining_time_in_millis() < 2 * RESERVE_MS:
+                return False
+            try:
+                reason = _why_over(record, quiet_since)
+                if reason:
+                    _failures.settle(
+                        record.failure_id, Status.RESOLVED, by="sweep", reason=reason, if_version=record.version
+                    )
+                    counts["resolved"] += 1
+                elif record.status is Status.REDRIVEN and not record.sent_at and str(record.claimed_at) < quiet_since:
+                    _failures.release(record, "it was claimed and never confirmed as sent")
+                    counts["released"] += 1
+            except (NotAllowed, LookupError, Contended):
+                continue  # somebody else is at it
+    return True
+
+
+def _why_over(record: FailureRecord, quiet_since: str) -> str:
+    """Why there is nothing left to do about a failure; "" if there is."""
+    # An event that wasn't published is missing also where its order has ended: it may have said so.
+    moves_order = _moves_order(record) and record.redrive.action is not Action.PUBLISH
+    if moves_order and record.order_id and record.customer_id:
+        order = _orders.get(record.customer_id, record.order_id, consistent=True)
+        return f"the order is {order.status}" if order is not None and order.status in TERMINAL else ""
+    if record.status is Status.REDRIVEN and record.sent_at is not None and record.sent_at < quiet_since:
+        return "it was redriven and has not failed again"
+    return ""
