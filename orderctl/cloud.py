@@ -125,6 +125,7 @@ def cloud_environment(cloud: Cloud) -> dict[str, str]:
     bypass = [host for host in (keep.get("NO_PROXY") or keep.get("no_proxy") or "").split(",") if host]
     hosts = ",".join([*bypass, "127.0.0.1", "localhost"])
     return {
+        "UV_SYSTEM_CERTS": "1",
         **keep,
         **LOCAL_AWS_ENVIRONMENT,
         "NO_PROXY": hosts,
