@@ -34,8 +34,9 @@ from pathlib import Path
 from typing import Any
 
 import build_artifact
+from benchmarks import report
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = report.ROOT
 SAM = ROOT / ".local" / "venv-sam" / "bin" / "sam"
 BUDGETS = Path(__file__).with_name("coldstart_budgets.toml")
 REFERENCES = Path(__file__).with_name("coldstart_references")
@@ -43,17 +44,19 @@ FUNCTIONS = sorted(path.stem for path in (ROOT / "src/orders/functions").glob("[
 
 # Lambda's runtime has its client and boto3 with bytecode; ours are pinned, so that runs can be compared.
 RUNTIME_CLIENT = ("awslambdaric==4.2.2", "simplejson==4.3.0", "snapshot-restore-py==1.0.0")
+MEASURES = ("init_ms", "first_answer_ms", "first_invoke_ms", "cpu_ms", "memory_mb")
 RUNTIME_BOTO3 = ("boto3==1.44.5", "botocore==1.44.5")
 IDIOMATIC = ("aws-lambda-powertools[tracer]==3.37.0", "pydantic==2.14.3", "wrapt==2.5.2")
 
 HELP = """
-columns: INIT, first answer (from process start) and CPU (of the whole process) are medians in milliseconds;
-memory is the peak in MB; ratios are medians of each round's ratio of INIT to the reference's.
+INIT is what the emulator reports, the first answer counts from process start, the first invoke is the time in
+the handler; CPU and memory (peak) are the runtime process's until its first answer. On a busy machine trust the
+ratios of CPU first. The results go to .local/bench/coldstart.json, with each run's figures.
 
 examples:
   python -m benchmarks.coldstart
   python -m benchmarks.coldstart --function accept_order --function query_orders --rounds 21
-  python -m benchmarks.coldstart --function accept_order --variants --json coldstart.json
+  python -m benchmarks.coldstart --function accept_order --variants
 
 exit codes: 0 all within budget, 1 a budget is exceeded, 2 wrong usage, 3 something that it needs is missing"""
 
@@ -319,40 +322,53 @@ def consumption(emulator_pid: int) -> tuple[float, float]:
     return nanoseconds / 1e6, int(peak[1]) / 1024 if peak else 0.0
 
 
-def ratio(subject: Subject, reference: Subject) -> float:
-    """The median of each round's ratio of INIT times."""
-    pairs = zip(subject.runs, reference.runs, strict=True)
-    return statistics.median(ours.init_ms / theirs.init_ms for ours, theirs in pairs)
-
-
 def summary(subject: Subject, references: list[Subject], budgets: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """Medians, ratios to the references, and the budgets that the subject exceeds."""
-    ratios = {reference.name: round(ratio(subject, reference), 3) for reference in references}
-    budget = budgets.get(subject.name, {})
-    names = ("init_ms", "first_answer_ms", "first_invoke_ms", "cpu_ms", "memory_mb")
+    """Medians, their ratios to the references', and the budgets that the subject exceeds."""
+
+    def ratios(of: str) -> dict[str, float]:
+        return {ref.name: round(median(subject, of) / median(ref, of), 3) for ref in references}
+
+    init, budget = ratios("init_ms"), budgets.get(subject.name, {})
     return {
         "name": subject.name,
-        **{name: round(statistics.median(getattr(run, name) for run in subject.runs), 1) for name in names},
-        "ratios": ratios,
+        **{of: round(median(subject, of), 1) for of in MEASURES},
+        "initRatios": init,
+        "cpuRatios": ratios("cpu_ms"),
         "budgets": budget,
-        "exceeded": [name for name, most in budget.items() if ratios[name] > most],
+        "exceeded": [name for name, most in budget.items() if init[name] > most],
         "error": subject.runs[-1].error,
     }
 
 
-def print_table(results: list[dict[str, Any]]) -> None:
-    """Print one line for each subject; a star marks a ratio beyond its budget."""
-    titles = ("INIT", "1st answer", "1st invoke", "CPU", "memory", "/bare", "/floor", "/idiomatic")
-    print(f"\n{'':40}" + "".join(f"{title:>12}" for title in titles))
-    for row in results:
-        numbers = [row[key] for key in ("init_ms", "first_answer_ms", "first_invoke_ms", "cpu_ms", "memory_mb")]
-        line = "".join(f"{number:12.1f}" for number in numbers)
-        for name, value in row["ratios"].items():
-            line += f"{value:11.2f}" + ("*" if name in row["exceeded"] else " ")
-        print(f"{row['name']:40}{line}")
+def median(subject: Subject, of: str) -> float:
+    """The median of one measure over the rounds."""
+    return float(statistics.median(getattr(run, of) for run in subject.runs))
+
+
+def print_tables(results: list[dict[str, Any]]) -> None:
+    """Print the medians and the ratios; then what is beyond its budget."""
+    report.table(
+        "Cold start: medians in ms; memory in MB",
+        ["", "INIT", "first answer", "first invoke", "CPU", "memory"],
+        [[row["name"], *(row[of] for of in MEASURES)] for row in results],
+    )
+    names = list(results[0]["initRatios"])
+    report.table(
+        "Ratios to the references",
+        ["", *(f"INIT/{name}" for name in names), *(f"CPU/{name}" for name in names), "budget"],
+        [
+            [
+                row["name"],
+                *row["initRatios"].values(),
+                *row["cpuRatios"].values(),
+                "exceeded" if row["exceeded"] else "kept" if row["budgets"] else "",
+            ]
+            for row in results
+        ],
+    )
     for row in results:
         for name in row["exceeded"]:
-            print(f"{row['name']} takes {row['ratios'][name]} x {name}; its budget is {row['budgets'][name]}")
+            print(f"{row['name']}: INIT is {row['initRatios'][name]} x {name}, its budget {row['budgets'][name]}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -364,7 +380,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=11, help="cold starts of each (default 11)")
     parser.add_argument("--runtime", choices=build_artifact.RUNTIMES, default="python3.13")
     parser.add_argument("--variants", action="store_true", help="also accept_order with one measure undone each")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, each run included")
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")
@@ -391,11 +406,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 3
     budgets = tomllib.loads(BUDGETS.read_text())
     results = [summary(subject, measured[:3], budgets) for subject in measured]
-    print_table(results)
-    if options.json:
-        runs = {subject.name: [asdict(run) for run in subject.runs] for subject in measured}
-        report = {"runtime": options.runtime, "rounds": options.rounds, "results": results, "runs": runs}
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    print_tables(results)
+    runs = {subject.name: [asdict(run) for run in subject.runs] for subject in measured}
+    path = report.save("coldstart", {"runtime": options.runtime, "results": results, "runs": runs})
+    print(f"\n{path.relative_to(ROOT)} has the figures of each run.")
     return 1 if any(row["exceeded"] for row in results) else 0
 
 
