@@ -17,6 +17,8 @@ MAX_LINES = 100
 # DynamoDB's TransactWriteItems quota is 100 items: one is the order itself, the others one a product.
 MAX_PRODUCTS = 99
 OPEN_SHARDS = 16
+ORDER_ID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z"
+TIMESTAMP = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z\Z"
 # The namespace in which an Idempotency-Key becomes an order id (RFC 9562, UUID version 5).
 ORDER_NAMESPACE = uuid.UUID("5f0c9a5e-30c5-4f1c-9d5c-3a1f0f6f9b11")
 
@@ -79,6 +81,10 @@ class OrderCancelled(Exception):  # noqa: N818
 
 class IllegalTransition(Exception):  # noqa: N818
     """The order's status doesn't allow this step."""
+
+
+class Busy(Exception):  # noqa: N818
+    """Others are at work on the same items, or there are too many requests; the same request may be repeated."""
 
 
 class Status(StrEnum):

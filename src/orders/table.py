@@ -8,19 +8,27 @@ with the stock that it moves.
 import base64
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from orders import model
 from orders.attributes import from_item, to_attribute, to_item
+from orders.batches import get_items
 from orders.model import Order, Status, TimelineEntry, timestamp
 
 if TYPE_CHECKING:
     from types_boto3_dynamodb import DynamoDBClient
 
+# Why DynamoDB cancels a transaction that it may take the next time (API reference, "TransactWriteItems").
+PASSING = frozenset({"TransactionConflict", "ProvisionedThroughputExceeded", "ThrottlingError"})
 # A payment that fails over and over must not grow the item towards DynamoDB's 400 KB.
 MAX_TIMELINE = 100
+
+
+# DynamoDB refuses a key that can't be one, such as an empty or a very long one.
+_Cursor = tuple[Annotated[str, Meta(pattern=model.TIMESTAMP)], Annotated[str, Meta(pattern=model.ORDER_ID)]]
 
 
 class BadCursor(Exception):  # noqa: N818
@@ -87,15 +95,8 @@ class OrdersTable:
 
     def _get_many(self, keys: list[tuple[str, str]]) -> list[Order]:
         """The orders with these keys, in this order (at most 100, BatchGetItem's quota)."""
-        found: dict[str, Order] = {}
-        pending: list[dict[str, Any]] = [self._key(*key) for key in keys]
-        while pending:  # BatchGetItem hands back, without an error, what it didn't get to
-            answer = self._client.batch_get_item(RequestItems={self._name: {"Keys": pending}})
-            for item in answer["Responses"].get(self._name, []):
-                order = decode_order(item)
-                found[order.order_id] = order
-            unprocessed = answer.get("UnprocessedKeys", {}).get(self._name)
-            pending = list(unprocessed["Keys"]) if unprocessed else []
+        items = get_items(self._client, self._name, [self._key(*key) for key in keys])
+        found = {order.order_id: order for order in map(decode_order, items)}
         return [found[order_id] for _, order_id in keys if order_id in found]
 
     def open_longest(self, placed_before: str) -> Iterator[tuple[str, str]]:
@@ -166,8 +167,8 @@ class OrdersTable:
     def cancel(self, order: Order) -> None:
         """The order becomes CANCELLED and what it had reserved goes back on sale, in one transaction.
 
-        Raises `IllegalTransition` if the order can't be cancelled any more, also if that became so since
-        `order` was read.
+        Raises `IllegalTransition` if `order` can't be cancelled or has changed its status since it was read, and
+        `Busy` if somebody else is writing to the order or to one of its products.
         """
         model.require_transition(order.status, Status.CANCELLED)
         now = timestamp()
@@ -211,8 +212,11 @@ class OrdersTable:
             self._client.transact_write_items(TransactItems=writes)
         except self._client.exceptions.TransactionCanceledException as error:
             reasons = error.response.get("CancellationReasons", [])
-            if reasons and reasons[0].get("Code") == "ConditionalCheckFailed":
+            codes = [reason.get("Code") for reason in reasons]
+            if codes and codes[0] == "ConditionalCheckFailed":
                 raise model.IllegalTransition("the order has moved on") from None
+            if not PASSING.isdisjoint(codes):
+                raise model.Busy("the order or one of its products is being changed") from None
             raise
 
 
@@ -223,7 +227,7 @@ def _encode_cursor(key: Any) -> str:
 def _decode_cursor(cursor: str, customer_id: str) -> dict[str, Any]:
     """The start key in a cursor; the customer is never taken from it, so nobody can page through another's."""
     try:
-        placed_at, order_id = msgspec.json.decode(base64.urlsafe_b64decode(cursor), type=tuple[str, str])
+        placed_at, order_id = msgspec.json.decode(base64.urlsafe_b64decode(cursor), type=_Cursor)
     except (ValueError, RecursionError):
         raise BadCursor from None
     return {

@@ -1,5 +1,8 @@
 """Reads, cancellation and the open endpoints of the REST API."""
 
+import random
+import re
+import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -7,9 +10,9 @@ import msgspec
 from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 
-from orders import openapi
+from orders import model, openapi
 from orders.aws import client
-from orders.model import IllegalTransition, Order
+from orders.model import TRANSITIONS, Busy, IllegalTransition, Order, Status
 from orders.problems import PROBLEM_JSON, Problem
 from orders.table import BadCursor, OrdersTable
 from orders.telemetry import logger, metrics, tracer
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
 MAX_PAGE = 100
+CANCEL_ATTEMPTS = 6
+ORDER_ID = re.compile(model.ORDER_ID)
 _orders = OrdersTable(client("dynamodb"))
 app = APIGatewayRestResolver()
 
@@ -70,16 +75,24 @@ def list_orders() -> Response[str]:
 @app.post("/orders/<order_id>/cancel")
 def cancel_order(order_id: str) -> Response[str]:
     """Cancel an order that isn't paid yet; cancelling twice is the same as once."""
-    order = _order(order_id, consistent=True)
-    if order.status != "CANCELLED":
+    for attempt in range(CANCEL_ATTEMPTS):
+        if attempt:
+            time.sleep(random.uniform(0, 0.025 * 2**attempt))
+        order = _order(order_id, consistent=True)
+        if order.status is Status.CANCELLED:
+            break
+        if Status.CANCELLED not in TRANSITIONS[order.status]:
+            raise Problem(409, f"the order is {order.status}: it is too late to cancel it")
         try:
             _orders.cancel(order)
-        except IllegalTransition:
-            latest = _order(order_id, consistent=True)
-            if latest.status != "CANCELLED":
-                raise Problem(409, f"the order is {latest.status}: it is too late to cancel it") from None
-    metrics.add_metric("OrderCancelled", "Count", 1)
-    return _json({"orderId": order_id, "status": "CANCELLED"}, HTTPStatus.ACCEPTED)
+        except (IllegalTransition, Busy):
+            continue  # the workflow is at work on it just now: look where it is, and try again
+        metrics.add_metric("OrderCancelled", "Count", 1)
+        logger.info("order cancelled")
+        break
+    else:
+        raise Problem(409, "the order is being worked on at this moment: try again")
+    return _json({"orderId": order_id, "status": Status.CANCELLED}, HTTPStatus.ACCEPTED)
 
 
 @app.get("/openapi.json")
@@ -107,9 +120,16 @@ def _customer() -> str:
 
 
 def _order(order_id: str, *, consistent: bool = False) -> Order:
-    order = _orders.get(_customer(), order_id, consistent=consistent)
+    if not ORDER_ID.match(order_id):
+        raise Problem(404, "you have no such order")
+    logger.append_keys(order_id=order_id)
+    customer = _customer()
+    order = _orders.get(customer, order_id, consistent=consistent)
+    if order is None and not consistent:
+        # It may have been placed a moment ago, and whoever placed it knows.
+        order = _orders.get(customer, order_id, consistent=True)
     if order is None:
-        raise Problem(404, f"you have no order {order_id}")
+        raise Problem(404, "you have no such order")
     return order
 
 
