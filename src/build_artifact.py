@@ -294,6 +294,9 @@ def trim(directory: Path) -> None:
         (directory / package / "docs" / "__init__.py").write_text("")
         (directory / package / "docs" / "docstring.py").write_text(NO_DOCSTRINGS)
 
+    # It asks for the version of h2, which is not deployed; what that imports is a fiftieth of a cold start.
+    (directory / "urllib3" / "http2" / "__init__.py").write_text("")
+
     # A client for a trimmed service fails with this message: it should say why, and what to do.
     exceptions, placeholder = directory / "botocore" / "exceptions.py", '"{known_service_names}"'
     text = exceptions.read_text()

@@ -6,11 +6,14 @@ Made by botocore: boto3 gives the same clients, and importing it costs a tenth o
 import gc
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-gc.disable()  # an import makes much and drops nothing: to collect amidst it costs a twentieth of a cold start
+# Imports make much and drop nothing: to look for garbage amidst them, or among what they made, costs a tenth of a
+# cold start.
+gc.disable()
 
 import botocore.session  # noqa: E402
 from botocore.config import Config  # noqa: E402
 
+gc.freeze()
 gc.enable()
 
 if TYPE_CHECKING:
@@ -59,5 +62,5 @@ def client(service: str, *, checked: bool = True) -> Any:
         session = botocore.session.get_session()
         return session.create_client(service, config=_CONFIG if checked else _UNCHECKED)
     finally:
-        gc.freeze()  # what exists by now stays: no collection need look at it again
+        gc.freeze()
         gc.enable()
