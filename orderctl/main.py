@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from typer.core import TyperGroup
 
-from orderctl import console, failures, interrupts, orders
+from orderctl import console, explain, failures, interrupts, orders, replay
 from orderctl.cloud import DEFAULT_NAME, LOCAL, ROOT, Cloud
 from orderctl.exits import EXIT_CODES_HELP, Exit, Interrupted, Stop
 from orderctl.options import Json, Name, Password, Port, Profile, Region, Stack, Username, examples
@@ -200,6 +200,15 @@ def demo(
 
 
 app.add_typer(failures.app, name="failures")
+app.command(epilog=examples("orderctl explain 6f1c…", "orderctl explain 6f1c… --stack orders-prod --json"))(
+    explain.explain
+)
+app.command(
+    epilog=examples(
+        "orderctl replay --from 2026-11-20T09:00Z --to 2026-11-20T10:00Z --dry-run",
+        "orderctl replay --from 2026-11-20T09:00Z --to 2026-11-20T10:00Z --rule OrderFulfilledRule",
+    )
+)(replay.replay)
 
 if __name__ == "__main__":
     app()

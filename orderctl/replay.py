@@ -1,0 +1,131 @@
+"""Send archived events to the bus again: what was lost on the way arrives, what arrived before changes nothing."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from typing import Annotated, Any
+
+import typer
+
+from orderctl import console
+from orderctl.cloud import DEFAULT_NAME
+from orderctl.exits import Exit, Stop
+from orderctl.options import Json, Name, Profile, Region, Stack
+from orderctl.target import Target
+
+POLL_S = 1.0
+ENDED = frozenset({"COMPLETED", "CANCELLED", "FAILED"})
+
+
+def replay(
+    *,
+    start: Annotated[str, typer.Option("--from", help="Events from this time on (ISO 8601; UTC unless it says).")],
+    end: Annotated[str, typer.Option("--to", help="Up to this time.")],
+    rule: Annotated[
+        list[str] | None, typer.Option("--rule", help="Only to this rule (part of its name); may be repeated.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be replayed to whom.")] = False,
+    wait: Annotated[bool, typer.Option(help="Wait until the replay has ended.")] = True,
+    timeout: Annotated[float, typer.Option(min=1, help="With --wait: give up waiting after so many seconds.")] = 3600,
+    stack: Stack = None,
+    profile: Profile = None,
+    region: Region = None,
+    name: Name = DEFAULT_NAME,
+    as_json: Json = False,
+) -> None:
+    """Replay archived order events, to every rule or to some.
+
+    Safe at any time: consumers know an event by its id. Mails are remembered longer than the archive keeps events.
+    """
+    from orderctl import target  # noqa: PLC0415
+
+    since, until = moment(start), moment(end)
+    if since >= until:
+        raise Stop(Exit.USAGE, "--from must be before --to.", "Both are times, such as 2026-11-20T09:00Z.")
+    if since > datetime.datetime.now(datetime.UTC):
+        raise Stop(Exit.USAGE, f"Nothing has been archived after {start} yet.", "Choose an earlier --from.")
+    there = target.choose(stack, name, profile, region)
+    archive = archive_of(there)
+    rules = rules_of(there, rule or [])
+    names = ", ".join(sorted(rules))
+    if dry_run:
+        found = {"archive": archive["ArchiveName"], "from": since, "to": until, "rules": sorted(rules)}
+        if as_json:
+            console.emit_json(found)
+        else:
+            console.out.print(
+                f"Would replay what {archive['ArchiveName']} holds from {since} to {until} to: {names}.",
+                markup=False,
+            )
+        return
+    replay_name = f"orderctl-{int(time.time() * 1000)}"
+    events = there.client("events")
+    events.start_replay(
+        ReplayName=replay_name,
+        EventSourceArn=archive["ArchiveArn"],
+        EventStartTime=since,
+        EventEndTime=until,
+        Destination={
+            "Arn": there.output("EventBusArn"),
+            # Every rule is meant by leaving the filter out, so that a rule made in the meantime is reached too.
+            **({"FilterArns": sorted(rules.values())} if rule else {}),
+        },
+    )
+    state = _wait(events, replay_name, timeout) if wait else events.describe_replay(ReplayName=replay_name)
+    if as_json:
+        console.emit_json({"replay": replay_name, "state": state["State"], "rules": sorted(rules)})
+    else:
+        console.out.print(f"Replay {replay_name} to {names}: {state['State']}.", markup=False)
+    if state["State"] in {"FAILED", "CANCELLED"}:
+        raise Stop(Exit.NOT_AS_EXPECTED, f"The replay is {state['State']}: {state.get('StateReason', 'no reason')}.")
+
+
+def moment(text: str) -> datetime.datetime:
+    """Return a time given on the command line; Stop(USAGE) if it isn't one."""
+    try:
+        parsed = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise Stop(Exit.USAGE, f"{text!r} is no time.", "Write it as 2026-11-20T09:00Z.") from None
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=datetime.UTC)
+
+
+def archive_of(there: Target) -> dict[str, Any]:
+    """Return the bus's archive; Stop(NO_TARGET) if it has none."""
+    found = there.client("events").list_archives(EventSourceArn=there.output("EventBusArn"))["Archives"]
+    if not found:
+        raise Stop(Exit.NO_TARGET, f"The bus of {there.name} has no archive.", "Nothing can be replayed.")
+    archive: dict[str, Any] = there.client("events").describe_archive(ArchiveName=found[0]["ArchiveName"])
+    return archive
+
+
+def rules_of(there: Target, wanted: list[str]) -> dict[str, str]:
+    """Return ARNs by name of the bus's rules whose name contains one of the words; all of them without words.
+
+    Stop(USAGE) for a word that fits none. Rules that services manage, such as the archive's own, are left out.
+    """
+    pages = there.client("events").get_paginator("list_rules").paginate(EventBusName=there.output("EventBusName"))
+    known = {rule["Name"]: rule["Arn"] for page in pages for rule in page["Rules"] if "ManagedBy" not in rule}
+    for word in wanted:
+        if not any(word.lower() in name.lower() for name in known):
+            raise Stop(Exit.USAGE, f"No rule is called {word!r}.", f"There are: {', '.join(sorted(known))}.")
+    return {
+        name: arn for name, arn in known.items() if not wanted or any(word.lower() in name.lower() for word in wanted)
+    }
+
+
+def _wait(events: Any, replay_name: str, timeout_s: float) -> dict[str, Any]:
+    deadline = time.monotonic() + timeout_s
+    with console.step(f"Replaying ({replay_name})") as note:
+        while True:
+            state: dict[str, Any] = events.describe_replay(ReplayName=replay_name)
+            if state["State"] in ENDED:
+                return state
+            if time.monotonic() > deadline:
+                raise Stop(
+                    Exit.NOT_AS_EXPECTED,
+                    f"The replay {replay_name} is still {state['State']} after {timeout_s:.0f} s.",
+                    "It goes on by itself.",
+                )
+            note(f"{state['State']}, last event of {state.get('EventLastReplayedTime', 'none yet')}")
+            time.sleep(POLL_S)
