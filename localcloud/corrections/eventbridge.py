@@ -25,11 +25,10 @@ from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from typing import Any
 
-from ministack.core.iam_evaluator import EvalContext, evaluate_resource_policy
 from ministack.core.responses import error_response_json, json_response
 from ministack.services import eventbridge, lambda_svc, sns, sqs, stepfunctions
 
-from localcloud.corrections import queues
+from localcloud.corrections import permissions, queues
 from localcloud.patching import Correction, internal, replace
 from localcloud.settings import Settings
 
@@ -55,7 +54,8 @@ class DeliveryError:
 
 
 _failure: ContextVar[DeliveryError | None] = ContextVar("localcloud_delivery_failure", default=None)
-_source_rule: ContextVar[str] = ContextVar("localcloud_source_rule", default="")
+_rule_arn: ContextVar[str] = ContextVar("localcloud_rule_arn", default="")
+_role_arn: ContextVar[str | None] = ContextVar("localcloud_target_role_arn", default=None)
 
 
 @contextmanager
@@ -68,20 +68,23 @@ def set_for(variable: ContextVar[Any], value: Any) -> Iterator[None]:
         variable.reset(token)
 
 
-def queue_accepts_rule(queue_arn: str, rule_arn: str) -> bool:
-    """Whether the queue's resource policy lets EventBridge send on behalf of this rule."""
-    policy, account = internal(sqs, "queue_policy_for_arn")(queue_arn)
-    context = EvalContext(
-        principal_arn="*",
-        principal_type="Service",
-        principal_account="",
-        action="sqs:SendMessage",
-        resource_arn=queue_arn,
-        region=queue_arn.split(":")[3],
-        service_context={"aws:sourcearn": rule_arn, "aws:sourceaccount": account},
-    )
-    decision: str = evaluate_resource_policy(policy, context, service="events.amazonaws.com").decision
-    return decision == "Allow"
+def is_schedule(rule_arn: str) -> bool:
+    """Whether a delivery is EventBridge Scheduler's, which acts as the target's role throughout."""
+    return rule_arn.startswith("arn:aws:scheduler:")
+
+
+def may_send(queue_arn: str, rule_arn: str, role_arn: str | None) -> bool:
+    """Whether a queue may be sent to on behalf of a rule or schedule."""
+    if is_schedule(rule_arn):
+        return permissions.role_may(role_arn, "sqs:SendMessage", queue_arn)
+    return permissions.events_may_send(queue_arn, rule_arn)
+
+
+def may_invoke(function_arn: str, rule_arn: str, role_arn: str | None) -> bool:
+    """Whether a function may be invoked on behalf of a rule or schedule."""
+    if is_schedule(rule_arn):
+        return permissions.role_may(role_arn, "lambda:InvokeFunction", function_arn)
+    return permissions.events_may_invoke(function_arn, rule_arn)
 
 
 def dead_letter(
@@ -107,7 +110,7 @@ def dead_letter(
         "RETRY_ATTEMPTS": queues.string_attribute(str(attempts)),
     }
     try:
-        if not queue_accepts_rule(queue_arn, rule_arn):
+        if not may_send(queue_arn, rule_arn, target.get("RoleArn")):
             logger.error("Event %s was dropped: %s has no policy that lets the rule send.", event["id"], queue_arn)
             return
         queues.send(queue_arn, json.dumps(event), attributes)
@@ -138,7 +141,8 @@ class Deliveries:
         threading.Thread(target=copy_context().run, args=(self._retry, *arguments), daemon=True).start()
 
     def _attempt(self, target: JsonObject, event: JsonObject, rule: JsonObject, view: Any) -> DeliveryError | None:
-        with set_for(_failure, None), set_for(_source_rule, rule.get("Arn", "")):
+        rule_arn, role_arn = rule.get("Arn", ""), target.get("RoleArn")
+        with set_for(_failure, None), set_for(_rule_arn, rule_arn), set_for(_role_arn, role_arn):
             self._invoke_target(target, event, rule, view)
             return _failure.get()
 
@@ -190,6 +194,9 @@ def dispatch_to_lambda(arn: str, payload: str) -> None:
     if func is None:
         fail("NO_RESOURCE", f"Function not found: {name}")
         return
+    if not may_invoke(arn, _rule_arn.get(), _role_arn.get()):
+        fail("NO_PERMISSIONS", f"No policy of {arn} lets the rule invoke it.")
+        return
     record = internal(lambda_svc, "_execution_record_for_config")(func, {**config, "FunctionArn": arn})
     lambda_svc.invoke_async_with_retry(record, json.loads(payload))
 
@@ -199,7 +206,7 @@ def dispatch_to_sqs(spec: Any, payload: str, sqs_parameters: JsonObject | None =
     arn = str(spec)
     if internal(sqs, "_queue_by_arn")(arn) is None:
         fail("NO_RESOURCE", "The specified queue does not exist for this wsdl version.")
-    elif not queue_accepts_rule(arn, _source_rule.get()):
+    elif not may_send(arn, _rule_arn.get(), _role_arn.get()):
         fail("NO_PERMISSIONS", f"Access to the resource {arn} is denied.")
     else:
         group = (sqs_parameters or {}).get("MessageGroupId")
@@ -210,6 +217,9 @@ def dispatch_to_stepfunctions(arn: str, payload: str) -> None:
     """Start an execution."""
     if internal(stepfunctions, "_resolve_state_machine_arn")(arn) is None:
         fail("NO_RESOURCE", f"State Machine Does Not Exist: '{arn}'")
+        return
+    if not permissions.role_may(_role_arn.get(), "states:StartExecution", arn):
+        fail("NO_PERMISSIONS", f"The role of the target does not allow to start {arn}.")
         return
     status, _, body = internal(stepfunctions, "_start_execution")({"stateMachineArn": arn, "input": payload})
     if status >= 400:
@@ -234,6 +244,9 @@ def checked_bus(dispatch: Callable[..., None]) -> Callable[..., None]:
         name = spec.resource.partition("/")[2]
         if name not in internal(eventbridge, "_event_buses"):
             fail("NO_RESOURCE", f"Event bus {name} does not exist.")
+            return
+        if not permissions.role_may(_role_arn.get(), "events:PutEvents", str(spec)):
+            fail("NO_PERMISSIONS", f"The role of the target does not allow to put events on {name}.")
             return
         dispatch(spec, *arguments)
 

@@ -30,7 +30,7 @@ from ministack.core.arn import parse_arn
 from ministack.core.responses import request_scope
 from ministack.services import eventbridge, lambda_svc, s3, sns
 
-from localcloud.corrections import queues
+from localcloud.corrections import permissions, queues
 from localcloud.corrections.lambda_environments import request_id_override
 from localcloud.patching import Correction, internal, replace
 from localcloud.settings import Settings
@@ -38,6 +38,13 @@ from localcloud.settings import Settings
 DEFAULT_RETRIES = 2
 DEFAULT_MAX_AGE_S = 6 * 3600
 MAX_DELAY_S = 30.0
+DESTINATION_ACTIONS = {
+    "sqs": "sqs:SendMessage",
+    "sns": "sns:Publish",
+    "lambda": "lambda:InvokeFunction",
+    "events": "events:PutEvents",
+    "s3": "s3:PutObject",
+}
 
 logger = logging.getLogger("localcloud.lambda")
 
@@ -123,11 +130,15 @@ class AsyncInvocation:
         destination = (destinations.get("OnSuccess" if result.succeeded else "OnFailure") or {}).get("Destination")
         if destination:
             try:
-                deliver(destination, self._record(result))
+                deliver(destination, self._record(result), self._role())
             except Exception:
                 logger.exception("The destination %s of %s did not take its record.", destination, self.function_arn)
         if not result.succeeded:
             self._dead_letter(result)
+
+    def _role(self) -> str | None:
+        _, config, _ = internal(lambda_svc, "_get_func_record_for_ref")(self.function_arn)
+        return (config or {}).get("Role")
 
     def _record(self, result: Result) -> JsonObject:
         _, config, _ = internal(lambda_svc, "_get_func_record_for_ref")(self.function_arn)
@@ -173,13 +184,18 @@ class AsyncInvocation:
             queues.send(target, json.dumps(self.event), attributes)
 
 
-def deliver(destination: str, record: JsonObject) -> None:
-    """Send an invocation record to a destination ARN.
+def deliver(destination: str, record: JsonObject, role_arn: str | None) -> None:
+    """Send an invocation record to a destination ARN as a function's execution role.
 
-    Raises QueueNotFoundError for a queue that does not exist, ValueError for a destination of another kind.
+    Raises QueueNotFoundError for a queue that does not exist, PermissionError when the role may not send, and
+    ValueError for a destination of another kind.
     """
     body = json.dumps(record)
     spec = parse_arn(destination)
+    action = DESTINATION_ACTIONS.get(spec.service, "")
+    resource = f"{destination}/{object_key(record)}" if spec.service == "s3" else destination
+    if not permissions.role_may(role_arn, action, resource):
+        raise PermissionError(f"{role_arn} does not allow {action} on {destination}")
     if spec.service == "sqs":
         queues.send(destination, body)
     elif spec.service == "sns":

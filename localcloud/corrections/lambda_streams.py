@@ -120,12 +120,16 @@ class StreamReader:
             time.sleep(min(self.retry_base_s * 2 ** (attempts + throttles - 1), MAX_DELAY_S))
 
     def _invoke(self, records: Records) -> JsonObject:
-        name, qualifier = self.mapping["FunctionName"], self.mapping.get("Qualifier")
-        func, _ = internal(lambda_svc, "_get_func_record_for_qualifier")(name, qualifier)
-        if func is None:
-            raise MappingGoneError
+        func, _ = self._function()
         result: JsonObject = internal(lambda_svc, "_execute_function")(func, {"Records": records})
         return result
+
+    def _function(self) -> tuple[JsonObject, JsonObject]:
+        name, qualifier = self.mapping["FunctionName"], self.mapping.get("Qualifier")
+        func, config = internal(lambda_svc, "_get_func_record_for_qualifier")(name, qualifier)
+        if func is None:
+            raise MappingGoneError
+        return func, config
 
     def _processed(self, records: Records, result: JsonObject) -> int:
         """Return how many records, from the first, are done."""
@@ -150,7 +154,9 @@ class StreamReader:
         if not destination.get("Destination"):
             return
         try:
-            deliver(destination["Destination"], self._failure(records, result, condition, attempts))
+            _, config = self._function()
+            failure = self._failure(records, result, condition, attempts)
+            deliver(destination["Destination"], failure, config.get("Role"))
         except Exception:
             logger.exception("The destination of the mapping %s took no record.", self.mapping["UUID"])
 

@@ -34,6 +34,7 @@ from ministack.core.responses import error_response_json, json_response, now_iso
 from ministack.services import eventbridge, stepfunctions
 from ministack.services.cloudformation import provisioners
 
+from localcloud.corrections import permissions, states_access
 from localcloud.patching import Correction, internal, replace
 from localcloud.retrying import retry_delay_s
 from localcloud.settings import Settings
@@ -411,6 +412,7 @@ def attempt_task(run: Run, state: JsonObject, data: Any, context: JsonObject) ->
         record = TaskEvents(run.execution, resource)
         record.scheduled(arguments, timeout_s, heartbeat_s)
         try:
+            check_permissions(context["Execution"].get("RoleArn"), resource.removesuffix(CALLBACK), arguments)
             if token is None:
                 result = call(run, resource, arguments, timeout_s)
             else:
@@ -425,6 +427,14 @@ def attempt_task(run: Run, state: JsonObject, data: Any, context: JsonObject) ->
     finally:
         if token is not None:
             tokens.close(token)
+
+
+def check_permissions(role_arn: str | None, resource: str, arguments: Any) -> None:
+    """Raise StatesError when the machine's role does not allow the call of a task."""
+    for access in states_access.required(resource, arguments):
+        if not permissions.role_may(role_arn, access.action, access.resource_arn):
+            cause = f"{role_arn} is not authorized to perform: {access.action} on resource: {access.resource_arn}"
+            raise StatesError(access.error, cause)
 
 
 def task_arguments(state: JsonObject, data: Any, context: JsonObject) -> Any:

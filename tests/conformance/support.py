@@ -9,6 +9,7 @@ import urllib.request
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from textwrap import dedent
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -83,6 +84,11 @@ class LocalCloud:
         self.endpoint = endpoint
         self._clients: dict[str, Any] = {}
 
+    @cached_property
+    def everything(self) -> str:
+        """The ARN of a role of Lambda that may do everything."""
+        return self.role()
+
     def client(self, service: str) -> Any:
         """Return a boto3 client that does not retry."""
         if service not in self._clients:
@@ -109,9 +115,8 @@ class LocalCloud:
         """Create a function from the source of index.handler and return its name."""
         name = unique("function")
         request = {"Runtime": "python3.13", "Handler": "index.handler", "Timeout": 10, **options}
-        self.client("lambda").create_function(
-            FunctionName=name, Role=self.role(), Code={"ZipFile": package(source)}, **request
-        )
+        request.setdefault("Role", self.everything)
+        self.client("lambda").create_function(FunctionName=name, Code={"ZipFile": package(source)}, **request)
         return name
 
     def invoke(self, function: str, event: Any = None, **options: Any) -> tuple[str | None, Any]:
@@ -129,6 +134,17 @@ class LocalCloud:
         except logs.exceptions.ResourceNotFoundException:
             return []
         return [event["message"] for page in pages for event in page["events"]]
+
+    def outcome(self, execution: str) -> dict[str, Any]:
+        """Wait for the end of an execution and return its description."""
+
+        def ended() -> dict[str, Any] | None:
+            description = self.client("stepfunctions").describe_execution(executionArn=execution)
+            return None if description["status"] == "RUNNING" else dict(description)
+
+        description = eventually(ended)
+        assert description is not None
+        return description
 
     def queue(self, **attributes: str) -> Queue:
         """Create a queue."""

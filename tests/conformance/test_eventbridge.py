@@ -76,7 +76,14 @@ def test_a_failing_function_is_retried_and_then_goes_to_its_own_destination(clou
         DestinationConfig={"OnFailure": {"Destination": failures.arn}},
     )
     arn = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{function}"
-    cloud.rule(bus, {"Arn": arn, "DeadLetterConfig": {"Arn": dead_letters.arn}})
+    rule = cloud.rule(bus, {"Arn": arn, "DeadLetterConfig": {"Arn": dead_letters.arn}})
+    cloud.client("lambda").add_permission(
+        FunctionName=function,
+        StatementId="rule",
+        Action="lambda:InvokeFunction",
+        Principal="events.amazonaws.com",
+        SourceArn=rule,
+    )
     # WHEN an event matches
     cloud.put_event(bus, {"order": 1})
     # THEN Lambda retries and records the failure; for EventBridge the event was delivered

@@ -35,21 +35,9 @@ def start(cloud: LocalCloud, arn: str, data: Any = None, **options: str) -> str:
     return str(answer["executionArn"])
 
 
-def outcome(cloud: LocalCloud, execution: str) -> dict[str, Any]:
-    """Wait for the end of an execution and return its description."""
-
-    def ended() -> dict[str, Any] | None:
-        description = cloud.client("stepfunctions").describe_execution(executionArn=execution)
-        return None if description["status"] == "RUNNING" else dict(description)
-
-    description = eventually(ended)
-    assert description is not None
-    return description
-
-
 def run(cloud: LocalCloud, states: dict[str, Any], data: Any = None, **top: Any) -> dict[str, Any]:
     """Run a definition to its end and return the execution's description."""
-    return outcome(cloud, start(cloud, machine(cloud, states, **top), data))
+    return cloud.outcome(start(cloud, machine(cloud, states, **top), data))
 
 
 def history(cloud: LocalCloud, execution: str) -> list[dict[str, Any]]:
@@ -104,7 +92,7 @@ def test_a_definition_in_yaml_is_deployed_from_a_bucket(cloud: LocalCloud) -> No
     # WHEN a stack deploys it
     stack = cloud.stack({"Machine": {"Type": "AWS::StepFunctions::StateMachine", "Properties": properties}})
     # THEN it runs
-    assert json.loads(outcome(cloud, start(cloud, stack["Machine"]))["output"]) == "hello"
+    assert json.loads(cloud.outcome(start(cloud, stack["Machine"]))["output"]) == "hello"
 
 
 def test_succeed_has_an_output(cloud: LocalCloud) -> None:
@@ -129,7 +117,7 @@ def test_an_error_is_retried_by_its_name_and_then_caught(cloud: LocalCloud) -> N
     }
     # WHEN it runs
     execution = start(cloud, machine(cloud, {"Pay": task, "Caught": {"Type": "Pass", "End": True}}))
-    description = outcome(cloud, execution)
+    description = cloud.outcome(execution)
     # THEN it is caught after two retries, and the history shows each attempt
     output = json.loads(description["output"])
     assert output["Error"] == "Declined"
@@ -184,7 +172,7 @@ def test_a_task_that_takes_too_long_times_out(cloud: LocalCloud) -> None:
     }
     execution = start(cloud, machine(cloud, {"Call": task}))
     # WHEN it runs
-    description = outcome(cloud, execution)
+    description = cloud.outcome(execution)
     # THEN it fails with States.Timeout, which the history shows as a time-out
     assert description["error"] == "States.Timeout"
     assert "TaskTimedOut" in [event["type"] for event in history(cloud, execution)]
@@ -197,7 +185,7 @@ def test_an_execution_that_takes_too_long_times_out(cloud: LocalCloud) -> None:
     # WHEN its time is over
     execution = start(cloud, machine(cloud, states, TimeoutSeconds=1), {"order": 1})
     # THEN it has timed out, and an event says so
-    assert outcome(cloud, execution)["status"] == "TIMED_OUT"
+    assert cloud.outcome(execution)["status"] == "TIMED_OUT"
     assert history(cloud, execution)[-1]["type"] == "ExecutionTimedOut"
     assert json.loads(status_event(events, execution, "TIMED_OUT")["input"]) == {"order": 1}
 
@@ -213,7 +201,7 @@ def test_a_stopped_execution_stays_aborted(cloud: LocalCloud) -> None:
     detail = status_event(events, execution, "ABORTED")
     eventually(lambda: answer_code(cloud, token) == "TaskTimedOut")
     # THEN it is aborted once and for all
-    description = outcome(cloud, execution)
+    description = cloud.outcome(execution)
     assert (description["status"], description["error"]) == ("ABORTED", "Enough")
     assert (detail["error"], detail["cause"]) == ("Enough", "of this")
     assert history(cloud, execution)[-1]["type"] == "ExecutionAborted"
@@ -236,7 +224,7 @@ def test_a_token_is_answered_once(cloud: LocalCloud) -> None:
     token = token_on(queue)
     # WHEN it is answered, badly, well and once more
     bad, good, again = answer_code(cloud, token, "{"), answer_code(cloud, token, '{"shipped": true}'), ""
-    description = outcome(cloud, execution)
+    description = cloud.outcome(execution)
     again = answer_code(cloud, token)
     # THEN the good answer is the task's result, and the token is closed
     assert (bad, good, again) == ("InvalidOutput", "", "TaskTimedOut")
@@ -265,7 +253,7 @@ def test_each_attempt_has_a_token_of_its_own(cloud: LocalCloud) -> None:
     assert first != second
     assert answer_code(cloud, first) == "TaskTimedOut"
     assert answer_code(cloud, second) == ""
-    assert outcome(cloud, execution)["status"] == "SUCCEEDED"
+    assert cloud.outcome(execution)["status"] == "SUCCEEDED"
 
 
 def test_missing_heartbeats_fail_the_task(cloud: LocalCloud) -> None:
@@ -305,7 +293,7 @@ def test_the_same_start_twice_is_one_execution_while_it_runs(cloud: LocalCloud) 
     with pytest.raises(already):
         start(cloud, arn, {"order": 2}, name="order-1")
     answer_code(cloud, token_on(queue))
-    outcome(cloud, first)
+    cloud.outcome(first)
     with pytest.raises(already):
         start(cloud, arn, {"order": 1}, name="order-1")
 
