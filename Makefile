@@ -34,7 +34,7 @@ run: install ## Start the local cloud, deploy to it, send the sample orders and 
 	@exec $(ORDERCTL) run --name $(NAME) --port $(PORT)
 
 down: ## Stop the local cloud; leaves no process
-	@if [ -x $(ORDERCTL) ]; then exec $(ORDERCTL) down --name $(NAME); else echo "Nothing is running: nothing is installed yet."; fi
+	@if [ -d .venv ]; then scripts/install run && exec $(ORDERCTL) down --name $(NAME); else echo "Nothing is running: nothing is installed here."; fi
 
 status: install ## Show what runs and where
 	@exec $(ORDERCTL) status --name $(NAME)
@@ -63,5 +63,6 @@ invoke-samples: install ## Run every sample event through `sam local invoke` (ne
 bench-laptop: install ## Measure the local cloud: clone to first order, second run, latencies
 	@exec $(PYTHON) benchmarks/laptop.py
 
-clean: down ## Remove everything that was built or installed
+clean: ## Stop every local cloud of this checkout and remove everything that was built or installed
+	@if [ -d .venv ]; then scripts/install run && $(ORDERCTL) down --all; fi
 	rm -rf .local .venv .aws-sam
