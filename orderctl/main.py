@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from typer.core import TyperGroup
 
-from orderctl import console, explain, failures, interrupts, orders, replay
+from orderctl import console, cost_show, explain, failures, interrupts, orders, replay
 from orderctl.cloud import DEFAULT_NAME, LOCAL, ROOT, Cloud
 from orderctl.exits import EXIT_CODES_HELP, Exit, Interrupted, Stop
 from orderctl.options import Json, Name, Password, Port, Profile, Region, Stack, Username, examples
@@ -209,6 +209,13 @@ app.command(
         "orderctl replay --from 2026-11-20T09:00Z --to 2026-11-20T10:00Z --rule OrderFulfilledRule",
     )
 )(replay.replay)
+
+app.command(
+    name="cost",
+    epilog=examples(
+        "orderctl cost", "orderctl cost --orders-per-month 3000000 --profile mixed", "orderctl cost --measure"
+    ),
+)(cost_show.command)
 
 if __name__ == "__main__":
     app()
