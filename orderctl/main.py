@@ -129,7 +129,7 @@ def down(
         return
     for each, count in ended.items():
         console.out.print(
-            f"The local cloud {each!r} is down: {count} processes ended, none left."
+            f"The local cloud {each!r} is down: {count} process{'' if count == 1 else 'es'} ended, none left."
             if count
             else f"The local cloud {each!r} was not running."
         )

@@ -13,15 +13,18 @@ from orderctl import interrupts
 from orderctl.console import Note
 
 PROC = Path("/proc")
+ENDED = ("Z", "X", "")  # a zombie has ended, and waits for somebody to ask how
 
 
 def identity(pid: int) -> str:
-    """What tells process `pid` from a later one with the same id: its start time; "" if there is none."""
+    """Return what tells process `pid` from a later one with the same id: its start time; "" if it has ended."""
     if PROC.is_dir():
         fields = _stat_fields(pid)
-        return fields[19] if fields else ""  # field 22, counted after pid and command: proc_pid_stat(5)
-    shown = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return shown.stdout.strip()
+        ended = not fields or fields[0] in ENDED
+        return "" if ended else fields[19]  # field 22, counted after pid and command: proc_pid_stat(5)
+    command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
+    state, _, started = subprocess.run(command, capture_output=True, text=True, check=False).stdout.partition(" ")
+    return "" if state[:1] in ENDED else started.strip()
 
 
 def group_members(group: int) -> list[int]:
@@ -31,13 +34,13 @@ def group_members(group: int) -> list[int]:
         for entry in PROC.iterdir():
             if entry.name.isdigit() and (fields := _stat_fields(int(entry.name))):
                 state, process_group = fields[0], int(fields[2])
-                if process_group == group and state not in "ZX":
+                if process_group == group and state not in ENDED:
                     members.append(int(entry.name))
         return members
     shown = subprocess.run(["ps", "-A", "-o", "pid=,pgid=,stat="], capture_output=True, text=True, check=False)
     for line in shown.stdout.splitlines():
         pid, of_group, state = line.split(None, 2)
-        if int(of_group) == group and not state.startswith("Z"):
+        if int(of_group) == group and state[:1] not in ENDED:
             members.append(int(pid))
     return members
 

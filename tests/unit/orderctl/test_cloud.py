@@ -94,6 +94,18 @@ def test_a_process_is_alive_only_while_it_is_the_recorded_one(cloud: Cloud, slee
     assert not server.alive(state_of(cloud, sleeper.pid, process_identity="started at another time"))
 
 
+def test_a_process_that_nobody_has_reaped_is_not_alive(cloud: Cloud, sleeper: subprocess.Popen[bytes]) -> None:
+    # GIVEN a recorded server
+    state = state_of(cloud, sleeper.pid)
+
+    # WHEN it is killed, and its end was not taken note of
+    sleeper.kill()
+    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
+
+    # THEN it counts as gone
+    assert not server.alive(state)
+
+
 def test_stopping_ends_the_server_and_its_workers(cloud: Cloud, sleeper: subprocess.Popen[bytes]) -> None:
     # GIVEN a server with a worker
     state = state_of(cloud, sleeper.pid)
