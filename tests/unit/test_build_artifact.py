@@ -207,6 +207,43 @@ def test_the_report_adds_up_and_names_versions(artifact: Path, capsys: pytest.Ca
     assert contents["runtime"] == RUNTIME
 
 
+def test_each_service_can_be_called_with_what_is_left_of_its_model(artifact: Path) -> None:
+    # GIVEN AWS answers every request with nothing
+    code = """
+import boto3
+from botocore.awsrequest import AWSResponse
+
+class Body:
+    def __init__(self, content):
+        self.content = content
+
+    def stream(self, **arguments):
+        return iter([self.content])
+
+def answer(request, **arguments):
+    return AWSResponse(request.url, 200, {}, Body(b"" if "s3." in request.url else b"{}"))
+
+for service, operation, arguments in CALLS:
+    client = boto3.client(service)
+    client.meta.events.register("before-send", answer)
+    print(getattr(client, operation)(**arguments)["ResponseMetadata"]["HTTPStatusCode"])
+"""
+    calls = [
+        ("dynamodb", "put_item", {"TableName": "orders", "Item": {"orderId": {"S": "1"}}}),
+        ("dynamodbstreams", "get_records", {"ShardIterator": "shard"}),
+        ("events", "put_events", {"Entries": [{"Source": "orders", "DetailType": "OrderPlaced", "Detail": "{}"}]}),
+        ("s3", "put_object", {"Bucket": "receipts", "Key": "1", "Body": b"receipt", "ContentType": "text/plain"}),
+        ("s3", "get_object", {"Bucket": "receipts", "Key": "1"}),
+        ("sqs", "send_message", {"QueueUrl": "https://sqs.eu-central-1.amazonaws.com/1/q", "MessageBody": "{}"}),
+        ("stepfunctions", "send_task_success", {"taskToken": "token", "output": "{}"}),
+    ]
+    assert {service for service, *_ in calls} == set(AWS_SERVICES)
+    # WHEN
+    done = run_in(artifact, f"CALLS = {calls!r}\n{code}")
+    # THEN
+    assert done.stdout.split() == ["200"] * len(calls), done.stderr
+
+
 def test_boto3s_resources_work_without_the_makers_of_docstrings(artifact: Path) -> None:
     # GIVEN what is not there
     code = 'import boto3\nprint(repr(boto3.resource("dynamodb").Table("orders").put_item.__doc__))'
