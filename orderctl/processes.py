@@ -23,7 +23,9 @@ def identity(pid: int) -> str:
         ended = not fields or fields[0] in ENDED
         return "" if ended else fields[19]  # field 22, counted after pid and command: proc_pid_stat(5)
     command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
-    state, _, started = subprocess.run(command, capture_output=True, text=True, check=False).stdout.partition(" ")
+    state, _, started = (
+        subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip().partition(" ")
+    )
     return "" if state[:1] in ENDED else started.strip()
 
 
