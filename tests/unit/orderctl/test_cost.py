@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from orderctl import cost, usage
+from orderctl.cost import Assumptions, Design, Prices
+from orderctl.exits import Stop
+
+PRICES = cost.load_prices()
+COUNTED = cost.load_usage()
+NOTHING_ASSUMED = Assumptions(duration_factor=1, cold_share=0, traced_share=0, log_storage_months=0, storage_months=0)
+
+
+def an_order() -> dict[str, Any]:
+    """Counts that are easy to work out by head."""
+    return {
+        "api": {"requests": 1, "responseBytes": 0},
+        "functions": {
+            "AcceptOrder": _function(1, 10, platform=100, application=200),
+            "PublishEvents": _function(4, 40, platform=400, metrics=400),
+            "NotifyCustomer": _function(2, 20, platform=200),
+        },
+        "workflow": {"transitions": 5, "seconds": 0.25, "states": {}, "calls": {}},
+        "events": {"published": 4, "bytes": 0},
+        "queues": {"FulfilmentQueue": 1, "NotificationsQueue": 2},
+        "objects": {"puts": 1},
+        "writeUnits": {"OrdersTable": 6},
+        "readUnits": {"OrdersTable": 1},
+        "stream": {"records": 4},
+        "storage": {"orderBytes": 900},
+    }
+
+
+def _function(invocations: int, milliseconds: float, **log_bytes: int) -> dict[str, Any]:
+    return {
+        "invocations": invocations,
+        "durationMs": milliseconds,
+        "memoryMb": 512,
+        "logBytes": log_bytes,
+        "calls": {},
+    }
+
+
+def dollars(what: str, design: Design | None = None, assumptions: Assumptions = NOTHING_ASSUMED) -> float:
+    lines = cost.bill(an_order(), PRICES, design or Design(), assumptions)
+    return sum(line.per_million for line in lines if what in (line.service, line.what))
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [
+        ("state transitions", 125.0),  # 5 x $25
+        ("REST requests", 3.5),
+        ("events", 4.0),
+        ("SQS", 3.6),  # 3 messages x (send, receive, delete) x $0.40
+        ("PUT requests", 5.0),
+        ("OrdersTable: write units", 3.75),  # 6 x $0.625
+        ("OrdersTable: read units", 0.125),
+        ("PublishEvents: requests", 0.8),
+        ("PublishEvents: GB-seconds", 0.04 * 0.5 * 13.3334),
+    ],
+)
+def test_line_is_units_times_list_price(what: str, expected: float) -> None:
+    assert dollars(what) == pytest.approx(expected)
+
+
+def test_log_bytes_are_billed_by_the_gigabyte() -> None:
+    assert dollars("CloudWatch Logs") == pytest.approx(1300 * 1_000_000 / 1024**3 * 0.5)
+
+
+def test_durations_are_scaled_by_the_stated_factor_and_cold_starts_added() -> None:
+    # GIVEN
+    assumptions = Assumptions(duration_factor=3, cold_share=0.1, cold_start_ms=1000, traced_share=0)
+
+    # WHEN
+    found = dollars("AcceptOrder: GB-seconds", assumptions=assumptions)
+
+    # THEN 10 ms x 3 and a tenth of a second, at half a GB
+    assert found == pytest.approx((0.03 + 0.1) * 0.5 * 13.3334)
+
+
+@pytest.mark.parametrize(
+    ("design", "what", "expected"),
+    [
+        (Design(architecture="x86_64"), "PublishEvents: GB-seconds", 0.04 * 0.5 * 16.6667),
+        (Design(api="http"), "API Gateway", 1.0),
+        (Design(folded_states=1), "Step Functions", 100.0),
+        # $1 for the execution, and 0.3 s of 64 MB
+        (Design(workflow="express"), "Step Functions", 1 + 0.3 * 64 / 1024 * 16.67),
+        (Design(stream_batch=10), "PublishEvents: requests", 0.08),
+        (Design(queue_batch=10), "SQS", 3 * 1.2 * 0.4),
+        (Design(receipts="table"), "S3", 0.0),
+        (Design(receipts="table"), "ReceiptsTable: write units", 0.625),
+        (Design(notified="all"), "NotificationsQueue: send, receive, delete", 4.8),
+        (Design(log_level="WARNING"), "AcceptOrder: bytes", 100 * 1_000_000 / 1024**3 * 0.5),
+        (Design(platform_logs=False), "AcceptOrder: bytes", 200 * 1_000_000 / 1024**3 * 0.5),
+    ],
+)
+def test_what_if_changes_its_line(design: Design, what: str, expected: float) -> None:
+    assert dollars(what, design) == pytest.approx(expected)
+
+
+def test_another_design_leaves_the_counts_alone() -> None:
+    # GIVEN
+    counted = an_order()
+    before = copy.deepcopy(counted)
+
+    # WHEN
+    cost.bill(counted, PRICES, Design(stream_batch=10, receipts="table", log_level="WARNING"), Assumptions())
+
+    # THEN
+    assert counted == before
+
+
+@pytest.mark.parametrize("by", ["service", "choice"])
+def test_splits_add_up_to_the_whole(by: Any) -> None:
+    lines = cost.bill(an_order(), PRICES, Design(), Assumptions())
+
+    assert sum(cost.split(lines, by).values()) == pytest.approx(cost.total(lines))
+
+
+def test_profile_is_the_weighted_mean_of_its_orders() -> None:
+    # GIVEN
+    counted = {
+        "journeys": {"fulfilled": {"a": {"b": 10, "memoryMb": 512}}, "declined": {"a": {"c": 4, "memoryMb": 512}}}
+    }
+
+    # WHEN
+    cost.PROFILES["half"] = {"fulfilled": 0.5, "declined": 0.5}
+    try:
+        average = cost.of_profile(counted, "half")
+    finally:
+        del cost.PROFILES["half"]
+
+    # THEN
+    assert average == {"a": {"b": 5, "c": 2, "memoryMb": 512}}
+
+
+def test_unknown_profile_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(Stop) as refused:
+        cost.of_profile(COUNTED, "nonsense")
+
+    assert "clean" in refused.value.next_step
+
+
+def test_bill_of_a_month_adds_what_is_due_without_orders() -> None:
+    # WHEN
+    found = cost.report(COUNTED, PRICES, "clean", 2_000_000)
+
+    # THEN
+    fixed = sum(found["fixedPerMonth"].values())
+    assert found["perMonth"] == pytest.approx(2 * found["perMillionOrders"] + fixed, abs=0.1)
+
+
+def test_every_profile_has_been_counted() -> None:
+    for profile in cost.PROFILES:
+        assert cost.report(COUNTED, PRICES, profile, None)["perMillionOrders"] > 0
+
+
+def test_accepting_and_reading_an_order_take_one_call_each() -> None:
+    assert COUNTED["journeys"]["fulfilled"]["functions"]["AcceptOrder"]["calls"] == {"dynamodb:PutItem": 1.0}
+    assert COUNTED["read"]["functions"]["QueryOrders"]["calls"] == {"dynamodb:GetItem": 1.0}
+
+
+def test_every_price_names_its_source() -> None:
+    for name, entry in PRICES.table.items():
+        assert entry["source"].startswith("https://aws.amazon.com/"), name
+        assert entry["unit"], name
+
+
+def test_free_units_cost_nothing() -> None:
+    assert Prices("r", "d", {"x": {"perMillion": 0.0}}).unit("x") == 0
+
+
+@pytest.mark.parametrize(("size", "units"), [(0, 1), (1, 1), (1024, 1), (1025, 2), (400 * 1024, 400)])
+def test_write_units_are_kilobytes_begun(size: int, units: int) -> None:
+    assert usage.write_units(size) == units
+
+
+@pytest.mark.parametrize(
+    ("size", "consistent", "units"),
+    [(1, True, 1), (4096, True, 1), (4097, True, 2), (4097, False, 1), (1, False, 0.5)],
+)
+def test_read_units_are_four_kilobytes_begun(size: int, consistent: bool, units: float) -> None:
+    assert usage.read_units(size, consistent=consistent) == units
+
+
+def test_item_size_counts_names_and_values() -> None:
+    # GIVEN 2 + 3 bytes, 1 + 2, 1 + a list of 3 + (1 + 1), 1 + a map of 3 + 1 + (1 + 1)
+    item = {"id": {"S": "abc"}, "n": {"N": "12"}, "l": {"L": [{"S": "x"}]}, "m": {"M": {"k": {"S": "v"}}}}
+
+    # THEN
+    assert usage.item_bytes(item) == 5 + 3 + 6 + 7
+
+
+AN_ORDER = {"orderId": {"S": "o"}, "placedAt": {"S": "t"}, "openShard": {"S": "03"}, "status": {"S": "PLACED"}}
+
+
+def test_new_order_is_written_to_the_table_and_each_index() -> None:
+    assert usage.order_write_units(None, AN_ORDER, transactional=False) == {
+        "OrdersTable": 1,
+        "newest-first": 1,
+        "by-order-id": 1,
+        "open-orders": 1,
+    }
+
+
+def test_change_of_status_in_a_transaction_takes_two_units_and_no_index() -> None:
+    after = {**AN_ORDER, "status": {"S": "RESERVED"}}
+
+    assert usage.order_write_units(AN_ORDER, after, transactional=True) == {"OrdersTable": 2}
+
+
+def test_end_of_an_order_removes_it_from_the_open_orders() -> None:
+    after = {name: value for name, value in AN_ORDER.items() if name != "openShard"}
+
+    assert usage.order_write_units(AN_ORDER, after, transactional=True) == {"OrdersTable": 2, "open-orders": 1}
+
+
+def test_mean_counts_what_is_missing_as_none_and_takes_the_median_duration() -> None:
+    # GIVEN
+    counts = [
+        {"calls": {"put": 1}, "durationMs": 10},
+        {"calls": {"put": 1, "get": 1}, "durationMs": 11},
+        {"calls": {"put": 1}, "durationMs": 900},
+    ]
+
+    # THEN
+    assert usage.mean(counts) == {"calls": {"put": 1, "get": 0.333}, "durationMs": 11}
