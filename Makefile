@@ -61,7 +61,7 @@ invoke-samples: install ## Run every sample event through `sam local invoke` (ne
 	@exec $(PYTHON) scripts/invoke_samples.py --name $(NAME)
 
 bench-laptop: install ## Measure the local cloud: clone to first order, second run, latencies
-	@exec $(PYTHON) benchmarks/laptop.py
+	@exec $(PYTHON) -m benchmarks.laptop
 
 clean: ## Stop every local cloud of this checkout and remove everything that was built or installed
 	@if [ -d .venv ]; then scripts/install run && $(ORDERCTL) down --all; fi
