@@ -435,10 +435,11 @@ def _digest(text: str) -> str:
 
 def component_of(arn: str) -> str:
     """The name of a resource as the template calls it, if CloudFormation made it up from that; else its own name."""
-    resource = arn.split(":", 5)[-1] if arn.startswith("arn:") else arn
-    parts = resource.split(":") if ":" in resource else resource.split("/")
-    name = parts[1] if len(parts) > 1 else parts[0]
-    name = name.split("/")[0]
+    name = arn
+    if arn.startswith("arn:"):
+        # A queue's resource is its name; others say first what they are, "function:name" or "table/name/…".
+        parts = re.split("[:/]", arn.split(":", 5)[-1])
+        name = parts[1] if len(parts) > 1 else parts[0]
     generated = _GENERATED_NAME.match(name)
     return generated[1] if generated else name
 

@@ -41,6 +41,9 @@ ENVIRONMENT = {
     "FAILURES_QUEUE_URL": f"{QUEUES}/FailuresQueue",
     "RECEIPTS_BUCKET": "receipts-bucket",
     "FAILED_PAYLOADS_BUCKET": "failed-payloads-bucket",
+    "STATE_MACHINE_ARN": "arn:aws:states:us-east-1:123456789012:stateMachine:order-workflow",
+    "FULFILMENT_QUEUE_ARN": "arn:aws:sqs:us-east-1:123456789012:FulfilmentQueue",
+    "ORDER_PROMISE_SECONDS": "7500",
 }
 
 

@@ -7,10 +7,10 @@ comes from the order and the promise's multiple, so any number of sweeps start o
 """
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from aws_lambda_powertools.metrics import MetricUnit
+from msgspec import Meta, Struct
 
 from orders.aws import client
 from orders.failures import Action, FailureRecord, NotAllowed, Status
@@ -34,11 +34,11 @@ _orders = OrdersTable(_dynamodb)
 _failures = FailuresTable(_dynamodb, client("s3"))
 
 
-class SweepRequest(msgspec.Struct, rename="camel"):
+class SweepRequest(Struct, rename="camel"):
     """An event of the schedule, or of an operator who doesn't want to wait: both in seconds."""
 
-    promise_seconds: float = 0
-    quiet_seconds: float = QUIET_S
+    promise_seconds: Annotated[float, Meta(gt=0)] | None = None
+    quiet_seconds: Annotated[float, Meta(ge=0)] = QUIET_S
 
 
 @tracer.capture_lambda_handler(capture_response=False)
@@ -50,7 +50,7 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
     promise_s = request.promise_seconds or float(os.environ["ORDER_PROMISE_SECONDS"])
     counts = {"restarted": 0, "inInbox": 0, "resolved": 0, "released": 0}
     complete = _settle(counts, request.quiet_seconds, context) and _restart(counts, promise_s, context)
-    metrics.add_metric("OrdersRestarted", MetricUnit.Count, counts["restarted"])
+    metrics.add_metric("OrdersRestarted", "Count", counts["restarted"])
     logger.info("swept", extra={**counts, "complete": complete})
     return {**counts, "complete": complete}
 
