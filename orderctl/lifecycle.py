@@ -22,13 +22,15 @@ def up(cloud: Cloud, port: int | None = None) -> tuple[CloudState, bool]:
             console.say(f"The local cloud {cloud.name!r} is up already, on {running.endpoint}.")
             _complete(cloud, running)
             return running, False
-        started = server.start(cloud, port or DEFAULT_PORT, runtime)
         try:
+            started = server.start(cloud, port or DEFAULT_PORT, runtime)
             with console.step(f"Starting the local cloud on {started.endpoint}") as note:
                 server.wait_until_healthy(cloud, started, note)
             _complete(cloud, started)
         except BaseException:
-            server.stop(cloud, started)
+            # From the record, because an interruption may come before the start has returned.
+            if unfinished := cloud.load():
+                server.stop(cloud, unfinished)
             raise
         return started, True
 

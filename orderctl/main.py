@@ -100,15 +100,16 @@ def run(name: Name = DEFAULT_NAME, port: Port = None, as_json: Json = False) -> 
     Interrupted, it stops the local cloud again if it has started it.
     """
     from orderctl import demo as demonstration  # noqa: PLC0415
-    from orderctl import lifecycle, server, target  # noqa: PLC0415
+    from orderctl import lifecycle, target  # noqa: PLC0415
 
     cloud = Cloud(name)
-    state, started = lifecycle.up(cloud, port)
+    was_up = lifecycle.status(cloud)["status"] in {"up", "starting"}
     try:
+        state, _ = lifecycle.up(cloud, port)
         ended_well = demonstration.run(target.of_state(state), None, None, as_json)
     except Interrupted:
-        if started:
-            server.stop(cloud, state)
+        if not was_up:
+            lifecycle.down(cloud)
         raise
     if not ended_well:
         raise SystemExit(int(Exit.NOT_AS_EXPECTED))

@@ -99,16 +99,17 @@ def run_logged(command: list[str], log: Path, environment: dict[str, str], cwd: 
 
     Whatever ends this call early ends the program and its children too.
     """
-    with interrupts.deferred():
-        process = start_group(command, log, environment, cwd)
+    process: subprocess.Popen[bytes] | None = None
     try:
+        with interrupts.deferred():
+            process = start_group(command, log, environment, cwd)
         while True:
             try:
                 return process.wait(timeout=0.25)
             except subprocess.TimeoutExpired:
                 note(last_lines(log, 1))
     finally:
-        if process.poll() is None or group_members(process.pid):
+        if process and (process.poll() is None or group_members(process.pid)):
             end_group(process.pid, grace_s=3.0)
 
 
