@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,21 +46,27 @@ def logical_id(value: Any) -> str | None:
     return None
 
 
+@cache
+def _text_of(path: Path) -> str:
+    return json.dumps(cfn_yaml.load(str(path)) if path == TEMPLATE else yaml.safe_load(path.read_text()))
+
+
 def load_raw() -> dict[str, Any]:
-    """template.yaml with its short-form intrinsic functions written out."""
-    raw: dict[str, Any] = json.loads(json.dumps(cfn_yaml.load(str(TEMPLATE))))
+    """template.yaml with its short-form intrinsic functions written out; yours to change."""
+    raw: dict[str, Any] = json.loads(_text_of(TEMPLATE))
     return raw
 
 
 def load_workflow() -> dict[str, Any]:
-    """The state machine's definition."""
-    workflow: dict[str, Any] = yaml.safe_load(WORKFLOW.read_text())
+    """The state machine's definition; yours to change."""
+    workflow: dict[str, Any] = json.loads(_text_of(WORKFLOW))
     return workflow
 
 
-def to_cloudformation(raw: dict[str, Any]) -> dict[str, Any]:
+@cache
+def _to_cloudformation(raw: str) -> dict[str, Any]:
     """What the Serverless transform makes of a template; what `sam package` uploads is stood in for."""
-    packaged: dict[str, Any] = json.loads(json.dumps(raw))
+    packaged: dict[str, Any] = json.loads(raw)
     packaged["Globals"]["Function"]["CodeUri"] = "s3://artifacts/functions"
     for resource in packaged["Resources"].values():
         if resource["Type"] == "AWS::Serverless::StateMachine":
@@ -78,7 +85,7 @@ class Template:
     transformed: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "transformed", to_cloudformation(self.raw))
+        object.__setattr__(self, "transformed", _to_cloudformation(json.dumps(self.raw)))
 
     @property
     def resources(self) -> dict[str, Resource]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 from tests.template.cloudformation import ROOT, Template, as_list, logical_id
@@ -131,6 +131,20 @@ def eventbridge_may_reach_its_targets(template: Template) -> Iterator[str]:
 
 
 @rule
+def schedules_can_fail(template: Template) -> Iterator[str]:
+    """As rule targets can; the Scheduler does all of it under the schedule's role."""
+    for name, schedule in template.of_type("Scheduler::Schedule"):
+        target = schedule["Target"]
+        queue, role = logical_id(target.get("DeadLetterConfig", {}).get("Arn")), logical_id(target.get("RoleArn"))
+        if not target.get("RetryPolicy", {}).get("MaximumRetryAttempts"):
+            yield f"{name}: does not retry"
+        if not template.allows(role, "sqs:SendMessage", queue):
+            yield f"{name}: no dead-letter queue that it may write to"
+        if not template.allows(role, "lambda:InvokeFunction", logical_id(target["Arn"])):
+            yield f"{name}: may not invoke its target"
+
+
+@rule
 def queues_redrive(template: Template) -> Iterator[str]:
     """After at least 5 tries (AWS's advice for a Lambda consumer), a message goes to a dead-letter queue."""
     for name, queue in template.of_type("SQS::Queue"):
@@ -214,7 +228,11 @@ def _on_failure(properties: dict[str, Any]) -> str | None:
 
 
 def _asynchronous_functions(template: Template) -> Iterator[tuple[str, str]]:
-    """Each function that EventBridge, SNS or S3 calls, and by which resource."""
+    """Each function that EventBridge, its Scheduler, SNS or S3 calls, and by which resource."""
+    for name, schedule in template.of_type("Scheduler::Schedule"):
+        function = logical_id(schedule["Target"]["Arn"])
+        if function and template.type_of(function) == "Lambda::Function":
+            yield function, name
     for name, target in template.rule_targets():
         function = logical_id(target["Arn"])
         if function and template.type_of(function) == "Lambda::Function":
@@ -347,18 +365,29 @@ def handlers_and_functions_match(template: Template) -> Iterator[str]:
         deployed.add(module)
         if module not in modules:
             yield f"{name}: there is no handler {function['Handler']}"
-        for variable in sorted(_variables_read()):
+        for variable in sorted(_variables_read(f"orders.functions.{module}")):
             if variable not in function.get("Environment", {}).get("Variables", {}):
                 yield f"{name}: the environment lacks {variable}"
     for module in sorted(modules - deployed):
         yield f"{module}: no function runs this handler"
 
 
-def _variables_read() -> set[str]:
-    read = re.compile(r"os\.environ(?:\[|\.get\()\"([A-Z_]+)\"")
-    sources = Path(ROOT / "src/orders").rglob("*.py")
-    provided_by_lambda = {"AWS_REGION", "AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_LOG_GROUP_NAME"}
-    return {name for path in sources for name in read.findall(path.read_text())} - provided_by_lambda
+@cache
+def _variables_read(handler: str) -> frozenset[str]:
+    """The environment variables that a module reads, and the modules of ours that it imports, and theirs."""
+    variables: set[str] = set()
+    seen, waiting = set(), [handler]
+    while waiting:
+        module = waiting.pop()
+        path = ROOT / "src" / f"{module.replace('.', '/')}.py"
+        if module in seen or not path.exists():
+            continue
+        seen.add(module)
+        text = path.read_text()
+        variables.update(re.findall(r"os\.environ\[\"([A-Z_]+)\"", text))
+        waiting += re.findall(r"^ *from (orders[\w.]*) import", text, re.MULTILINE)
+        waiting += [f"orders.{name}" for name in re.findall(r"^from orders import ([\w, ]+)", text, re.MULTILINE)]
+    return frozenset(variables)
 
 
 # ---- API
