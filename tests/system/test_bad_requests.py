@@ -34,7 +34,7 @@ BAD_BODIES: dict[str, tuple[str, int, set[str]]] = {
     "quantity 1000": (order(lines=[{**LINE, "quantity": 1000}]), 422, {"/lines/0/quantity"}),
     "quantity of half a thing": (order(lines=[{**LINE, "quantity": 0.5}]), 422, {"/lines/0/quantity"}),
     "a quantity that is no number": (order(lines=[{**LINE, "quantity": True}]), 422, {"/lines/0/quantity"}),
-    "an unknown currency": (order(currency="XXX"), 422, {""}),
+    "an unknown currency": (order(currency="XXX"), 422, {"/currency"}),
     "a currency in small letters": (order(currency="eur"), 422, {"/currency"}),
     "card data": (order(paymentMethod="4242424242424242"), 422, {"/paymentMethod"}),
     "an address without city": (
