@@ -41,8 +41,8 @@ ENVIRONMENT = {
     "FAILURES_QUEUE_URL": f"{QUEUES}/FailuresQueue",
     "RECEIPTS_BUCKET": "receipts-bucket",
     "FAILED_PAYLOADS_BUCKET": "failed-payloads-bucket",
-    "STATE_MACHINE_ARN": "arn:aws:states:us-east-1:123456789012:stateMachine:order-workflow",
     "FULFILMENT_QUEUE_ARN": "arn:aws:sqs:us-east-1:123456789012:FulfilmentQueue",
+    "STATE_MACHINE_ARN": "arn:aws:states:us-east-1:123456789012:stateMachine:order-workflow",
     "ORDER_PROMISE_SECONDS": "7500",
 }
 
@@ -74,7 +74,7 @@ class LambdaContext:
     aws_request_id: str = "0e5a0b0c-6f3f-4a4e-8f5e-1c2d3e4f5a6b"
 
     def get_remaining_time_in_millis(self) -> int:
-        return 10_000
+        return 60_000
 
 
 class World:

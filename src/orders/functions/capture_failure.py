@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aws_lambda_powertools.utilities.batch import process_partial_response
+from botocore.exceptions import ParamValidationError
 
 from orders import failure_messages
 from orders.aws import client
@@ -77,7 +78,12 @@ def _stream_records(pointer: Failure) -> list[Failure]:
     """One failure for each record that a stream's on-failure message points to; the pointer if they are gone."""
     try:
         records = list(_fetch(pointer.resource_arn, pointer.source))
-    except (_streams.exceptions.TrimmedDataAccessException, _streams.exceptions.ResourceNotFoundException):
+    except (
+        _streams.exceptions.TrimmedDataAccessException,
+        _streams.exceptions.ResourceNotFoundException,
+        ParamValidationError,  # not what Lambda writes: trying again won't help
+        ValueError,
+    ):
         records = []
     found = [
         failure_messages.stream_record(
@@ -129,7 +135,11 @@ def _execution(failure: Failure) -> Failure:
     if not failure.payload:
         try:
             found = _workflows.describe_execution(executionArn=execution_arn)
-        except _workflows.exceptions.ExecutionDoesNotExist:
+        except (
+            _workflows.exceptions.ExecutionDoesNotExist,
+            _workflows.exceptions.InvalidArn,
+            ParamValidationError,
+        ):
             return failure
         failure = failure_messages.with_input(failure, found.get("input", ""))
     try:

@@ -45,51 +45,63 @@ class SweepRequest(Struct, rename="camel"):
 @logger.inject_lambda_context(clear_state=True)
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
-    """`{"restarted", "inInbox", "resolved", "released", "complete"}`: how many orders and failures, and if all."""
+    """How many orders were restarted, are in the inbox, are fine, or failed; how many failures were resolved and
+    released; and whether that is `complete`.
+    """
     request = msgspec.convert(event, SweepRequest)
     promise_s = request.promise_seconds or float(os.environ["ORDER_PROMISE_SECONDS"])
-    counts = {"restarted": 0, "inInbox": 0, "resolved": 0, "released": 0}
-    complete = _settle(counts, request.quiet_seconds, context) and _restart(counts, promise_s, context)
+    counts = dict.fromkeys(("restarted", "inInbox", "fine", "failed", "resolved", "released"), 0)
+    complete = _restart_overdue(counts, promise_s, context)
+    complete = _settle(counts, request.quiet_seconds, context) and complete
     metrics.add_metric("OrdersRestarted", "Count", counts["restarted"])
+    metrics.add_metric("OrdersNotRestarted", "Count", counts["failed"])
     logger.info("swept", extra={**counts, "complete": complete})
     return {**counts, "complete": complete}
 
 
-def _restart(counts: dict[str, int], promise_s: float, context: "LambdaContext") -> bool:
+def _restart_overdue(counts: dict[str, int], promise_s: float, context: "LambdaContext") -> bool:
     """Start the workflow of every order that is overdue and in nobody's sight; False if time ran out."""
     for customer_id, order_id in _orders.open_longest(timestamp_before(promise_s)):
         if context.get_remaining_time_in_millis() < RESERVE_MS:
             return False
-        order = _orders.get(customer_id, order_id, consistent=True)
-        if order is None or order.status in TERMINAL:
-            continue  # the index lags behind
-        if any(_in_sight(record, promise_s) for record in _failures.of_order(order_id)):
-            counts["inInbox"] += 1
-            continue
-        broken = int(seconds_since(order.placed_at) / promise_s)
-        name = f"{order_id}-sweep-{broken}"
-        given = {
-            "metadata": {"correlationId": order.correlation_id},
-            "data": {"customerId": customer_id, "orderId": order_id},
-            "path": "resume",
-        }
         try:
-            _workflows.start_execution(
-                stateMachineArn=os.environ["STATE_MACHINE_ARN"], name=name, input=msgspec.json.encode(given).decode()
-            )
-        except _workflows.exceptions.ExecutionAlreadyExists:
-            continue
-        counts["restarted"] += 1
-        logger.warning(
-            "order restarted",
-            extra={
-                "order_id": order_id,
-                "correlation_id": order.correlation_id,
-                "status": order.status,
-                "name": name,
-            },
-        )
+            counts[_restart(customer_id, order_id, promise_s)] += 1
+        except Exception:
+            # One order that can't be read or started must not keep the others from it.
+            logger.exception("order not restarted", extra={"order_id": order_id})
+            counts["failed"] += 1
     return True
+
+
+def _restart(customer_id: str, order_id: str, promise_s: float) -> str:
+    """Start one order's workflow where the order stands; returns under which word to count it."""
+    order = _orders.get(customer_id, order_id, consistent=True)
+    if order is None or order.status in TERMINAL:
+        return "fine"  # the index lags behind
+    if any(_in_sight(record, promise_s) for record in _failures.of_order(order_id)):
+        return "inInbox"
+    name = f"{order_id}-sweep-{int(seconds_since(order.placed_at) / promise_s)}"
+    given = {
+        "metadata": {"correlationId": order.correlation_id},
+        "data": {"customerId": customer_id, "orderId": order_id},
+        "path": "resume",
+    }
+    try:
+        _workflows.start_execution(
+            stateMachineArn=os.environ["STATE_MACHINE_ARN"], name=name, input=msgspec.json.encode(given).decode()
+        )
+    except _workflows.exceptions.ExecutionAlreadyExists:
+        return "fine"
+    logger.warning(
+        "order restarted",
+        extra={
+            "order_id": order_id,
+            "correlation_id": order.correlation_id,
+            "status": order.status,
+            "execution": name,
+        },
+    )
+    return "restarted"
 
 
 def _in_sight(record: FailureRecord, promise_s: float) -> bool:
@@ -114,7 +126,7 @@ def _settle(counts: dict[str, int], quiet_s: float, context: "LambdaContext") ->
     quiet_since = timestamp_before(quiet_s)
     for status in (Status.REDRIVEN, Status.NEW):
         for record in _failures.with_status(status):
-            if context.get_remaining_time_in_millis() < 2 * RESERVE_MS:
+            if context.get_remaining_time_in_millis() < RESERVE_MS:
                 return False
             try:
                 reason = _why_over(record, quiet_since)

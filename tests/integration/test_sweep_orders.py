@@ -1,0 +1,225 @@
+"""The sweep restarts what nobody sees, closes what is over, and leaves the rest alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pytest
+
+from orders import model
+from orders.attributes import to_item
+from orders.failures import Action, FailureRecord, Kind, Redrive, Status
+from orders.failures_table import FailuresTable
+from orders.model import Order
+from tests.integration.world import ENVIRONMENT, LambdaContext, World, an_order, function
+
+MACHINE = ENVIRONMENT["STATE_MACHINE_ARN"]
+NOTHING = {"restarted": 0, "inInbox": 0, "fine": 0, "failed": 0, "resolved": 0, "released": 0, "complete": True}
+LONG_AGO = "2026-11-20T00:00:00.000Z"
+
+
+class Context(LambdaContext):
+    def get_remaining_time_in_millis(self) -> int:
+        return 300_000
+
+
+class NoTime(LambdaContext):
+    def get_remaining_time_in_millis(self) -> int:
+        return 1_000
+
+
+@dataclass
+class Workflows:
+    """What the sweep asks of Step Functions: a name starts once."""
+
+    started: dict[str, dict[str, Any]]
+
+    class exceptions:  # noqa: N801
+        class ExecutionAlreadyExists(Exception):  # noqa: N818
+            pass
+
+    def start_execution(self, *, stateMachineArn: str, name: str, input: str) -> None:  # noqa: A002, N803
+        assert stateMachineArn == MACHINE
+        if name in self.started:
+            raise self.exceptions.ExecutionAlreadyExists
+        self.started[name] = json.loads(input)
+
+
+@pytest.fixture
+def workflows(world: World, monkeypatch: pytest.MonkeyPatch) -> Workflows:
+    workflows = Workflows({})
+    monkeypatch.setattr(function("sweep_orders"), "_workflows", workflows)
+    return workflows
+
+
+@pytest.fixture
+def inbox(world: World) -> FailuresTable:
+    return FailuresTable(world.dynamodb, world.s3)
+
+
+def sweep(context: LambdaContext | None = None, **request: float) -> dict[str, Any]:
+    answer: dict[str, Any] = function("sweep_orders").handler(request, context or Context())
+    return answer
+
+
+def an_overdue_order(world: World, **changes: Any) -> Order:
+    return world.store(an_order(placed_at=LONG_AGO, updated_at=LONG_AGO, **changes))
+
+
+def a_failure(world: World, order: Order, **changes: Any) -> FailureRecord:
+    record = FailureRecord(
+        failure_id="0123456789abcdef0123",
+        kind=Kind.EXECUTION,
+        component="ProcessPayment",
+        resource_arn=MACHINE,
+        error_name="PaymentProviderError",
+        error_message="answered 503",
+        occurrence="execution-1",
+        redrive=Redrive(Action.RESUME, MACHINE),
+        payload="{}",
+        order_id=order.order_id,
+        customer_id=order.customer_id,
+        status=Status.NEW,
+        first_seen_at=LONG_AGO,
+        last_seen_at=LONG_AGO,
+    )
+    record = msgspec.structs.replace(record, **changes)
+    world.dynamodb.put_item(TableName="FailuresTable", Item=to_item(msgspec.to_builtins(record)))
+    return record
+
+
+def status_of(inbox: FailuresTable, record: FailureRecord) -> Status:
+    found = inbox.get(record.failure_id)
+    assert found is not None
+    return found.status
+
+
+def test_an_overdue_order_in_nobodys_sight_is_restarted_where_it_stands(world: World, workflows: Workflows) -> None:
+    order = an_overdue_order(world)
+
+    assert sweep() == {**NOTHING, "restarted": 1}
+
+    ((name, given),) = workflows.started.items()
+    assert name.startswith(f"{order.order_id}-sweep-")
+    assert given == {
+        "metadata": {"correlationId": order.correlation_id},
+        "data": {"customerId": order.customer_id, "orderId": order.order_id},
+        "path": "resume",
+    }
+
+
+def test_two_sweeps_start_one_workflow(world: World, workflows: Workflows) -> None:
+    an_overdue_order(world)
+
+    sweep()
+    assert sweep()["restarted"] == 0
+
+    assert len(workflows.started) == 1
+
+
+def test_an_order_within_its_promise_and_one_that_has_ended_are_left_alone(
+    world: World, workflows: Workflows
+) -> None:
+    world.store(an_order(order_id="11111111-8218-51d2-a18e-3e00fd0aa7a7"))
+    # The index may lag behind the table: this one is listed as open still.
+    an_overdue_order(world, status=model.Status.FULFILLED)
+
+    assert sweep()["restarted"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "restarted"),
+    [
+        ({}, 0),
+        ({"status": Status.REDRIVEN, "claimed_at": model.timestamp(), "sent_at": model.timestamp()}, 0),
+        ({"status": Status.REDRIVEN, "claimed_at": LONG_AGO, "sent_at": LONG_AGO}, 1),
+        ({"status": Status.DISCARDED}, 1),
+        ({"kind": Kind.FUNCTION, "redrive": Redrive(Action.INVOKE, "arn:aws:lambda:::function:receipts")}, 1),
+    ],
+    ids=["new", "redriven just now", "redriven and lost", "discarded", "of something else"],
+)
+def test_an_order_that_an_operator_sees_is_not_restarted(
+    world: World, workflows: Workflows, changes: dict[str, Any], restarted: int
+) -> None:
+    a_failure(world, an_overdue_order(world), **changes)
+
+    assert sweep()["restarted"] == restarted
+
+
+@pytest.mark.parametrize("status", [Status.NEW, Status.REDRIVEN])
+def test_a_stuck_orders_failure_is_over_when_the_order_has_ended(
+    world: World, workflows: Workflows, inbox: FailuresTable, status: Status
+) -> None:
+    order = world.store(an_order(status=model.Status.CANCELLED, open_shard=None))
+    record = a_failure(world, order, status=status)
+
+    assert sweep()["resolved"] == 1
+
+    assert status_of(inbox, record) is Status.RESOLVED
+
+
+def test_a_stuck_order_that_was_redriven_is_not_over_before_it_ends(
+    world: World, workflows: Workflows, inbox: FailuresTable
+) -> None:
+    record = a_failure(world, world.store(an_order()), status=Status.REDRIVEN, claimed_at=LONG_AGO, sent_at=LONG_AGO)
+
+    assert sweep()["resolved"] == 0
+
+    assert status_of(inbox, record) is Status.REDRIVEN
+
+
+@pytest.mark.parametrize(("sent_at", "expected"), [(LONG_AGO, Status.RESOLVED), (model.timestamp(), Status.REDRIVEN)])
+def test_a_redriven_receipt_is_over_when_it_has_been_quiet(
+    world: World, workflows: Workflows, inbox: FailuresTable, sent_at: str, expected: Status
+) -> None:
+    order = world.store(an_order(status=model.Status.FULFILLED, open_shard=None))
+    record = a_failure(
+        world,
+        order,
+        kind=Kind.FUNCTION,
+        redrive=Redrive(Action.INVOKE, "arn:aws:lambda:::function:receipts"),
+        status=Status.REDRIVEN,
+        claimed_at=LONG_AGO,
+        sent_at=sent_at,
+    )
+
+    sweep()
+
+    assert status_of(inbox, record) is expected
+
+
+def test_an_event_that_was_not_published_is_not_over_because_its_order_has_ended(
+    world: World, workflows: Workflows, inbox: FailuresTable
+) -> None:
+    order = world.store(an_order(status=model.Status.FULFILLED, open_shard=None))
+    record = a_failure(world, order, kind=Kind.STREAM, redrive=Redrive(Action.PUBLISH))
+
+    sweep()
+
+    assert status_of(inbox, record) is Status.NEW
+
+
+def test_a_redrive_that_died_half_way_is_given_back(world: World, workflows: Workflows, inbox: FailuresTable) -> None:
+    record = a_failure(world, world.store(an_order()), status=Status.REDRIVEN, claimed_at=LONG_AGO, claimed_by="ada")
+
+    assert sweep()["released"] == 1
+
+    assert status_of(inbox, record) is Status.NEW
+
+
+def test_a_sweep_that_runs_out_of_time_says_so(world: World, workflows: Workflows) -> None:
+    an_overdue_order(world)
+
+    assert sweep(NoTime()) == {**NOTHING, "complete": False}
+
+
+def test_an_order_that_cannot_be_read_does_not_keep_the_others_from_being_restarted(
+    world: World, workflows: Workflows
+) -> None:
+    an_overdue_order(world)
+    world.put("OrdersTable", customerId="c", orderId="o", openShard="00", placedAt=LONG_AGO)
+
+    assert sweep() == {**NOTHING, "restarted": 1, "failed": 1}
