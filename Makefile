@@ -19,7 +19,7 @@ export SAM_CLI_TELEMETRY := 0
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-all run down status test lint format build validate invoke-samples bench-laptop clean
+.PHONY: help install install-all run down status test lint format build validate invoke-samples bench bench-laptop prove prove-case prove-stories prove-mutants clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -60,8 +60,24 @@ validate: install ## Check the template with SAM's linter
 invoke-samples: install ## Run every sample event through `sam local invoke` (needs Docker and a running local cloud)
 	@exec $(PYTHON) scripts/invoke_samples.py --name $(NAME)
 
+bench: install-all ## Measure cold start, warm cost, dollars an order and scaling; also as JSON in .local/bench/
+	@exec $(PYTHON) -m benchmarks
+
 bench-laptop: install ## Measure the local cloud: clone to first order, second run, latencies
 	@exec $(PYTHON) -m benchmarks.laptop
+
+prove: install-all ## Prove that nothing is lost and nothing happens twice: fault matrix and stories
+	@$(PYTHON) -m proof matrix --write
+	@$(PYTHON) -m proof stories $(ARGS)
+
+prove-case: install-all ## Run one case of the fault matrix again: CASE='...'
+	@exec $(PYTHON) -m proof case "$(CASE)"
+
+prove-stories: install-all ## Tell the stories alone: ARGS='--seed 7 --examples 500'
+	@exec $(PYTHON) -m proof stories $(ARGS)
+
+prove-mutants: install-all ## Put in deliberate defects, one at a time: each must turn the proof red
+	@exec $(PYTHON) -m proof mutants --write
 
 clean: ## Stop every local cloud of this checkout and remove everything that was built or installed
 	@if [ -d .venv ]; then scripts/install run && $(ORDERCTL) down --all; fi
