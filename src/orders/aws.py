@@ -4,6 +4,7 @@ Made by botocore: boto3 gives the same clients, and importing it costs a tenth o
 """
 
 import gc
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 # Imports make much and drop nothing: to look for garbage amidst them, or among what they made, costs a tenth of a
@@ -59,8 +60,12 @@ def client(service: str, *, checked: bool = True) -> Any:
     """
     gc.disable()
     try:
-        session = botocore.session.get_session()
-        return session.create_client(service, config=_CONFIG if checked else _UNCHECKED)
+        return _session().create_client(service, config=_CONFIG if checked else _UNCHECKED)
     finally:
         gc.freeze()
         gc.enable()
+
+
+@cache
+def _session() -> botocore.session.Session:
+    return botocore.session.get_session()
