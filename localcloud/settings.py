@@ -43,6 +43,7 @@ class Settings:
             "IOT_MTLS_ENABLED": "0",
             "LAMBDA_ASYNC_RETRY_BASE_SECONDS": str(self.retry_base_s),
             "LAMBDA_EXECUTOR": "local",
+            "LAMBDA_WARM_TTL_SECONDS": "120",  # a burst's surplus processes hold 40 MB each
             "LOG_LEVEL": self.log_level,
             "MINISTACK_HOST": "127.0.0.1",
             "MINISTACK_REGION": self.region,

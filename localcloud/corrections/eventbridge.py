@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 from ministack.core.responses import error_response_json, json_response
@@ -188,6 +189,22 @@ def fail(code: str, message: str, *, retriable: bool = False) -> None:
     _failure.set(DeliveryError(code, message, retriable))
 
 
+def reporting(dispatch: Callable[..., None]) -> Callable[..., None]:
+    """Wrap a delivery so that an error within it is a failure, which MiniStack would only write to its log."""
+
+    @wraps(dispatch)
+    def run(*arguments: Any) -> None:
+        try:
+            dispatch(*arguments)
+        except internal(sqs, "_Err") as refusal:
+            fail("ERROR_FROM_TARGET", refusal.message)
+        except Exception as error:
+            logger.exception("A delivery failed.")
+            fail("INTERNAL_ERROR", str(error), retriable=True)
+
+    return run
+
+
 def dispatch_to_lambda(arn: str, payload: str) -> None:
     """Invoke a Lambda target asynchronously."""
     func, config, name = internal(lambda_svc, "_get_func_record_for_ref")(arn)
@@ -197,8 +214,13 @@ def dispatch_to_lambda(arn: str, payload: str) -> None:
     if not may_invoke(arn, _rule_arn.get(), _role_arn.get()):
         fail("NO_PERMISSIONS", f"No policy of {arn} lets the rule invoke it.")
         return
+    try:
+        event = json.loads(payload)
+    except ValueError:
+        fail("INVALID_JSON", "The input of the target is no JSON.")
+        return
     record = internal(lambda_svc, "_execution_record_for_config")(func, {**config, "FunctionArn": arn})
-    lambda_svc.invoke_async_with_retry(record, json.loads(payload))
+    lambda_svc.invoke_async_with_retry(record, event)
 
 
 def dispatch_to_sqs(spec: Any, payload: str, sqs_parameters: JsonObject | None = None) -> None:
@@ -223,7 +245,7 @@ def dispatch_to_stepfunctions(arn: str, payload: str) -> None:
         return
     status, _, body = internal(stepfunctions, "_start_execution")({"stateMachineArn": arn, "input": payload})
     if status >= 400:
-        fail("ERROR_FROM_TARGET", body.decode(), retriable=True)
+        fail("ERROR_FROM_TARGET", body.decode(), retriable=status >= 500)
 
 
 def dispatch_to_sns(arn: str, payload: str) -> None:
@@ -255,12 +277,15 @@ def checked_bus(dispatch: Callable[..., None]) -> Callable[..., None]:
 
 def install_deliveries(settings: Settings) -> None:
     """Retry failed deliveries, then put them on the target's dead-letter queue."""
-    replace(eventbridge, "_dispatch_to_lambda", dispatch_to_lambda)
-    replace(eventbridge, "_dispatch_to_sqs", dispatch_to_sqs)
-    replace(eventbridge, "_dispatch_to_stepfunctions", dispatch_to_stepfunctions)
-    replace(eventbridge, "_dispatch_to_sns", dispatch_to_sns)
-    dispatch_to_bus = internal(eventbridge, "_dispatch_to_event_bus")
-    replace(eventbridge, "_dispatch_to_event_bus", checked_bus(dispatch_to_bus))
+    dispatchers: dict[str, Callable[..., None]] = {
+        "_dispatch_to_lambda": dispatch_to_lambda,
+        "_dispatch_to_sqs": dispatch_to_sqs,
+        "_dispatch_to_stepfunctions": dispatch_to_stepfunctions,
+        "_dispatch_to_sns": dispatch_to_sns,
+        "_dispatch_to_event_bus": checked_bus(internal(eventbridge, "_dispatch_to_event_bus")),
+    }
+    for name, dispatch in dispatchers.items():
+        replace(eventbridge, name, reporting(dispatch))
     deliveries = Deliveries(internal(eventbridge, "_invoke_target"), settings.retry_base_s)
     replace(eventbridge, "_invoke_target", deliveries.deliver)
 

@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.support import LocalCloud, eventually, free_port, healthy
+from tests.conformance.support import CLOUD_PYTHON, ROOT, LocalCloud, eventually, free_port, healthy
 
-ROOT = Path(__file__).parents[2]
-CLOUD_PYTHON = ROOT / ".local/venv-cloud/bin/python"
 START_TIMEOUT_S = 60
 
 

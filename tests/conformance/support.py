@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from textwrap import dedent
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -17,6 +18,8 @@ from uuid import uuid4
 import boto3
 from botocore.config import Config
 
+ROOT = Path(__file__).parents[2]
+CLOUD_PYTHON = ROOT / ".local/venv-cloud/bin/python"
 ACCOUNT = "000000000000"
 REGION = "us-east-1"
 

@@ -1,11 +1,13 @@
 """EventBridge user guide: retry policy, dead-letter queues, permissions, PutEvents, replay."""
 
 import json
+import os
+import subprocess
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.conformance.support import ACCOUNT, REGION, LocalCloud, eventually, unique
+from tests.conformance.support import ACCOUNT, CLOUD_PYTHON, REGION, ROOT, LocalCloud, eventually, unique
 
 FAILING = "def handler(event, context):\n    raise ValueError(event['detail'])\n"
 
@@ -91,6 +93,57 @@ def test_a_failing_function_is_retried_and_then_goes_to_its_own_destination(clou
     assert record["requestContext"]["approximateInvokeCount"] == 2
     assert record["requestPayload"]["detail"] == {"order": 1}
     assert dead_letters.take() is None
+
+
+def test_a_target_whose_input_is_no_json_is_dead_lettered(cloud: LocalCloud) -> None:
+    # GIVEN a function as target that gets text
+    bus, dead_letters = cloud.bus(), cloud.queue_for_events()
+    function = cloud.function("def handler(event, context): return event\n")
+    cloud.client("lambda").add_permission(
+        FunctionName=function, StatementId="all", Action="lambda:InvokeFunction", Principal="events.amazonaws.com"
+    )
+    arn = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{function}"
+    cloud.rule(bus, {"Arn": arn, "Input": "text", "DeadLetterConfig": {"Arn": dead_letters.arn}})
+    # WHEN an event matches
+    cloud.put_event(bus, {})
+    # THEN the delivery fails for good
+    assert dead_letters.next()["MessageAttributes"]["ERROR_CODE"]["StringValue"] == "INVALID_JSON"
+
+
+RETRIES = """
+import json, sys, time
+from localcloud.corrections import eventbridge
+
+letters = []
+eventbridge.dead_letter = lambda target, rule, event, error, **rest: letters.append([error.code, rest])
+
+def refuse(target, event, rule, view):
+    eventbridge.fail("THROTTLING", "busy", retriable=True)
+
+for policy in json.loads(sys.argv[1]):
+    count, target = len(letters), {"Arn": "target", "RetryPolicy": policy}
+    eventbridge.Deliveries(refuse, 0.01).deliver(target, {"EventId": "1"}, {"Arn": "rule"})
+    deadline = time.monotonic() + 20
+    while len(letters) == count and time.monotonic() < deadline:
+        time.sleep(0.01)
+print(json.dumps(letters))
+"""
+
+
+@pytest.mark.skipif(bool(os.environ.get("LOCALCLOUD_BARE")), reason="no target of the local cloud is ever busy")
+def test_a_busy_target_is_tried_as_often_as_its_retry_policy_says(cloud: LocalCloud) -> None:
+    # GIVEN a target that is always busy, and three policies
+    policies = [{"MaximumRetryAttempts": 2}, {"MaximumRetryAttempts": 0}, {"MaximumEventAgeInSeconds": 0}]
+    # WHEN an event is delivered to it under each
+    command = [str(CLOUD_PYTHON), "-c", RETRIES, json.dumps(policies)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    # THEN it is retried until the policy is used up, and then dead-lettered
+    assert json.loads(ended.stdout) == [
+        ["THROTTLING", {"attempts": 2, "condition": "MaximumRetryAttempts"}],
+        ["THROTTLING", {"attempts": 0, "condition": "MaximumRetryAttempts"}],
+        ["THROTTLING", {"attempts": 0, "condition": "MaximumEventAgeInSeconds"}],
+    ]
 
 
 @pytest.mark.parametrize("field", ["Source", "DetailType", "Detail"])

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.support import LocalCloud, eventually, free_port, healthy
+from tests.conformance.support import CLOUD_PYTHON, ROOT, LocalCloud, eventually, free_port, healthy
 
-ROOT = Path(__file__).parents[2]
-CLOUD_PYTHON = ROOT / ".local/venv-cloud/bin/python"
 FUNCTION = "import os\ndef handler(event, context): return os.getpid()\n"
 
 pytestmark = [
