@@ -122,7 +122,8 @@ def aws_target(stack: str, profile: str | None, region: str | None) -> Target:
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
     try:
-        session = boto3.session.Session(profile_name=profile, region_name=region)
+        # boto3 reads AWS_DEFAULT_REGION only; the AWS CLI takes AWS_REGION first.
+        session = boto3.session.Session(profile_name=profile, region_name=region or os.environ.get("AWS_REGION"))
         outputs = stack_outputs(session.client("cloudformation"), stack)
     except ClientError as error:
         raise Stop(
