@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,11 +29,18 @@ def world(environment: None) -> Iterator[World]:
 
 
 @pytest.fixture
-def logs(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[dict[str, Any]]]:
-    """The log lines since the last call; metrics, which go the same way, are left out."""
+def logs(environment: None) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """All log lines since the last call."""
+    from orders.telemetry import logger
+
+    stream = io.StringIO()
+    usual = logger.registered_handler.setStream(stream)  # type: ignore[attr-defined]
 
     def read() -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
-        return [line for line in lines if "level" in line]
+        lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+        stream.seek(0)
+        stream.truncate()
+        return lines
 
-    return read
+    yield read
+    logger.registered_handler.setStream(usual)  # type: ignore[attr-defined]

@@ -61,7 +61,7 @@ def _tables() -> dict[str, dict[str, Any]]:
 @cache
 def _client(service: str) -> Any:
     """One for all tests: making it takes longer than most of them."""
-    return boto3.client(service)
+    return boto3.session.Session().client(service)  # type: ignore[call-overload]
 
 
 @dataclass
