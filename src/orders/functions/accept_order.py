@@ -14,6 +14,7 @@ from orders import problems
 from orders.aws import client
 from orders.model import Order, OrderRequest, Status, order_id_for, place
 from orders.problems import Problem
+from orders.snapstart import aws_left_out, before_snapshot
 from orders.table import OrdersTable
 from orders.telemetry import logger, metrics, tracer
 
@@ -27,7 +28,8 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 _CORRELATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 
 _decoder = msgspec.json.Decoder(OrderRequest)
-_orders = OrdersTable(client("dynamodb", checked=False))
+_dynamodb = client("dynamodb", checked=False)
+_orders = OrdersTable(_dynamodb)
 
 
 @tracer.capture_lambda_handler(capture_response=False)
@@ -117,3 +119,16 @@ def _accepted(order: Order, context: dict[str, Any], headers: dict[str, str]) ->
         },
         {"Location": location, "X-Correlation-Id": order.correlation_id, **headers},
     )
+
+
+@before_snapshot
+def _prime() -> None:
+    """Accept an order of nobody without storing it: what the SDK makes at first use is then in the snapshot."""
+    address = b'{"name":"-","line1":"-","city":"-","postalCode":"-","country":"DE"}'
+    body = b'{"currency":"EUR","lines":[{"sku":"0","quantity":1}],"shippingAddress":%s,"paymentMethod":"tok_visa"}'
+    request = _decoder.decode(body % address)
+    order_id = order_id_for("-", None)
+    with aws_left_out(_dynamodb):
+        _orders.put_new(
+            place(request, customer_id="-", email=None, order_id=order_id, correlation_id="-", request_hash="-")
+        )
