@@ -72,7 +72,10 @@ def order(found: dict[str, Any]) -> Table:
 
 def orders(found: list[dict[str, Any]]) -> Table:
     """Return a list of orders as a table."""
-    table = Table("Placed at", "Order", "Status", "Total", "Reason", box=None, pad_edge=False)
+    table = Table("Placed at", box=None, pad_edge=False)
+    table.add_column("Order", min_width=36, no_wrap=True)  # whole, to be copied
+    for column in ("Status", "Total", "Reason"):
+        table.add_column(column)
     for each in found:
         reason = each.get("reason") or {}
         table.add_row(
