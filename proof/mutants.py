@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "mutants.md"
 COPIED = ("src", "statemachine", "proof", "localcloud", "template.yaml", "docs")
 MATRIX = ("matrix", "--short")
-STORIES = ("stories", "--examples", "1500", "--no-shrink")
+STORIES = ("stories", "--examples", "800", "--no-shrink")
 TIMEOUT_S = 900
 ASL = "statemachine/order.asl.yaml"
 FUNCTIONS = "src/orders/functions"
@@ -319,9 +319,9 @@ def run(console: Console, *, only: str = "", write: bool = False, jobs: int = 2)
     chosen = [mutant for mutant in MUTANTS if only in mutant.name]
     results = []
     with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(jobs) as pool:
-        clean = list(pool.map(lambda check: _check(_copy(Path(directory), "clean"), check), (MATRIX, STORIES)))
-        if any(failed for failed, _ in clean):
-            raise SystemExit(f"the proof is red without any mutant:\n{clean}")
+        failed, said = _check(_copy(Path(directory), "clean"), MATRIX)
+        if failed:
+            raise SystemExit(f"the proof is red without any mutant: {said}")
         for result in pool.map(lambda pair: _try(Path(directory), *pair), enumerate(chosen)):
             results.append(result)
             colour, word = ("green", f"found by the {result.by}") if result.by else ("red", "SURVIVED")
