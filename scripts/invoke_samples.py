@@ -1,19 +1,25 @@
 """Run the sample events through the real `sam local invoke`, each in a container, against the running local cloud.
 
-`events/expected.json` says what each has to do. It leaves the template and the environment of such a call in
-`.local/cloud/<name>/invoke`, for calls by hand. Without a Docker engine it says so and ends well.
+`events/expected.json` says what each has to do. The functions have the environment in which they are deployed and
+reach the local cloud, so the sample order really travels. Without a Docker engine it says so and ends well.
 """
 
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import json
 import os
 import shlex
+import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import yaml
@@ -31,8 +37,6 @@ EVENTS = ROOT / "events"
 FIRST = "accept_order/accepted"
 # Of one call, and of the sample order's way.
 TIMEOUT_S = 120
-# Docker runs in a virtual machine there: its "host" isn't this one.
-ON_A_MAC = sys.platform == "darwin"
 
 
 def sample_names() -> list[str]:
@@ -65,10 +69,58 @@ def logical_id(name: str) -> str:
     return name.partition("/")[0].title().replace("_", "") + "Function"
 
 
+def _variables(target: Target, endpoint: str) -> dict[str, dict[str, str]]:
+    """Every function's environment as it is deployed, with an endpoint that a container can reach."""
+    stack, functions = target.client("cloudformation"), target.client("lambda")
+    variables = {}
+    for function in sorted({logical_id(name) for name in sample_names()}):
+        detail = stack.describe_stack_resource(StackName=STACK_NAME, LogicalResourceId=function)
+        physical = detail["StackResourceDetail"]["PhysicalResourceId"]
+        deployed = functions.get_function_configuration(FunctionName=physical)["Environment"]["Variables"]
+        variables[function] = {**deployed, "AWS_ENDPOINT_URL": endpoint}
+    return variables
+
+
+@contextmanager
+def reachable(port: int) -> Iterator[str]:
+    """The endpoint by which containers reach the local cloud, which listens on 127.0.0.1 only.
+
+    Docker Desktop leads there by name. On Linux, connections to Docker's own network on this machine are handed on.
+    """
+    if sys.platform != "linux":
+        yield f"http://host.docker.internal:{port}"
+        return
+    inspected = subprocess.run(["docker", "network", "inspect", "bridge"], capture_output=True, check=True)
+    network = json.loads(inspected.stdout)[0]["IPAM"]["Config"][0]
+    # Docker takes the first address for itself unless configured otherwise.
+    gateway = network.get("Gateway") or str(next(ipaddress.ip_network(network["Subnet"]).hosts()))
+
+    class HandOn(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection(("127.0.0.1", port)) as cloud:
+                answers = threading.Thread(target=_copy, args=(cloud, self.request), daemon=True)
+                answers.start()
+                _copy(self.request, cloud)
+                answers.join()
+
+    with socketserver.ThreadingTCPServer((gateway, 0), HandOn) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://{gateway}:{server.server_address[1]}"
+        server.shutdown()
+
+
+def _copy(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+
+
 class Invoker:
     """Runs samples with `sam local invoke` in the environment that the local cloud gives the functions."""
 
-    def __init__(self, cloud: Cloud, state: CloudState, target: Target) -> None:
+    def __init__(self, cloud: Cloud, state: CloudState, target: Target, endpoint: str) -> None:
         self._directory = cloud.directory / "invoke"
         self._directory.mkdir(parents=True, exist_ok=True)
         self._environment = {
@@ -76,27 +128,15 @@ class Invoker:
             **{name: value for name, value in os.environ.items() if name.startswith("DOCKER_")},
         }
         built = deployment.build(cloud, state.deployed, state.runtime, lambda _: None)
-        template = yaml.load(built.read_text(), Loader=yaml.BaseLoader)
+        template = yaml.safe_load(built.read_text())
         # `sam local` hands on only what the template declares, and code is found relative to the template.
         template["Globals"]["Function"]["Environment"]["Variables"]["AWS_ENDPOINT_URL"] = ""
         for name, resource in template["Resources"].items():
             if resource["Type"] == "AWS::Serverless::Function":
                 resource["Properties"]["CodeUri"] = str(built.parent / name)
         (self._directory / "template.yaml").write_text(yaml.safe_dump(template, sort_keys=False))
-        (self._directory / "env.json").write_text(json.dumps(self._variables(state, target), indent=2))
+        (self._directory / "env.json").write_text(json.dumps(_variables(target, endpoint), indent=2))
         self._overrides = deployment.parameter_overrides(state.runtime)
-
-    def _variables(self, state: CloudState, target: Target) -> dict[str, dict[str, str]]:
-        """Every function's environment as it is deployed, with an endpoint that a container can reach."""
-        stack, functions = target.client("cloudformation"), target.client("lambda")
-        endpoint = state.endpoint.replace("127.0.0.1", "host.docker.internal") if ON_A_MAC else state.endpoint
-        variables = {}
-        for function in sorted({logical_id(name) for name in sample_names()}):
-            detail = stack.describe_stack_resource(StackName=STACK_NAME, LogicalResourceId=function)
-            physical = detail["StackResourceDetail"]["PhysicalResourceId"]
-            deployed = functions.get_function_configuration(FunctionName=physical)["Environment"]["Variables"]
-            variables[function] = {**deployed, "AWS_ENDPOINT_URL": endpoint}
-        return variables
 
     def command(self, name: str) -> list[str]:
         """The command that runs one sample."""
@@ -106,12 +146,14 @@ class Invoker:
             *("local", "invoke", logical_id(name), "--event", f"events/{name}.json"),
             *("--template", str(relative / "template.yaml"), "--env-vars", str(relative / "env.json")),
             "--skip-pull-image",
-            *([] if ON_A_MAC else ["--docker-network", "host"]),
             *self._overrides,
         ]
 
-    def run(self, name: str) -> dict[str, Any]:
-        """Run one sample; returns its row of the result, with `problem` None if all is as expected."""
+    def run(self, name: str, *, show: bool = False) -> dict[str, Any]:
+        """Run one sample; returns its row of the result, with `problem` None if all is as expected.
+
+        With `show`, the command and all its output are printed.
+        """
         began = time.monotonic()
         try:
             run = subprocess.run(
@@ -123,6 +165,8 @@ class Invoker:
                 timeout=TIMEOUT_S,
                 check=False,
             )
+            if show:
+                console.out.print(f"$ {shlex.join(self.command(name))}\n{run.stderr}{run.stdout}", markup=False)
             outcome = outcome_of(run.stdout)
             problem = difference(expectations()[name], outcome) if outcome else run.stderr.strip()[-1000:]
         except subprocess.TimeoutExpired:
@@ -171,7 +215,7 @@ def docker_answers() -> bool:
         return False
 
 
-def run_samples(name: str, wanted: list[str], *, as_json: bool) -> Exit:
+def run_samples(name: str, wanted: list[str], *, as_json: bool, show: bool) -> Exit:
     """Run the samples whose names begin so (all, if none are named) and show what came of them."""
     samples = [sample for sample in sample_names() if not wanted or sample.startswith(tuple(wanted))]
     if not samples:
@@ -186,15 +230,19 @@ def run_samples(name: str, wanted: list[str], *, as_json: bool) -> Exit:
     target = local_target(cloud)
     state = target.local
     assert state is not None
-    invoker = Invoker(cloud, state, target)
-    console.say("Such a call by hand: " + shlex.join(invoker.command(samples[0])))
-    rows = []
-    with console.step(f"Invoking {len(samples)} samples") as note, ThreadPoolExecutor(2) as pool:
-        first = invoker.run(FIRST)
-        if first["problem"] is None:
-            wait_for_sample_order(target)
+    with (
+        reachable(state.port) as endpoint,
+        console.step(f"Invoking {len(samples)} samples") as note,
+        ThreadPoolExecutor(1 if show else 2) as pool,
+    ):
+        invoker = Invoker(cloud, state, target, endpoint)
+        first = invoker.run(FIRST, show=show and FIRST in samples)
+        if first["problem"]:
+            raise Stop(Exit.NOT_AS_EXPECTED, f"{FIRST}, on which the others rely: {first['problem']}")
+        wait_for_sample_order(target)
         rows = [first] if FIRST in samples else []
-        for row in pool.map(invoker.run, [sample for sample in samples if sample != FIRST]):
+        others = [sample for sample in samples if sample != FIRST]
+        for row in pool.map(lambda sample: invoker.run(sample, show=show), others):
             note(row["sample"])
             rows.append(row)
     if as_json:
@@ -224,9 +272,10 @@ def main() -> Exit:
     parser.add_argument("samples", nargs="*", help="a function or <function>/<case>; all if none are named")
     parser.add_argument("--name", default=DEFAULT_NAME, help="the local cloud")
     parser.add_argument("--json", action="store_true", help="the result as JSON")
+    parser.add_argument("--show", action="store_true", help="print each command and all its output")
     arguments = parser.parse_args()
     try:
-        return run_samples(arguments.name, arguments.samples, as_json=arguments.json)
+        return run_samples(arguments.name, arguments.samples, as_json=arguments.json, show=arguments.show)
     except Stop as stop:
         console.complain(stop.what, stop.next_step)
         return stop.code
