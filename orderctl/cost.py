@@ -38,7 +38,6 @@ class Assumptions:
     cold_share: float = 0.01  # of all invocations
     cold_start_ms: float = 900.0
     traced_share: float = 0.05  # X-Ray's default sampling rule, beyond one request a second
-    reads_per_order: float = 0.0  # GET /orders/{orderId}; `read` in the usage, priced apart
     log_storage_months: float = 1.0
     storage_months: float = 1.0
     sqs_polls_per_queue: float = 5 * 30 * 86400 / 20  # idle: five pollers, long polling of 20 s, a month
