@@ -39,6 +39,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--python", default=sys.executable, help="interpreter that runs functions (default: the server's own)")
     add("--wait-scale", type=float, default=1.0, help="factor on Step Functions waits and retry intervals")
     add("--retry-base", type=float, default=1.0, help="first delay of asynchronous retries, in seconds")
+    add("--metrics-interval", type=float, default=60.0, help="seconds between two reports of metrics")
     add("--log-level", default="INFO", help="DEBUG, INFO, WARNING or ERROR (default: %(default)s)")
     add("--bare", action="store_true", help="run MiniStack without the corrections")
     add("--list-corrections", action="store_true", help="list the corrections and exit")
@@ -90,6 +91,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
         python=options.python,
         wait_scale=options.wait_scale,
         retry_base_s=options.retry_base,
+        metrics_interval_s=options.metrics_interval,
         log_level=options.log_level,
     )
 

@@ -25,6 +25,7 @@ class Settings:
     python: str = sys.executable
     wait_scale: float = 1.0
     retry_base_s: float = 1.0
+    metrics_interval_s: float = 60.0
     log_level: str = "INFO"
 
     @property

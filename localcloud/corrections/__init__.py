@@ -3,6 +3,7 @@
 from localcloud.corrections import (
     apigateway,
     cloudwatch,
+    cloudwatch_alarms,
     dynamodb,
     eventbridge,
     lambda_async,
@@ -17,6 +18,7 @@ from localcloud.settings import Settings
 CORRECTIONS: tuple[Correction, ...] = (
     *lambda_environments.CORRECTIONS,
     *cloudwatch.CORRECTIONS,
+    *cloudwatch_alarms.CORRECTIONS,
     *lambda_async.CORRECTIONS,
     *lambda_streams.CORRECTIONS,
     *sqs.CORRECTIONS,

@@ -23,7 +23,7 @@ from typing import Any
 
 from ministack.core.arn import ArnParseError, parse_arn
 from ministack.core.responses import request_scope
-from ministack.services import dynamodb, dynamodb_streams, lambda_svc
+from ministack.services import cloudwatch, dynamodb, dynamodb_streams, lambda_svc
 
 from localcloud.corrections.lambda_async import deliver
 from localcloud.patching import Correction, internal, is_true, replace
@@ -120,7 +120,10 @@ class StreamReader:
             time.sleep(min(self.retry_base_s * 2 ** (attempts + throttles - 1), MAX_DELAY_S))
 
     def _invoke(self, records: Records) -> JsonObject:
-        func, _ = self._function()
+        func, config = self._function()
+        age_ms = max(0.0, time.time() - float(records[-1]["dynamodb"]["ApproximateCreationDateTime"])) * 1000
+        dimensions = {"FunctionName": config["FunctionName"]}
+        internal(cloudwatch, "record_metric")("AWS/Lambda", "IteratorAge", age_ms, "Milliseconds", dimensions)
         result: JsonObject = internal(lambda_svc, "_execute_function")(func, {"Records": records})
         return result
 

@@ -25,7 +25,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
     port = free_port()
     command: list[str | Path] = [CLOUD_PYTHON, "-m", "localcloud.server", "--port", str(port), "--retry-base", "0.05"]
     command += ["--data-dir", directory / "data", "--tmp-dir", directory / "tmp"]
-    command += ["--wait-scale", "0.05"]
+    command += ["--wait-scale", "0.05", "--metrics-interval", "0.5"]
     if os.environ.get("LOCALCLOUD_BARE"):
         command.append("--bare")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
