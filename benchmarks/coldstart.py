@@ -51,7 +51,8 @@ IDIOMATIC = ("aws-lambda-powertools[tracer]==3.37.0", "pydantic==2.14.3", "wrapt
 HELP = """
 INIT is what the emulator reports, the first answer counts from process start, the first invoke is the time in
 the handler; CPU and memory (peak) are the runtime process's until its first answer. On a busy machine trust the
-ratios of CPU first. The results go to .local/bench/coldstart.json, with each run's figures.
+ratios of CPU; a budget is exceeded where the ratio of INIT and that of CPU both are beyond it. The results go to
+.local/bench/coldstart.json, with each run's figures.
 
 examples:
   python -m benchmarks.coldstart
@@ -328,14 +329,15 @@ def summary(subject: Subject, references: list[Subject], budgets: dict[str, dict
     def ratios(of: str) -> dict[str, float]:
         return {ref.name: round(median(subject, of) / median(ref, of), 3) for ref in references}
 
-    init, budget = ratios("init_ms"), budgets.get(subject.name, {})
+    init, cpu, budget = ratios("init_ms"), ratios("cpu_ms"), budgets.get(subject.name, {})
     return {
         "name": subject.name,
         **{of: round(median(subject, of), 1) for of in MEASURES},
         "initRatios": init,
-        "cpuRatios": ratios("cpu_ms"),
+        "cpuRatios": cpu,
         "budgets": budget,
-        "exceeded": [name for name, most in budget.items() if init[name] > most],
+        # Time alone may be another process's doing; more CPU than allowed is ours.
+        "exceeded": [name for name, most in budget.items() if min(init[name], cpu[name]) > most],
         "error": subject.runs[-1].error,
     }
 
@@ -368,7 +370,8 @@ def print_tables(results: list[dict[str, Any]]) -> None:
     )
     for row in results:
         for name in row["exceeded"]:
-            print(f"{row['name']}: INIT is {row['initRatios'][name]} x {name}, its budget {row['budgets'][name]}")
+            ratios = f"INIT is {row['initRatios'][name]} x {name} and CPU {row['cpuRatios'][name]} x"
+            print(f"{row['name']}: {ratios}; the budget is {row['budgets'][name]}")
 
 
 def main(arguments: list[str] | None = None) -> int:
