@@ -30,7 +30,7 @@ class CloudState:
 
     `process_identity` tells the recorded process from another one that got the same id later.
     `server` is the fingerprint of the server's own code, `deployed` that of what was last deployed completely,
-    "" while a deployment is under way.
+    "" while a deployment is under way. `persist` says that a clean stop saves what is in it.
     """
 
     name: str
@@ -41,6 +41,7 @@ class CloudState:
     runtime: str
     server: str = ""
     deployed: str = ""
+    persist: bool = False
     outputs: dict[str, str] = field(default_factory=dict)
 
     @property

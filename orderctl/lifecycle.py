@@ -9,11 +9,12 @@ from orderctl.cloud import CLOUDS, DEFAULT_PORT, STACK_NAME, Cloud, CloudState
 from orderctl.exits import Exit, Stop
 
 
-def up(cloud: Cloud, port: int | None = None) -> tuple[CloudState, bool]:
+def up(cloud: Cloud, port: int | None = None, *, persist: bool = False) -> tuple[CloudState, bool]:
     """Bring the local cloud up, complete: server, stack, archive, catalogue, demo user.
 
     Reuses what runs already and deploys only what has changed. Returns its state, and whether this call
-    started it. When it ends in Stop or Interrupted, it has stopped whatever it started itself.
+    started it; `persist` counts only then. When it ends in Stop or Interrupted, it has stopped whatever it
+    started itself.
     """
     with cloud.exclusive():
         runtime = deployment.local_runtime()
@@ -23,7 +24,7 @@ def up(cloud: Cloud, port: int | None = None) -> tuple[CloudState, bool]:
             _complete(cloud, running)
             return running, False
         try:
-            started = server.start(cloud, port or DEFAULT_PORT, runtime)
+            started = server.start(cloud, port or DEFAULT_PORT, runtime, persist=persist)
             with console.step(f"Starting the local cloud on {started.endpoint}") as note:
                 server.wait_until_healthy(cloud, started, note)
             _complete(cloud, started)

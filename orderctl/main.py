@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from typer.core import TyperGroup
 
-from orderctl import console, cost_show, explain, failures, interrupts, orders, replay
+from orderctl import console, cost_show, explain, failures, interrupts, load_command, orders, replay
 from orderctl.cloud import DEFAULT_NAME, LOCAL, ROOT, Cloud
 from orderctl.exits import EXIT_CODES_HELP, Exit, Interrupted, Stop
 from orderctl.options import Json, Name, Password, Port, Profile, Region, Stack, Username, examples
@@ -81,7 +81,14 @@ app = typer.Typer(
 
 
 @app.command(epilog=examples("orderctl up", "orderctl up --name second --port 4600"))
-def up(name: Name = DEFAULT_NAME, port: Port = None, as_json: Json = False) -> None:
+def up(
+    name: Name = DEFAULT_NAME,
+    port: Port = None,
+    persist: Annotated[
+        bool, typer.Option("--persist", help="Have it save its state when it is stopped, for `orderctl load`.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Start the local cloud, build and deploy the stack to it, and fill in catalogue and demo user.
 
     Uses what runs already; deploys again only what has changed. Nothing stays behind if it fails.
@@ -89,7 +96,7 @@ def up(name: Name = DEFAULT_NAME, port: Port = None, as_json: Json = False) -> N
     from orderctl import lifecycle  # noqa: PLC0415
 
     cloud = Cloud(name)
-    lifecycle.up(cloud, port)
+    lifecycle.up(cloud, port, persist=persist)
     _show_status(lifecycle.status(cloud), as_json)
 
 
@@ -217,6 +224,14 @@ app.command(
         "orderctl cost", "orderctl cost --orders-per-month 3000000 --profile mixed", "orderctl cost --measure"
     ),
 )(cost_show.command)
+
+app.command(
+    epilog=examples(
+        "orderctl load --orders 500 --rate 20",
+        "orderctl load --orders 10000 --rate 25 --faults full --json",
+    )
+)(load_command.load)
+
 
 if __name__ == "__main__":
     app()

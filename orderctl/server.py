@@ -60,13 +60,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(cloud: Cloud, port: int, runtime: str) -> CloudState:
+def start(cloud: Cloud, port: int, runtime: str, *, persist: bool = False) -> CloudState:
     """Start the server process and record it; it is not yet healthy when this returns."""
     refuse_taken_port(port)
     cloud.data.mkdir(parents=True, exist_ok=True)
     cloud.temporary.mkdir(parents=True, exist_ok=True)
     command = [str(CLOUD_PYTHON), "-m", "localcloud.server", "--port", str(port)]
     command += ["--data-dir", str(cloud.data), "--tmp-dir", str(cloud.temporary)]
+    command += ["--persist"] if persist else []
     environment = {**cloud_environment(cloud), "PYTHONPATH": str(ROOT)}
     with interrupts.deferred():
         process = processes.start_group(command, cloud.log("server"), environment, ROOT)
@@ -77,6 +78,7 @@ def start(cloud: Cloud, port: int, runtime: str) -> CloudState:
             process_identity=processes.identity(process.pid),
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
             runtime=runtime,
+            persist=persist,
             server=server_fingerprint(runtime),
         )
         cloud.save(state)
