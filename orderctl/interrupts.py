@@ -20,7 +20,13 @@ def _on_signal(_number: int, _frame: FrameType | None) -> None:
     if _deferring:
         _pending = True
     else:
-        raise Interrupted
+        _interrupt()
+
+
+def _interrupt() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # cleaning up is under way, takes seconds, and must not stop half-way
+    raise Interrupted
 
 
 def install() -> None:
@@ -44,4 +50,4 @@ def deferred() -> Iterator[None]:
         _deferring -= 1
     if _pending and not _deferring:
         _pending = False
-        raise Interrupted
+        _interrupt()

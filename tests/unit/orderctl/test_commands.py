@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import shlex
+import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,18 +111,38 @@ def test_status_of_nothing_is_readable_for_a_program() -> None:
     assert json.loads(stdout) == {"name": "default", "status": "down"}
 
 
-def test_an_interruption_waits_until_a_step_that_must_not_stop_half_way_is_done() -> None:
+@pytest.fixture
+def own_handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in interrupts.SIGNALS}
+    for number in interrupts.SIGNALS:
+        signal.signal(number, interrupts._on_signal)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_an_interruption_waits_until_a_step_that_must_not_stop_half_way_is_done(own_handlers: None) -> None:
+    # GIVEN a step that starts something and must write it down
     steps: list[str] = []
 
     def start_and_record() -> None:
         with interrupts.deferred():
             steps.append("started")
-            interrupts._on_signal(2, None)
+            signal.raise_signal(signal.SIGINT)
             steps.append("recorded")
 
+    # WHEN the interruption comes in between
     with pytest.raises(Interrupted):
         start_and_record()
+
+    # THEN the step is done before it ends the command
     assert steps == ["started", "recorded"]
+
+
+def test_a_second_interruption_does_not_stop_the_clean_up(own_handlers: None) -> None:
+    with pytest.raises(Interrupted):
+        signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGINT)  # would end the test run
 
 
 def test_the_suggested_curl_survives_the_shell() -> None:
