@@ -7,12 +7,13 @@ the batch failed); the event id tells its consumers.
 import os
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from orders.aws import client
-from orders.events import bus_entry, event_of
+from orders.events import OrderEvent, bus_entry, event_of
+from orders.failure_messages import identify
 from orders.model import Order
 from orders.table import decode_order
 from orders.telemetry import logger, metrics, tracer
@@ -31,6 +32,14 @@ _bus = os.environ["EVENT_BUS_NAME"]
 _failures_queue = os.environ["FAILURES_QUEUE_URL"]
 
 
+class _Outgoing(NamedTuple):
+    """An event on its way: the sequence number of its record, and its entry for PutEvents."""
+
+    sequence: str
+    event: OrderEvent
+    entry: dict[str, Any]
+
+
 @tracer.capture_lambda_handler(capture_response=False)
 @logger.inject_lambda_context(clear_state=True)
 @metrics.log_metrics
@@ -39,19 +48,20 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
 
     For a stream, Lambda goes on from the lowest sequence number reported (`ReportBatchItemFailures`).
     """
-    pending: list[tuple[str, dict[str, Any]]] = []
+    outgoing: list[_Outgoing] = []
+    unpublished: list[str] = []
     for record in event["Records"]:
         try:
             order = _order_that_moved(record)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            if not _park(record, error):
-                pending.append((_sequence_number(record), {}))
-                break
-            continue
+            if _park(record, error):
+                continue
+            unpublished.append(_sequence_number(record))
+            break
         if order is not None:
-            pending.append((_sequence_number(record), bus_entry(event_of(order), _bus)))
-    unpublished = [sequence for sequence, entry in pending if not entry]
-    unpublished = _publish([(sequence, entry) for sequence, entry in pending if entry]) + unpublished
+            order_event = event_of(order)
+            outgoing.append(_Outgoing(_sequence_number(record), order_event, bus_entry(order_event, _bus)))
+    unpublished += _publish(outgoing)
     if unpublished:
         metrics.add_metric("EventsNotPublished", "Count", len(unpublished))
         return {"batchItemFailures": [{"itemIdentifier": min(unpublished, key=int)}]}
@@ -70,21 +80,26 @@ def _order_that_moved(record: dict[str, Any]) -> Order | None:
 
 def _park(record: dict[str, Any], error: Exception) -> bool:
     """Send a record that can't be read to the failure inbox, whole, so that it doesn't block its shard."""
-    logger.error("stream record can't be read", exc_info=error)
+    text = msgspec.json.encode(record, enc_hook=str).decode()
+    logger.error("stream record can't be read", exc_info=error, extra=identify(text))
     metrics.add_metric("RecordsParked", "Count", 1)
-    body = {"kind": "UnreadableStreamRecord", "error": f"{type(error).__name__}: {error}", "record": record}
+    body = {
+        "kind": "UnreadableStreamRecord",
+        "error": f"{type(error).__name__}: {error}",
+        "record": msgspec.Raw(text.encode()),
+    }
     try:
-        _sqs.send_message(QueueUrl=_failures_queue, MessageBody=msgspec.json.encode(body, enc_hook=str).decode())
+        _sqs.send_message(QueueUrl=_failures_queue, MessageBody=msgspec.json.encode(body).decode())
     except Exception:
         logger.exception("the record couldn't be parked; it will be delivered again")
         return False
     return True
 
 
-def _publish(entries: list[tuple[str, dict[str, Any]]]) -> list[str]:
-    """Put entries on the bus; returns the sequence numbers of those that EventBridge wouldn't take."""
+def _publish(outgoing: list[_Outgoing]) -> list[str]:
+    """Put events on the bus; returns the sequence numbers of those that EventBridge wouldn't take."""
     failed: list[str] = []
-    for batch in _batches(entries):
+    for batch in _batches(outgoing):
         remaining = batch
         for attempt in range(ATTEMPTS):
             if attempt:
@@ -92,34 +107,42 @@ def _publish(entries: list[tuple[str, dict[str, Any]]]) -> list[str]:
             remaining = _put(remaining)
             if not remaining:
                 break
-        failed += [sequence for sequence, _ in remaining]
-    metrics.add_metric("EventsPublished", "Count", len(entries) - len(failed))
+        failed += [left.sequence for left in remaining]
+    metrics.add_metric("EventsPublished", "Count", len(outgoing) - len(failed))
     return failed
 
 
-def _put(batch: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
+def _put(batch: list[_Outgoing]) -> list[_Outgoing]:
     """One PutEvents call; returns what is left to be sent, since the call fails in part without raising."""
     try:
-        answer = _events.put_events(Entries=[entry for _, entry in batch])  # type: ignore[misc]
+        answer = _events.put_events(Entries=[sent.entry for sent in batch])  # type: ignore[misc]
     except Exception:
-        logger.exception("PutEvents failed")
+        logger.exception("PutEvents failed", extra={"count": len(batch)})
         return batch
-    left = [item for item, result in zip(batch, answer["Entries"], strict=True) if result.get("ErrorCode")]
-    if left:
-        codes = sorted({result["ErrorCode"] for result in answer["Entries"] if result.get("ErrorCode")})
-        logger.warning("events not taken", extra={"count": len(left), "codes": codes})
+    left: list[_Outgoing] = []
+    for sent, result in zip(batch, answer["Entries"], strict=True):
+        names = {
+            "event_id": sent.event.metadata.event_id,
+            "correlation_id": sent.event.metadata.correlation_id,
+            "order_id": sent.event.data.order_id,
+        }
+        if code := result.get("ErrorCode"):
+            left.append(sent)
+            logger.warning("event not taken", extra={**names, "code": code})
+        else:
+            logger.info("event published", extra=names)
     return left
 
 
-def _batches(entries: list[tuple[str, dict[str, Any]]]) -> list[list[tuple[str, dict[str, Any]]]]:
-    batches: list[list[tuple[str, dict[str, Any]]]] = []
+def _batches(outgoing: list[_Outgoing]) -> list[list[_Outgoing]]:
+    batches: list[list[_Outgoing]] = []
     room = 0
-    for sequence, entry in entries:
-        size = sum(len(entry[part].encode()) for part in ("Source", "DetailType", "Detail"))
+    for sent in outgoing:
+        size = sum(len(sent.entry[part].encode()) for part in ("Source", "DetailType", "Detail"))
         if not batches or len(batches[-1]) == MAX_ENTRIES or size > room:
             batches.append([])
             room = MAX_BYTES
-        batches[-1].append((sequence, entry))
+        batches[-1].append(sent)
         room -= size
     return batches
 
