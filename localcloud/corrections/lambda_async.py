@@ -77,7 +77,6 @@ class AsyncInvocation:
     def run(self) -> None:
         """Invoke until it succeeds or its retries or age are used up, then tell the destination."""
         _, _, _, region, account, *_ = self.function_arn.split(":")
-        request_id_override.set(self.request_id)
         with request_scope(account, region):
             config = self._invoke_config()
             result = self._attempt(config)
@@ -123,7 +122,11 @@ class AsyncInvocation:
         record = internal(lambda_svc, "_execution_record_for_config")(
             func, {**config, "FunctionArn": self.function_arn}
         )
-        outcome: JsonObject = internal(lambda_svc, "_execute_function")(record, self.event)
+        token = request_id_override.set(self.request_id)
+        try:
+            outcome: JsonObject = internal(lambda_svc, "_execute_function")(record, self.event)
+        finally:
+            request_id_override.reset(token)  # what its destination sets off has ids of its own
         return outcome
 
     def _report(self, destinations: JsonObject, result: Result) -> None:
