@@ -1,0 +1,283 @@
+"""ship_order and notify_customer: message by message, each effect once, and what can't be done is handed over."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from botocore.stub import Stubber
+
+from orders.model import Status
+from tests.integration.world import QUEUES, World, an_order, function, invoke, sample
+
+Logs = Callable[[], list[dict[str, Any]]]
+
+
+def batch(name: str, *bodies: Any, receives: int = 1) -> dict[str, Any]:
+    """A batch of messages in the form of a sample, numbered m0, m1 …"""
+    (record,) = sample(name)["Records"][:1]
+    records = []
+    for n, body in enumerate(bodies):
+        message = copy.deepcopy(record)
+        message["messageId"], message["receiptHandle"] = f"m{n}", f"handle-{n}"
+        message["body"] = body if isinstance(body, str) else json.dumps(body)
+        message["attributes"]["ApproximateReceiveCount"] = str(receives)
+        records.append(message)
+    return {"Records": records}
+
+
+def failed(answer: dict[str, Any]) -> list[str]:
+    return [failure["itemIdentifier"] for failure in answer["batchItemFailures"]]
+
+
+# ---- ship_order
+
+
+def to_ship(**changes: Any) -> dict[str, Any]:
+    message: dict[str, Any] = json.loads(sample("ship_order/nobody-waits")["Records"][0]["body"])
+    message["shippingAddress"]["postalCode"] = changes.pop("postal_code", "SW1Y 4JH")
+    return {**message, **changes}
+
+
+def ship(*messages: Any, receives: int = 1) -> list[str]:
+    return failed(invoke("ship_order", batch("ship_order/nobody-waits", *messages, receives=receives)))
+
+
+@pytest.fixture
+def workflows(world: World) -> Iterator[Stubber]:
+    """Step Functions, which expects to hear exactly what a test tells it."""
+    with Stubber(function("ship_order")._workflows) as stubber:
+        yield stubber
+        stubber.assert_no_pending_responses()
+
+
+def expect_success(workflows: Stubber, message: dict[str, Any]) -> None:
+    output = json.dumps({"shipmentId": f"ship_{message['orderId']}"}, separators=(",", ":"))
+    workflows.add_response("send_task_success", {}, {"taskToken": message["taskToken"], "output": output})
+
+
+def test_a_shipment_is_reported_to_its_workflow(world: World, workflows: Stubber) -> None:
+    message = to_ship()
+    expect_success(workflows, message)
+
+    assert ship(message) == []
+    assert [entry["status"] for entry in world.items("ShipmentsTable")] == ["SHIPPED"]
+
+
+def test_a_message_that_comes_twice_ships_once(world: World, workflows: Stubber) -> None:
+    message = to_ship()
+    expect_success(workflows, message)
+    expect_success(workflows, message)
+
+    assert ship(message, message) == []
+    assert [entry["shipments"] for entry in world.items("ShipmentsTable")] == [1]
+
+
+def test_a_refusal_is_an_answer(world: World, workflows: Stubber) -> None:
+    cause = "the warehouse does not deliver to this address"
+    message = to_ship(postal_code="TEST-REFUSED")
+    workflows.add_response(
+        "send_task_failure", {}, {"taskToken": message["taskToken"], "error": "WarehouseError", "cause": cause}
+    )
+
+    assert ship(message) == []
+
+
+def test_a_shipment_that_was_called_off_is_refused(world: World, workflows: Stubber) -> None:
+    message = to_ship()
+    invoke("cancel_shipment", {"orderId": message["orderId"], "correlationId": "c"})
+    workflows.add_response("send_task_failure", {})
+
+    assert ship(message) == []
+    assert [entry["status"] for entry in world.items("ShipmentsTable")] == ["CANCELLED"]
+
+
+@pytest.mark.parametrize("error", ["TaskTimedOut", "TaskDoesNotExist"])
+def test_a_workflow_that_waits_no_longer_is_no_failure(world: World, workflows: Stubber, error: str) -> None:
+    workflows.add_client_error("send_task_success", error)
+
+    assert ship(to_ship()) == []
+
+
+def test_an_answer_that_does_not_arrive_is_given_again(world: World, workflows: Stubber) -> None:
+    message = to_ship()
+    workflows.add_client_error("send_task_success", "ServiceUnavailable", http_status_code=400)
+    expect_success(workflows, message)
+
+    assert ship(message) == ["m0"]
+    assert ship(message) == []
+
+
+def test_only_the_messages_that_failed_come_again(world: World, workflows: Stubber) -> None:
+    good = to_ship()
+    expect_success(workflows, good)
+
+    assert ship("not JSON", to_ship(orderId="o-2", postal_code="TEST-DOWN-9"), good, {"hello": "world"}) == [
+        "m0",
+        "m1",
+        "m3",
+    ]
+
+
+def test_a_failed_message_comes_again_sooner_than_the_visibility_timeout(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[dict[str, Any]] = []
+
+    class Queues:
+        def change_message_visibility(self, **call: Any) -> None:
+            calls.append(call)
+
+    monkeypatch.setattr(function("ship_order"), "_sqs", Queues())
+
+    ship("not JSON", receives=3)
+
+    assert calls == [{"QueueUrl": f"{QUEUES}/FulfilmentQueue", "ReceiptHandle": "handle-0", "VisibilityTimeout": 8}]
+
+
+def test_a_message_that_fails_for_the_last_time_is_handed_to_the_inbox_with_its_error(world: World) -> None:
+    message = to_ship(postal_code="TEST-DOWN-9")
+
+    assert ship(message, receives=5) == []
+
+    (report,) = map(json.loads, world.messages("FailuresQueue"))
+    assert report["kind"] == "PoisonMessage"
+    assert json.loads(report["body"]) == message
+    assert report["error"] == "WarehouseUnavailable: the warehouse does not answer"
+    assert report["receives"] == 5
+
+
+def test_each_message_is_logged_under_its_own_name(world: World, logs: Logs) -> None:
+    # GIVEN two failing messages of which the second can't be read
+    ship(to_ship(correlationId="c-1", postal_code="TEST-DOWN-9"), "not JSON")
+
+    # THEN the second doesn't bear the first one's name
+    lines = [line for line in logs() if line["message"] == "message failed"]
+    assert [(line["message_id"], line.get("correlation_id")) for line in lines] == [("m0", "c-1"), ("m1", None)]
+
+
+# ---- notify_customer
+
+
+class Mailbox:
+    """A mailer that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.mails: list[dict[str, Any]] = []
+
+    def send(self, to: str, subject: str, text: str) -> None:
+        if self.mails and self.mails[-1].get("fail"):
+            self.mails.pop()
+            raise ConnectionError
+        self.mails.append({"to": to, "subject": subject, "text": text})
+
+
+@pytest.fixture
+def mailbox(world: World, monkeypatch: pytest.MonkeyPatch) -> Mailbox:
+    box = Mailbox()
+    monkeypatch.setattr(function("notify_customer"), "_mailer", box)
+    return box
+
+
+def told(status: Status = Status.FULFILLED, **data: Any) -> dict[str, Any]:
+    """An order event as the queue gets it."""
+    event: dict[str, Any] = json.loads(sample("notify_customer/order-fulfilled")["Records"][0]["body"])
+    event["detail-type"] = f"Order{status.capitalize()}"
+    event["detail"]["data"].update(status=status, **data)
+    event["detail"]["metadata"]["eventId"] = f"{event['detail']['data']['orderId']}#{status}"
+    return event
+
+
+def notify(*messages: Any, receives: int = 1) -> list[str]:
+    return failed(invoke("notify_customer", batch("notify_customer/order-fulfilled", *messages, receives=receives)))
+
+
+@pytest.mark.parametrize(
+    ("status", "subject"),
+    [
+        (Status.PLACED, "We have your order"),
+        (Status.FULFILLED, "Your order is on its way"),
+        (Status.FAILED, "We couldn't fulfil your order"),
+        (Status.CANCELLED, "Your order is cancelled"),
+    ],
+)
+def test_the_customer_is_told(mailbox: Mailbox, status: Status, subject: str) -> None:
+    event = told(status, reason={"code": "OutOfStock", "message": "sold out"} if status is Status.FAILED else None)
+
+    assert notify(event) == []
+
+    (mail,) = mailbox.mails
+    assert (mail["to"], mail["subject"]) == ("ada@example.com", subject)
+    assert event["detail"]["data"]["orderId"] in mail["text"]
+    assert ("sold out" in mail["text"]) == (status is Status.FAILED)
+
+
+@pytest.mark.parametrize("status", [Status.RESERVED, Status.PAID])
+def test_steps_in_between_are_not_told(mailbox: Mailbox, status: Status) -> None:
+    assert notify(told(status)) == []
+    assert mailbox.mails == []
+
+
+def test_a_customer_without_an_address_is_not_told(mailbox: Mailbox) -> None:
+    assert notify(told(email=None)) == []
+    assert mailbox.mails == []
+
+
+def test_an_event_that_comes_twice_is_told_once(mailbox: Mailbox) -> None:
+    assert notify(told(), told()) == []
+    assert notify(told()) == []
+
+    assert len(mailbox.mails) == 1
+
+
+def test_two_events_of_an_order_are_both_told(mailbox: Mailbox) -> None:
+    notify(told(Status.PLACED), told(Status.FULFILLED))
+
+    assert [mail["subject"] for mail in mailbox.mails] == ["We have your order", "Your order is on its way"]
+
+
+def test_a_mail_that_could_not_be_sent_is_sent_the_next_time(mailbox: Mailbox) -> None:
+    mailbox.mails.append({"fail": True})
+
+    assert notify(told()) == ["m0"]
+    assert notify(told()) == []
+
+    assert len(mailbox.mails) == 1
+
+
+def test_an_address_that_bounces_ends_in_the_inbox(world: World) -> None:
+    event = told(email="ada@bounce.example")
+
+    assert notify(event) == ["m0"]
+    assert notify(event, receives=5) == []
+
+    (report,) = map(json.loads, world.messages("FailuresQueue"))
+    assert report["error"].startswith("MailRefused")
+
+
+FOREIGN: list[Any] = [
+    "not JSON",
+    "[]",
+    {"hello": "world"},
+    {**told(), "source": "somebody.else"},
+    {**told(), "detail-type": "OrderPlaced"},
+    {**told(), "detail": {}},
+]
+
+
+@pytest.mark.parametrize("message", FOREIGN)
+def test_what_is_no_order_event_does_not_hold_up_the_others(mailbox: Mailbox, message: Any) -> None:
+    assert notify(message, told()) == ["m0"]
+    assert len(mailbox.mails) == 1
+
+
+def test_mails_are_logged_without_address_and_text(world: World, logs: Logs) -> None:
+    notify(told())
+
+    (line,) = [line for line in logs() if line["message"] == "mail sent"]
+    assert line["correlation_id"] == told()["detail"]["metadata"]["correlationId"]
+    assert line["order_id"] == an_order().order_id
+    assert "ada@example.com" not in json.dumps(line)
