@@ -53,6 +53,8 @@ def _explain(error: Exception) -> Stop | None:
         return Stop(Exit.NO_TARGET, f"AWS can't be reached: {error}", "Check the target, network and credentials.")
     if isinstance(error, httpx.TransportError):
         return Stop(Exit.NO_TARGET, f"The API can't be reached: {error}", "See what runs with: orderctl status")
+    if isinstance(error, OSError):
+        return Stop(Exit.STEP_FAILED, f"{error.strerror or error}: {error.filename or 'no file'}")
     return None
 
 

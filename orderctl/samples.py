@@ -25,16 +25,16 @@ def sample(name: str) -> dict[str, Any]:
     return body
 
 
-def read_order(source: str) -> str:
-    """Return the text of an order to submit: a file's content as it is, or that of a named sample.
+def read_order(source: str) -> bytes:
+    """Return an order to submit: a file's content as it is, or that of a named sample.
 
     It is not parsed: what is wrong with it, the API says. Stop(USAGE) if there is no such file or sample.
     """
     path = Path(source)
     if path.is_file():
-        return path.read_text()
+        return path.read_bytes()
     try:
-        return json.dumps(sample(source))
+        return json.dumps(sample(source)).encode()
     except KeyError:
         raise Stop(
             Exit.USAGE,

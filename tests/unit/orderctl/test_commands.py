@@ -71,6 +71,23 @@ def test_an_unknown_sample_is_answered_with_the_known_ones() -> None:
     assert all(name in stderr for name in samples.names())
 
 
+def test_a_file_is_submitted_byte_by_byte(tmp_path: Path) -> None:
+    # What is wrong with an order, the API says: not even the encoding is checked before.
+    file = tmp_path / "order.json"
+    file.write_bytes(b'{"currency": "\xff"')
+    assert samples.read_order(str(file)) == b'{"currency": "\xff"'
+
+
+def test_a_file_system_error_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied", "/locked")
+
+    monkeypatch.setattr(lifecycle, "status", refuse)
+    code, _, stderr = invoke("status")
+    assert code == Exit.STEP_FAILED
+    assert "/locked" in stderr
+
+
 def test_a_profile_without_a_stack_is_a_mistake() -> None:
     code, _, stderr = invoke("orders", "--profile", "mine")
     assert code == Exit.USAGE
