@@ -29,4 +29,5 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
     request = msgspec.convert(event, CancelRequest)
     logger.append_keys(order_id=request.order_id)
     _warehouse.cancel(request.order_id)
+    logger.info("shipment called off")
     return {}

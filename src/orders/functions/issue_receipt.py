@@ -44,4 +44,5 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
     key = f"receipts/{order.customer_id}/{order.order_id}.json"
     _s3.put_object(Bucket=_bucket, Key=key, Body=msgspec.json.encode(receipt), ContentType="application/json")
     metrics.add_metric("ReceiptIssued", "Count", 1)
+    logger.info("receipt issued", extra={"key": key})
     return {"receipt": key}

@@ -43,6 +43,7 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
     if outcome == "REFUNDED":
         metrics.add_metric("PaymentRefunded", "Count", 1)
         _orders.note(request.customer_id, request.order_id, "PaymentRefunded", "the full amount", once=True)
+    logger.info("payment settled", extra={"outcome": outcome})
     return {"payment": outcome}
 
 

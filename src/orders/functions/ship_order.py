@@ -62,6 +62,7 @@ def ship(record: "SQSRecord") -> None:
             _workflows.send_task_failure(taskToken=order.task_token, error="WarehouseError", cause=str(error))
             return
         metrics.add_metric("OrderShipped", "Count", 1)
+        logger.info("order shipped", extra={"shipment_id": shipment_id})
         answer = msgspec.json.encode({"shipmentId": shipment_id}).decode()
         _workflows.send_task_success(taskToken=order.task_token, output=answer)
     except (_workflows.exceptions.TaskTimedOut, _workflows.exceptions.TaskDoesNotExist):
