@@ -16,7 +16,7 @@ from orderctl import cost
 
 RUNS = {
     "warm": ["benchmarks.warm"],
-    "coldstart": ["benchmarks.coldstart", "--function", "accept_order", "--rounds", "7"],
+    "coldstart": ["benchmarks.coldstart", "--rounds", "5"],
     "scaling": ["benchmarks.scaling"],
     "cost-peers": ["benchmarks.cost_peers"],
 }
@@ -38,9 +38,8 @@ def goals(found: dict[str, dict[str, Any]]) -> list[list[object]]:
         row(f"accepted order, CPU, {words}", measured.get("http", {}).get("oursUs"), 1000, " us")
         row(f"accepted order, CPU in front of the SDK, {words}", measured.get("client", {}).get("oursUs"), 220, " us")
     for result in found.get("coldstart", {}).get("results", []):
-        if result["name"] == "accept_order":
-            for reference, most in result["budgets"].items():
-                row(f"cold start of accept_order against {reference}", result["cpuRatios"].get(reference), most)
+        for reference, most in result["budgets"].items():
+            row(f"cold start of {result['name']} against {reference}", result["cpuRatios"].get(reference), most)
     usage = cost.load_usage()
     order = usage["journeys"]["fulfilled"]["functions"]
     row("AWS calls to accept an order", sum(order["AcceptOrder"]["calls"].values()), 1)
