@@ -1,15 +1,19 @@
-"""DynamoDB tables of a template.
+"""DynamoDB: tables of a template, and who may read a stream.
 
 AWS documents: TimeToLiveSpecification and PointInTimeRecoverySpecification are settings of the table resource.
+The resource of GetShardIterator and GetRecords, for a policy, is the stream.
 
-MiniStack 1.5.33: drops both from a template, though its API has them.
+MiniStack 1.5.33: drops both settings from a template, though its API has them, and asks for permission to read
+streams on every resource.
 """
 
+import json
 from typing import Any
 
-from ministack.services import dynamodb
+from ministack.core import iam_actions
+from ministack.services import dynamodb, dynamodb_streams
 
-from localcloud.patching import Correction, internal, is_true, resource_handlers
+from localcloud.patching import Correction, internal, is_true, replace, resource_handlers
 from localcloud.settings import Settings
 
 JsonObject = dict[str, Any]
@@ -48,10 +52,35 @@ def install(_: Settings) -> None:
     handlers["create"], handlers["update"] = create_table, update_table
 
 
+def stream_of(body: bytes) -> str | None:
+    """Return the ARN of the stream that a request of DynamoDB Streams names, itself or by its iterator."""
+    try:
+        request = json.loads(body or b"{}")
+    except ValueError:
+        return None
+    if not isinstance(request, dict):
+        return None
+    if "ShardIterator" in request:
+        request = internal(dynamodb_streams, "_decode_iterator")(str(request["ShardIterator"])) or {}
+    return request.get("StreamArn") or request.get("arn")
+
+
+def install_stream_access(_: Settings) -> None:
+    """Name the stream as the resource of what reads it."""
+    resource_of = internal(iam_actions, "extract_resource_arn")
+
+    def extract_resource_arn(service: str, method: str, path: str, headers: Any, body: bytes, *rest: Any) -> Any:
+        stream = stream_of(body) if service in {"dynamodb", "dynamodbstreams"} else None
+        return stream or resource_of(service, method, path, headers, body, *rest)
+
+    replace(iam_actions, "extract_resource_arn", extract_resource_arn)
+
+
 CORRECTIONS = (
     Correction(
         "dynamodb-settings",
         "Time to live and point-in-time recovery of a template are applied",
         install,
     ),
+    Correction("dynamodb-stream-access", "A policy may name the stream that GetRecords reads", install_stream_access),
 )

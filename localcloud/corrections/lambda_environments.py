@@ -11,7 +11,8 @@ to an invocation that logs nothing, and starts one process for each concurrent i
 
 Here: each environment is a process with the real `awslambdaric`, served by a Runtime API of its own. At most
 `Settings.max_environments` of them exist for a function; further invocations wait for a free one. (A function
-that invokes itself synchronously deeper than that would wait for ever.) Cold starts run two at a time.
+that invokes itself synchronously deeper than that would wait for ever.) A second environment is started only
+when none has become free for half a second. Cold starts run two at a time.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,6 +40,7 @@ from localcloud.settings import Settings
 
 INIT_TIMEOUT_S = 10.0  # Lambda developer guide, "Init phase"
 CONCURRENT_COLD_STARTS = 2
+WARM_PATIENCE_S = 0.5
 LOG_LIMIT_BYTES = 1024 * 1024
 RUNTIME_API = "/2018-06-01/runtime/"
 WORKER_SCRIPT = Path(__file__).parents[1] / "worker.py"
@@ -458,18 +460,54 @@ def exit_reason(return_code: int) -> str:
     return f"signal: {-return_code}" if return_code < 0 else f"exit status {return_code}"
 
 
+class Slots:
+    """The invocations of one function that may run at a time.
+
+    A warm environment that is about to be free is worth waiting for: a cold start takes longer than most
+    invocations, and costs the other functions their share of the processor.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._changed = threading.Condition()
+        self._running = 0
+        self._environments = 0  # at most as many as this exist
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """Hold one slot for the time of a block; waits for it."""
+        with self._changed:
+            self._wait()
+            self._running += 1
+            self._environments = max(self._environments, self._running)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify()
+
+    def _wait(self) -> None:
+        patience = time.monotonic() + (WARM_PATIENCE_S if self._environments else 0.0)
+        while self._running >= self._environments:
+            if self._running < self._limit and time.monotonic() >= patience:
+                return
+            full = self._environments >= self._limit
+            self._changed.wait(None if full else max(0.0, patience - time.monotonic()))
+
+
 class Limiter:
-    """Lets a bounded number of invocations of each function run; the others wait their turn."""
+    """The slots of all functions."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = threading.Lock()
-        self._slots: dict[str, threading.BoundedSemaphore] = {}
+        self._slots: dict[str, Slots] = {}
 
-    def slot(self, function: str) -> threading.BoundedSemaphore:
-        """Return the semaphore of one function."""
+    def slots(self, function: str) -> Slots:
+        """Return the slots of one function."""
         with self._lock:
-            return self._slots.setdefault(function, threading.BoundedSemaphore(self._limit))
+            return self._slots.setdefault(function, Slots(self._limit))
 
 
 def install_runtime(settings: Settings) -> None:
@@ -505,7 +543,7 @@ def install_limit(settings: Settings) -> None:
     def execute_function_dispatch(
         func: JsonObject, config: JsonObject, event: Any, request_id: str, started: float
     ) -> JsonObject:
-        with limiter.slot(key_of(config)):
+        with limiter.slots(key_of(config)).taken():
             request_id = request_id_override.get() or request_id
             result: JsonObject = dispatch(func, config, event, request_id, time.time())
             return result

@@ -147,6 +147,18 @@ def test_concurrent_invocations_beyond_the_limit_wait_for_an_environment(cloud: 
     assert len({payload["environment"] for _, payload in answers}) <= 4
 
 
+def test_a_busy_environment_does_not_hold_up_the_next_invocation(cloud: LocalCloud) -> None:
+    # GIVEN a function whose environment is busy for long
+    function = cloud.function(FUNCTION)
+    cloud.invoke(function)
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(cloud.invoke, function, {"do": "sleep", "seconds": 4})
+        # WHEN it is invoked again meanwhile
+        cloud.invoke(function)
+        # THEN another environment has served that
+        assert not slow.done()
+
+
 def test_reserved_concurrency_of_a_template_throttles(cloud: LocalCloud) -> None:
     # GIVEN a function of a stack with no concurrency at all
     stack = cloud.stack(
