@@ -62,7 +62,8 @@ def stream_of(body: bytes) -> str | None:
         return None
     if "ShardIterator" in request:
         request = internal(dynamodb_streams, "_decode_iterator")(str(request["ShardIterator"])) or {}
-    return request.get("StreamArn") or request.get("arn")
+    stream: str | None = request.get("StreamArn") or request.get("arn")
+    return stream
 
 
 def install_stream_access(_: Settings) -> None:
