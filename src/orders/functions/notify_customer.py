@@ -33,9 +33,10 @@ _sqs = client("sqs")
 _queue_url = os.environ["NOTIFICATIONS_QUEUE_URL"]
 _mailer: Mailer = SimulatedMailer()
 _processor = QueueProcessor(_sqs)
-# A mail can't be called back and the mail service keeps no key, so the event id is remembered for a week.
+# A mail can't be called back and the mail service keeps no key, so the event id is remembered: longer than the
+# archive keeps events (30 days) and a queue its messages (14 days), so that a replay or a redrive mails nobody again.
 _persistence = DynamoDBPersistenceLayer(table_name=os.environ["IDEMPOTENCY_TABLE"], boto3_client=client("dynamodb"))
-_idempotency = IdempotencyConfig(event_key_jmespath="eventId", expires_after_seconds=7 * 24 * 3600)
+_idempotency = IdempotencyConfig(event_key_jmespath="eventId", expires_after_seconds=45 * 24 * 3600)
 
 
 @tracer.capture_lambda_handler(capture_response=False)
