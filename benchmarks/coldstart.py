@@ -134,6 +134,14 @@ def emulator() -> Path:
     return found[0]
 
 
+def choose_interpreter(runtimes: list[str]) -> tuple[str, str]:
+    """The first of the runtimes that there is an interpreter for, and that interpreter."""
+    for runtime in runtimes:
+        if interpreter := build_artifact.find_interpreter(runtime):
+            return runtime, interpreter
+    raise Unavailable(f"There is no {' or '.join(runtimes)} here: choose another --runtime.")
+
+
 def installed(name: str, requirements: tuple[str, ...], interpreter: str, *, bytecode: bool) -> Path:
     """A directory with these packages for the interpreter, as pip lays them out; kept from run to run."""
 
@@ -379,9 +387,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--function", action="append", choices=FUNCTIONS, help="repeatable; default: all")
+    parser.add_argument(
+        "--function", action="append", choices=FUNCTIONS, metavar="NAME", help="repeatable; default: all"
+    )
     parser.add_argument("--rounds", type=int, default=11, help="cold starts of each (default 11)")
-    parser.add_argument("--runtime", choices=build_artifact.RUNTIMES, default="python3.13")
+    parser.add_argument(
+        "--runtime", choices=build_artifact.RUNTIMES, help="default: python3.13, or this Python where that is missing"
+    )
     parser.add_argument("--variants", action="store_true", help="also accept_order with one measure undone each")
     options = parser.parse_args(arguments)
     if options.rounds < 1:
@@ -390,12 +402,11 @@ def main(arguments: list[str] | None = None) -> int:
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
         emulator()
-        interpreter = build_artifact.find_interpreter(options.runtime)
-        if interpreter is None:
-            raise Unavailable(f"There is no {options.runtime} here: choose another --runtime.")
+        wanted = [options.runtime] if options.runtime else ["python3.13", f"python3.{sys.version_info.minor}"]
+        runtime, interpreter = choose_interpreter(wanted)
         with tempfile.TemporaryDirectory() as scratch, stub() as aws:
             measured = subjects(
-                options.function or FUNCTIONS, options.runtime, interpreter, Path(scratch), variants=options.variants
+                options.function or FUNCTIONS, runtime, interpreter, Path(scratch), variants=options.variants
             )
             for number in range(options.rounds + 1):  # the first round warms the page cache and is dropped
                 print(f"\rround {number} of {options.rounds}", end="", file=sys.stderr, flush=True)
@@ -407,11 +418,13 @@ def main(arguments: list[str] | None = None) -> int:
     except (Unavailable, build_artifact.BuildError) as error:
         print(error, file=sys.stderr)
         return 3
+    except KeyboardInterrupt:
+        return 130
     budgets = tomllib.loads(BUDGETS.read_text())
     results = [summary(subject, measured[:3], budgets) for subject in measured]
     print_tables(results)
     runs = {subject.name: [asdict(run) for run in subject.runs] for subject in measured}
-    path = report.save("coldstart", {"runtime": options.runtime, "results": results, "runs": runs})
+    path = report.save("coldstart", {"runtime": runtime, "results": results, "runs": runs})
     print(f"\n{path.relative_to(ROOT)} has the figures of each run.")
     return 1 if any(row["exceeded"] for row in results) else 0
 
