@@ -64,7 +64,7 @@ def __getattr__(name):
 
 # manylinux2014 wheels run on both base systems of Lambda's Python runtimes, Amazon Linux 2 and 2023.
 PLATFORMS = {"x86_64": "x86_64-manylinux2014", "arm64": "aarch64-manylinux2014", "native": None}
-RUNTIMES = ("python3.11", "python3.12", "python3.13")
+RUNTIMES = ("python3.11", "python3.12", "python3.13", "python3.14")
 SOURCE = Path(__file__).resolve().parent
 REQUIREMENTS = SOURCE / "requirements.txt"
 MANIFEST = "artifact.json"
