@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
+from orders.queues import MAX_RECEIVES
 from tests.template.cloudformation import ROOT, Template, as_list, logical_id
 
 Rule = Callable[[Template], Iterator[str]]
@@ -156,6 +157,16 @@ def queues_redrive(template: Template) -> Iterator[str]:
             yield f"{name}: no dead-letter queue"
         elif not 5 <= policy.get("maxReceiveCount", 0) <= 1000:
             yield f"{name}: a message is given up after {policy.get('maxReceiveCount')} tries"
+
+
+@rule
+def consumers_know_when_a_message_comes_for_the_last_time(template: Template) -> Iterator[str]:
+    """Then they hand it to the failure inbox with its error (orders/queues.py); SQS would move it without."""
+    for name, mapping in template.mappings_of("SQS::Queue"):
+        queue = logical_id(mapping["EventSourceArn"])
+        tries = template.properties(queue).get("RedrivePolicy", {}).get("maxReceiveCount")
+        if queue != "FailuresQueue" and tries != MAX_RECEIVES:
+            yield f"{queue}: gives up after {tries} tries, its consumer after {MAX_RECEIVES} ({name})"
 
 
 @rule

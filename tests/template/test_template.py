@@ -189,6 +189,11 @@ BREACHES: list[tuple[Rule, str, Mutation]] = [
         ),
     ),
     (
+        rules.consumers_know_when_a_message_comes_for_the_last_time,
+        "FulfilmentQueue",
+        put(7, "FulfilmentQueue", "Properties", "RedrivePolicy", "maxReceiveCount"),
+    ),
+    (
         rules.dead_letter_queues_keep_longest,
         "FailuresQueue",
         drop("FailuresQueue", "Properties", "MessageRetentionPeriod"),
