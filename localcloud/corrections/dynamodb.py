@@ -4,9 +4,11 @@ AWS documents: TimeToLiveSpecification and PointInTimeRecoverySpecification are 
 The resource of GetShardIterator and GetRecords, for a policy, is the stream.
 
 MiniStack 1.5.33: drops both settings from a template, though its API has them, and asks for permission to read
-streams on every resource.
+streams on every resource. With persistence, it saves how far a function has read a stream, but not the stream: after
+a restart nothing more is read until as many records have been written again.
 """
 
+import copy
 import json
 from typing import Any
 
@@ -77,11 +79,29 @@ def install_stream_access(_: Settings) -> None:
     replace(iam_actions, "extract_resource_arn", extract_resource_arn)
 
 
+def install_stream_persistence(_: Settings) -> None:
+    """Save the records of streams with the tables."""
+    saved = {name: internal(dynamodb, f"_{name}") for name in ("stream_records", "stream_trimmed")}
+    get_state, load_state = internal(dynamodb, "get_state"), internal(dynamodb, "load_persisted_state")
+
+    def get_state_with_streams() -> JsonObject:
+        return {**get_state(), **{name: copy.deepcopy(store) for name, store in saved.items()}}
+
+    def load_state_with_streams(data: JsonObject) -> Any:
+        for name, store in saved.items():
+            store.update((data or {}).get(name, {}))
+        return load_state(data)
+
+    replace(dynamodb, "get_state", get_state_with_streams)
+    replace(dynamodb, "load_persisted_state", load_state_with_streams)
+
+
 CORRECTIONS = (
     Correction(
         "dynamodb-settings",
         "Time to live and point-in-time recovery of a template are applied",
         install,
     ),
+    Correction("dynamodb-stream-persistence", "What is on a stream survives a restart", install_stream_persistence),
     Correction("dynamodb-stream-access", "A policy may name the stream that GetRecords reads", install_stream_access),
 )

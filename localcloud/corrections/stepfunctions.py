@@ -655,8 +655,11 @@ def install_token_resource(_: Settings) -> None:
     def resource_of(service: str, method: str, path: str, headers: JsonObject, body: bytes, *rest: Any) -> str:
         if service == "states":
             with suppress(ValueError, AttributeError):
-                if machine := tokens.machine_of(json.loads(body).get("taskToken")):
-                    return machine
+                if token := json.loads(body).get("taskToken"):
+                    # A token from before a restart is nobody's any more: the answer is to say so, not to refuse.
+                    machine = tokens.machine_of(token) or next(iter(internal(stepfunctions, "_state_machines")), None)
+                    if machine:
+                        return machine
         arn: str = resource_arn(service, method, path, headers, body, *rest)
         return arn
 
