@@ -154,6 +154,10 @@ receivers: dict[str, Callable[[str, Json], Json]] = {}
 """What answers for a service other than DynamoDB: takes operation and request."""
 
 
+outages: dict[str, Verdict] = {}
+"""What becomes of every call to a service until it is mended, whatever a story says of the single call."""
+
+
 def _carry_out(service: str, operation: str, request: Json) -> Json:
     if service == "dynamodb":
         return table(operation, request)
@@ -162,7 +166,7 @@ def _carry_out(service: str, operation: str, request: Json) -> Json:
 
 def call(service: str, operation: str, request: Json) -> Json:
     """One call of a function's to a service, with whatever fault is put in its way. Raises `ServiceError`."""
-    verdict = pause(f"{service}.{operation}")
+    verdict = outages.get(service, pause(f"{service}.{operation}"))
     match verdict:
         case Verdict.CRASH:
             raise Crash

@@ -172,6 +172,20 @@ class Story(RuleBasedStateMachine):
         inbox = self.world.inbox
         self.world.redrive(inbox[which % len(inbox)], path)
 
+    @rule(
+        service=st.sampled_from(["events", "sqs", "s3", "stepfunctions"]),
+        how=st.sampled_from([Verdict.REFUSED, Verdict.PARTIAL, Verdict.LOST]),
+    )
+    def outage(self, service: str, how: Verdict) -> None:
+        """A service works badly until it is mended."""
+        aws.outages[service] = how
+
+    @precondition(lambda self: aws.outages)
+    @rule()
+    def mend(self) -> None:
+        """Every service works again."""
+        aws.outages.clear()
+
     # ---- What must hold
 
     @invariant()
@@ -183,6 +197,7 @@ class Story(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Once everything works again and the inbox is redriven."""
         try:
+            aws.outages.clear()
             for _ in range(1_000):
                 if not self.actors:
                     break

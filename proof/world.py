@@ -117,6 +117,7 @@ class World:
 
     def __post_init__(self) -> None:
         aws.reset_ids()
+        aws.outages.clear()
         aws.reset_tables()
         for sku, (price, stock) in CATALOGUE.items():
             product = {"sku": sku, "name": sku, "price": price, "currency": CURRENCY}
@@ -343,6 +344,7 @@ class World:
     def settle(self) -> None:
         """Everything works again: deliver all there is, and send on its way what lies in the inbox."""
         self.fault = None
+        aws.outages.clear()
         for _ in range(200):
             self.publish()
             for delivery in list(self.pending):
