@@ -277,7 +277,7 @@ def _statuses(word: str | None) -> tuple[str, ...]:
 
 def seconds(text: str) -> int:
     """Return a duration such as "30m" in seconds; Stop(USAGE) if it isn't one."""
-    parts = re.fullmatch(r"(\d{1,6})([smhd])", text)
+    parts = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
     if parts is None:
         raise Stop(Exit.USAGE, f"{text!r} is no duration.", "Write a number and s, m, h or d: 45s, 30m, 2h, 7d.")
     return int(parts[1]) * UNITS_S[parts[2]]

@@ -1,0 +1,229 @@
+"""Redriving many failures: who sends, what is given back, and when it stops."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import boto3
+import msgspec
+import pytest
+
+from orderctl import failures_redrive
+from orderctl.exits import Stop
+from orderctl.failures import seconds
+from orderctl.failures_redrive import redrive_many, redrive_one
+from orderctl.target import Target
+from orders.attributes import to_item
+from orders.failures import Action, FailureRecord, Kind, Redrive, Status
+from orders.failures_table import FailuresTable
+from orders.model import timestamp
+from tests.integration.world import REGION, World
+
+ACCOUNT = "123456789012"
+QUEUE = f"arn:aws:sqs:{REGION}:{ACCOUNT}:NotificationsQueue"
+RULE = f"arn:aws:events:{REGION}:{ACCOUNT}:rule/OrdersBus/SomeRule"
+
+
+@pytest.fixture
+def there(world: World) -> Target:
+    outputs = {
+        "FailuresTable": "FailuresTable",
+        "FailedPayloadsBucket": "failed-payloads-bucket",
+        "OrdersTable": "OrdersTable",
+    }
+    return Target("in memory", outputs, "", boto3.session.Session(region_name=REGION))
+
+
+@pytest.fixture
+def inbox(there: Target) -> FailuresTable:
+    return failures_redrive.open_table(there)
+
+
+def a_failure(world: World, number: int = 0, **changes: Any) -> str:
+    """Store a failure; returns its id."""
+    record = FailureRecord(
+        failure_id=f"{number:020}",
+        kind=Kind.QUEUE,
+        component="NotificationsQueue",
+        resource_arn=QUEUE,
+        error_name="MailRefused",
+        error_message="no",
+        occurrence="message-1",
+        redrive=Redrive(Action.SEND, QUEUE),
+        payload=f"payload {number}",
+        status=Status.NEW,
+        first_seen_at=timestamp(),
+        last_seen_at=timestamp(),
+    )
+    record = msgspec.structs.replace(record, **changes)
+    world.dynamodb.put_item(TableName="FailuresTable", Item=to_item(msgspec.to_builtins(record)))
+    return record.failure_id
+
+
+def record_of(inbox: FailuresTable, failure_id: str) -> FailureRecord:
+    found = inbox.get(failure_id)
+    assert found is not None
+    return found
+
+
+def test_each_payload_is_sent_once_whoever_tries(world: World, there: Target, inbox: FailuresTable) -> None:
+    ids = [a_failure(world, number) for number in range(5)]
+
+    first = redrive_many(there, ids, "ada", rate=1000)
+    second = redrive_many(there, ids, "bob", rate=1000)
+
+    assert (first.count("redriven"), second.count("refused")) == (5, 5)
+    assert sorted(world.messages("NotificationsQueue")) == [f"payload {number}" for number in range(5)]
+    assert record_of(inbox, ids[0]).history[-1].by == "ada"
+
+
+def test_what_cannot_be_sent_is_given_back_with_the_reason(world: World, there: Target, inbox: FailuresTable) -> None:
+    failure_id = a_failure(world, redrive=Redrive(Action.SEND, QUEUE.replace("Notifications", "No")))
+
+    outcome = redrive_one(there, inbox, failure_id, "ada")
+
+    assert outcome.result == "failed"
+    record = record_of(inbox, failure_id)
+    assert (record.status, record.history[-1].what) == (Status.NEW, "redrive failed")
+    assert "NonExistentQueue" in (record.history[-1].detail or "")
+
+
+def test_a_redrive_stops_when_too_much_fails(world: World, there: Target, inbox: FailuresTable) -> None:
+    gone = Redrive(Action.SEND, QUEUE.replace("Notifications", "No"))
+    ids = [a_failure(world, number, redrive=gone) for number in range(60)]
+
+    run = redrive_many(there, ids, "ada", rate=1000)
+
+    assert "could not be sent" in run.stopped
+    assert len(run.outcomes) < 60
+    assert {record_of(inbox, failure_id).status for failure_id in ids} == {Status.NEW}
+
+
+def test_a_redrive_stops_when_too_much_comes_back(
+    world: World, there: Target, inbox: FailuresTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # GIVEN a consumer that fails on whatever it gets, at once
+    monkeypatch.setattr(failures_redrive, "CHECK_EVERY_S", 0)
+    ids = [a_failure(world, number) for number in range(40)]
+
+    def fail_again(there: Target, claim: FailureRecord, payload: str) -> tuple[str, bool]:
+        inbox.change(
+            claim.failure_id,
+            lambda record: msgspec.structs.replace(record, status=Status.NEW, last_seen_at=timestamp()),
+        )
+        return "sent", False
+
+    monkeypatch.setattr(failures_redrive, "send", fail_again)
+
+    run = redrive_many(there, ids, "ada", rate=100)
+
+    assert "have failed again" in run.stopped
+    assert len(run.outcomes) < 40
+
+
+@pytest.mark.parametrize(
+    ("settings", "sent"),
+    [
+        ({}, {"detail": {"data": {"orderId": "o"}}}),
+        ({"InputPath": "$.detail"}, {"data": {"orderId": "o"}}),
+        ({"Input": '{"fixed": true}'}, {"fixed": True}),
+    ],
+)
+def test_a_rules_target_gets_the_input_that_the_rule_gives(
+    world: World, there: Target, inbox: FailuresTable, settings: dict[str, str], sent: Any
+) -> None:
+    events = there.client("events")
+    events.put_rule(Name="SomeRule", EventBusName="OrdersBus", EventPattern='{"source": ["orders"]}')
+    events.put_targets(Rule="SomeRule", EventBusName="OrdersBus", Targets=[{"Id": "1", "Arn": QUEUE, **settings}])
+    failure_id = a_failure(
+        world,
+        kind=Kind.RULE_TARGET,
+        redrive=Redrive(Action.DELIVER, QUEUE, RULE),
+        payload=json.dumps({"detail": {"data": {"orderId": "o"}}}),
+    )
+
+    assert redrive_one(there, inbox, failure_id, "ada").result == "redriven"
+
+    (message,) = world.messages("NotificationsQueue")
+    assert json.loads(message) == sent
+
+
+def test_without_its_rule_nobody_knows_what_a_target_would_have_got(
+    world: World, there: Target, inbox: FailuresTable
+) -> None:
+    failure_id = a_failure(world, redrive=Redrive(Action.DELIVER, QUEUE, RULE), payload="{}")
+
+    assert "is gone" in redrive_one(there, inbox, failure_id, "ada").detail
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"redrive": Redrive(Action.NONE)}, "nobody knows where this was going"),
+        ({"redrive": Redrive(Action.NONE), "note": "The stream keeps its records for 24 hours."}, "24 hours"),
+        ({"payload_encoding": "base64"}, "no valid text"),
+    ],
+)
+def test_what_cannot_be_redriven_says_why(
+    world: World, there: Target, inbox: FailuresTable, changes: dict[str, Any], says: str
+) -> None:
+    failure_id = a_failure(world, **changes)
+
+    outcome = redrive_one(there, inbox, failure_id, "ada")
+
+    assert (outcome.result, says in outcome.detail) == ("failed", True)
+    assert record_of(inbox, failure_id).status is Status.NEW
+
+
+def test_a_payload_in_the_bucket_is_sent_whole(world: World, there: Target, inbox: FailuresTable) -> None:
+    world.s3.put_object(Bucket="failed-payloads-bucket", Key="payloads/x", Body="ü" * 100_000)
+    failure_id = a_failure(world, payload=None, payload_key="payloads/x")
+
+    assert redrive_one(there, inbox, failure_id, "ada").result == "redriven"
+
+    assert world.messages("NotificationsQueue") == ["ü" * 100_000]
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        ('{"metadata": {"correlationId": "c"}, "data": {"orderId": "o"}, "path": "forward"}', "c"),
+        ("", "order-1"),
+        ("[]", "order-1"),
+    ],
+)
+def test_a_stuck_order_is_resumed_by_what_is_known_of_it(payload: str, expected: str) -> None:
+    record = msgspec.convert(
+        {
+            "failureId": "f",
+            "kind": "execution",
+            "component": "c",
+            "resourceArn": "",
+            "errorName": "e",
+            "errorMessage": "m",
+            "occurrence": "o",
+            "redrive": {"action": "resume"},
+            "orderId": "order-1",
+            "customerId": "customer-1",
+            "status": "NEW",
+            "firstSeenAt": "1",
+            "lastSeenAt": "1",
+        },
+        FailureRecord,
+    )
+
+    given = json.loads(failures_redrive.workflow_input(record, payload, "undo"))
+
+    assert (given["path"], given["metadata"]["correlationId"]) == ("undo", expected)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("45s", 45), ("30m", 1800), ("2h", 7200), ("7d", 604800)])
+def test_a_duration(text: str, expected: int) -> None:
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "h", "2", "-2h", "2 h", "1w", "٢h"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(Stop):
+        seconds(text)
