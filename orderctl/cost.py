@@ -330,7 +330,10 @@ def fixed_monthly(prices: Prices, usage: Usage, assumptions: Assumptions) -> dic
     dashboards = len(re.findall(r"Type: AWS::CloudWatch::Dashboard\s*$", template, re.MULTILINE))
     source = "".join(path.read_text() for path in sorted((ROOT / "src" / "orders").rglob("*.py")))
     metrics = len(set(re.findall(r'add_metric\(\s*"(\w+)"', source)))
+    sweeps = len(re.findall(r"ScheduleExpression: rate\(5 minutes\)", template)) * 30 * 24 * 12
+    sweep = 0.5 * 0.1 * assumptions.duration_factor * prices.unit("lambda.arm64") + prices.unit("lambda.request")
     return {
+        f"{sweeps} sweeps": sweeps * sweep,
         f"{metrics} custom metrics": metrics * prices.unit("cloudwatch.metric"),
         f"{alarms} alarms": alarms * prices.unit("cloudwatch.alarm"),
         f"{dashboards} dashboards": dashboards * prices.unit("cloudwatch.dashboard"),

@@ -34,6 +34,7 @@ INDEX_KEYS = {  # attribute whose presence and value make an entry of the index,
 # Written by TransactWriteItems, which takes two units for each of a plain write's.
 TRANSACTIONAL = {"RESERVED", "FULFILLED", "FAILED", "CANCELLED"}
 UNTOUCHED_BY_TRANSACTION = {"OrderFailed"}  # the state that writes FAILED by a plain UpdateItem
+BY_THE_CLOCK = {"SweepOrders"}  # invoked on a schedule, however many orders there are
 _REPORT = re.compile(r"REPORT RequestId: \S+\tDuration: ([\d.]+) ms")
 
 
@@ -96,6 +97,8 @@ class Meter:
         for page in target.client("lambda").get_paginator("list_functions").paginate():
             for function in page["Functions"]:
                 name = _logical(function["FunctionName"])
+                if name in BY_THE_CLOCK:
+                    continue
                 self._functions[name] = function
                 # How MiniStack derives the key of a function's role.
                 digest = hashlib.sha256(f"{function['FunctionArn']}:{function['Role']}".encode()).hexdigest()
