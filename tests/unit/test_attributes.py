@@ -40,7 +40,7 @@ def test_a_status_is_text() -> None:
     assert type(to_attribute(Status.PAID)["S"]) is str
 
 
-@pytest.mark.parametrize("value", [1.5, b"x", {1, 2}, object()], ids=str)
+@pytest.mark.parametrize("value", [1.5, b"x", {1, 2}, object()], ids=lambda value: type(value).__name__)
 def test_what_no_item_of_ours_holds_is_refused(value: Any) -> None:
     with pytest.raises(TypeError):
         to_attribute(value)
