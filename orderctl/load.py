@@ -85,6 +85,7 @@ class Load:
     refused: list[str] = field(default_factory=list)
     doubled_keys: list[str] = field(default_factory=list)
     done_to: dict[str, int] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def count(self, what: str) -> None:

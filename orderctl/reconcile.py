@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from orderctl import console, failures_redrive
+from orderctl import console, failures_redrive, replay
 from orderctl.cloud import STACK_NAME
-from orderctl.load import Load
+from orderctl.load import Fault, Load
 from orderctl.records import plain
 from orderctl.target import Target
 from orders.failures import Status as FailureStatus
@@ -27,6 +28,7 @@ QUIET_S = 8.0
 QUEUES = ("FulfilmentQueueUrl", "NotificationsQueueUrl", "FailuresQueueUrl")
 ROUNDS = 6
 REDRIVES_PER_S = 40.0
+REPLAY_TIMEOUT_S = 300.0
 
 
 class EventLog:
@@ -216,7 +218,26 @@ def settle(load: Load, timeout_s: float) -> list[Reckoning]:
         if found.under_way:
             _sweep(load.there)
         _redrive(load)
+    if Fault.RESTART in load.faults:
+        _replay(load)
+        with console.step("Waiting for what was replayed"):
+            wait_until_quiet(load, deadline)
     return reckonings
+
+
+def _replay(load: Load) -> None:
+    """Send the run's OrderFulfilled events to their rule again, from the bus's archive.
+
+    Lambda keeps an asynchronous event until its function has had it; the local cloud has it in memory only, so
+    what was on its way when it was stopped is fetched as an operator would fetch it.
+    """
+    there = load.there
+    since = datetime.now(UTC) - timedelta(seconds=time.monotonic() - load.began + 60)
+    archive = replay.archive_of(there)["ArchiveArn"]
+    rules = sorted(replay.rules_of(there, ["OrderFulfilled"]).values())
+    name = replay.begin(there, archive, since, datetime.now(UTC), rules)
+    replay.wait_for(there.client("events"), name, REPLAY_TIMEOUT_S)
+    load.count("replays of the archive")
 
 
 def _sweep(there: Target) -> None:
@@ -283,8 +304,6 @@ def _receipts(there: Target) -> set[str]:
 
 
 def _seconds_between(order: dict[str, Any], first: str, last: str) -> float:
-    from datetime import datetime  # noqa: PLC0415
-
     at = {entry["what"]: entry["at"] for entry in order["timeline"]}
     return (datetime.fromisoformat(at[last]) - datetime.fromisoformat(at[first])).total_seconds()
 

@@ -59,26 +59,31 @@ def replay(
                 markup=False,
             )
         return
-    replay_name = f"orderctl-{int(time.time() * 1000)}"
+    # Every rule is meant by leaving the filter out, so that a rule made in the meantime is reached too.
+    replay_name = begin(there, archive["ArchiveArn"], since, until, sorted(rules.values()) if rule else [])
     events = there.client("events")
-    events.start_replay(
-        ReplayName=replay_name,
-        EventSourceArn=archive["ArchiveArn"],
-        EventStartTime=since,
-        EventEndTime=until,
-        Destination={
-            "Arn": there.output("EventBusArn"),
-            # Every rule is meant by leaving the filter out, so that a rule made in the meantime is reached too.
-            **({"FilterArns": sorted(rules.values())} if rule else {}),
-        },
-    )
-    state = _wait(events, replay_name, timeout) if wait else events.describe_replay(ReplayName=replay_name)
+    state = wait_for(events, replay_name, timeout) if wait else events.describe_replay(ReplayName=replay_name)
     if as_json:
         console.emit_json({"replay": replay_name, "state": state["State"], "rules": sorted(rules)})
     else:
         console.out.print(f"Replay {replay_name} to {names}: {state['State']}.", markup=False)
     if state["State"] in {"FAILED", "CANCELLED"}:
         raise Stop(Exit.NOT_AS_EXPECTED, f"The replay is {state['State']}: {state.get('StateReason', 'no reason')}.")
+
+
+def begin(
+    there: Target, archive_arn: str, since: datetime.datetime, until: datetime.datetime, rule_arns: list[str]
+) -> str:
+    """Start a replay to these rules, or to all without any, and return its name."""
+    replay_name = f"orderctl-{int(time.time() * 1000)}"
+    there.client("events").start_replay(
+        ReplayName=replay_name,
+        EventSourceArn=archive_arn,
+        EventStartTime=since,
+        EventEndTime=until,
+        Destination={"Arn": there.output("EventBusArn"), **({"FilterArns": rule_arns} if rule_arns else {})},
+    )
+    return replay_name
 
 
 def moment(text: str) -> datetime.datetime:
@@ -114,7 +119,8 @@ def rules_of(there: Target, wanted: list[str]) -> dict[str, str]:
     }
 
 
-def _wait(events: Any, replay_name: str, timeout_s: float) -> dict[str, Any]:
+def wait_for(events: Any, replay_name: str, timeout_s: float) -> dict[str, Any]:
+    """Wait until a replay has ended and return its state; Stop(NOT_AS_EXPECTED) if that takes too long."""
     deadline = time.monotonic() + timeout_s
     with console.step(f"Replaying ({replay_name})") as note:
         while True:
