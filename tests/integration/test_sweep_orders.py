@@ -171,7 +171,11 @@ def test_a_stuck_order_that_was_redriven_is_not_over_before_it_ends(
     assert status_of(inbox, record) is Status.REDRIVEN
 
 
-@pytest.mark.parametrize(("sent_at", "expected"), [(LONG_AGO, Status.RESOLVED), (model.timestamp(), Status.REDRIVEN)])
+@pytest.mark.parametrize(
+    ("sent_at", "expected"),
+    [(LONG_AGO, Status.RESOLVED), (model.timestamp(), Status.REDRIVEN)],
+    ids=["long ago", "just now"],
+)
 def test_a_redriven_receipt_is_over_when_it_has_been_quiet(
     world: World, workflows: Workflows, inbox: FailuresTable, sent_at: str, expected: Status
 ) -> None:
