@@ -61,7 +61,11 @@ def describe(record: FailureRecord) -> str:
     return "nothing: nobody knows where this was going"
 
 
-def send(there: Target, record: FailureRecord, payload: str) -> tuple[str, bool]:
+# What rules give their targets, by the rule's ARN: asked for once in a run, since the API takes few calls a second.
+Rules = dict[str, list[dict[str, Any]]]
+
+
+def send(there: Target, record: FailureRecord, payload: str, rules: Rules) -> tuple[str, bool]:
     """Send a claimed failure's payload to where it was going.
 
     Returns what was done, and whether that alone settles the failure. Raises CannotSend, and what AWS refuses
@@ -76,7 +80,7 @@ def send(there: Target, record: FailureRecord, payload: str) -> tuple[str, bool]
         case Action.INVOKE:
             return _invoke(there, to, payload), False
         case Action.DELIVER:
-            return _deliver(there, record, payload), False
+            return _deliver(there, record, payload, rules), False
         case Action.PUBLISH:
             return _publish(there, payload), True
         case Action.RESUME:
@@ -97,10 +101,10 @@ def _invoke(there: Target, function_arn: str, payload: str) -> str:
     return f"invoked {function_arn.rpartition(':')[2]}"
 
 
-def _deliver(there: Target, record: FailureRecord, event: str) -> str:
+def _deliver(there: Target, record: FailureRecord, event: str, rules: Rules) -> str:
     """Do what the rule would have done: its dead letter holds the event before the rule's input settings."""
     arn = record.redrive.to
-    given = _input_of(there, record, event)
+    given = _input_of(there, record, event, rules)
     match arn.split(":")[2]:
         case "sqs":
             return _send_message(there, arn, given)
@@ -111,19 +115,25 @@ def _deliver(there: Target, record: FailureRecord, event: str) -> str:
     raise CannotSend(f"orderctl can't deliver to a target such as {arn}")
 
 
-def _input_of(there: Target, record: FailureRecord, event: str) -> str:
-    """Return the target's input as the rule makes it; raises CannotSend if the rule is gone or uses a template."""
-    bus_and_name = record.redrive.rule.partition(":rule/")[2]
-    bus, _, name = bus_and_name.rpartition("/")
-    request = {"Rule": name, **({"EventBusName": bus} if bus else {})}
+def _targets_of(there: Target, rule: str) -> list[dict[str, Any]]:
+    bus, _, name = rule.partition(":rule/")[2].rpartition("/")
     events = there.client("events")
     try:
-        targets = events.list_targets_by_rule(**request)["Targets"]
+        found: list[dict[str, Any]] = events.list_targets_by_rule(
+            Rule=name, **({"EventBusName": bus} if bus else {})
+        )["Targets"]
     except events.exceptions.ResourceNotFoundException:
         raise CannotSend(f"the rule {name} is gone: what it would have sent isn't known") from None
+    return found
+
+
+def _input_of(there: Target, record: FailureRecord, event: str, rules: Rules) -> str:
+    """Return the target's input as the rule makes it; raises CannotSend if the rule is gone or uses a template."""
+    rule = record.redrive.rule
+    targets = rules[rule] if rule in rules else rules.setdefault(rule, _targets_of(there, rule))
     target: dict[str, Any] = next((each for each in targets if each["Arn"] == record.redrive.to), {})
     if "InputTransformer" in target:
-        raise CannotSend(f"the rule {name} transforms its input, which orderctl can't repeat; use `orderctl replay`")
+        raise CannotSend(f"the rule {rule} transforms its input, which orderctl can't repeat; use `orderctl replay`")
     if "Input" in target:
         return str(target["Input"])
     value: Any = json.loads(event)
@@ -210,14 +220,16 @@ class Outcome:
     detail: str
 
 
-def redrive_one(there: Target, table: FailuresTable, failure_id: str, by: str, *, again: bool = False) -> Outcome:
+def redrive_one(
+    there: Target, table: FailuresTable, failure_id: str, by: str, *, rules: Rules, again: bool = False
+) -> Outcome:
     """Claim, send, confirm."""
     try:
         claim = table.claim(failure_id, by=by, again=again)
     except (NotAllowed, LookupError, Contended) as error:
         return Outcome(failure_id, "refused", str(error))
     try:
-        done, settles = send(there, claim, table.payload_of(claim))
+        done, settles = send(there, claim, table.payload_of(claim), rules)
     except (CannotSend, ClientError, BotoCoreError, ValueError, LookupError, TypeError) as error:
         table.release(claim, f"{type(error).__name__}: {error}"[:500])
         return Outcome(failure_id, "failed", str(error))
@@ -295,13 +307,14 @@ def redrive_many(
     for service in ("sqs", "lambda", "stepfunctions", "events"):
         there.client(service)  # made here: making a client is not thread-safe
     run = Run()
+    rules: Rules = {}
     pace = Pace(rate)
     watch = ComeBacks(table)
     with ThreadPoolExecutor(WORKERS) as pool:
         under_way: set[Future[Outcome]] = set()
         for failure_id in failure_ids:
             pace.wait()
-            under_way.add(pool.submit(redrive_one, there, table, failure_id, by, again=again))
+            under_way.add(pool.submit(redrive_one, there, table, failure_id, by, rules=rules, again=again))
             if len(under_way) >= WORKERS:
                 done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
                 run.outcomes += [future.result() for future in done]

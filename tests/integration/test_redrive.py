@@ -81,7 +81,7 @@ def test_each_payload_is_sent_once_whoever_tries(world: World, there: Target, in
 def test_what_cannot_be_sent_is_given_back_with_the_reason(world: World, there: Target, inbox: FailuresTable) -> None:
     failure_id = a_failure(world, redrive=Redrive(Action.SEND, QUEUE.replace("Notifications", "No")))
 
-    outcome = redrive_one(there, inbox, failure_id, "ada")
+    outcome = redrive_one(there, inbox, failure_id, "ada", rules={})
 
     assert outcome.result == "failed"
     record = record_of(inbox, failure_id)
@@ -107,7 +107,7 @@ def test_a_redrive_stops_when_too_much_comes_back(
     monkeypatch.setattr(failures_redrive, "CHECK_EVERY_S", 0)
     ids = [a_failure(world, number) for number in range(40)]
 
-    def fail_again(there: Target, claim: FailureRecord, payload: str) -> tuple[str, bool]:
+    def fail_again(there: Target, claim: FailureRecord, payload: str, rules: Any) -> tuple[str, bool]:
         inbox.change(
             claim.failure_id,
             lambda record: msgspec.structs.replace(record, status=Status.NEW, last_seen_at=timestamp()),
@@ -143,7 +143,7 @@ def test_a_rules_target_gets_the_input_that_the_rule_gives(
         payload=json.dumps({"detail": {"data": {"orderId": "o"}}}),
     )
 
-    assert redrive_one(there, inbox, failure_id, "ada").result == "redriven"
+    assert redrive_one(there, inbox, failure_id, "ada", rules={}).result == "redriven"
 
     (message,) = world.messages("NotificationsQueue")
     assert json.loads(message) == sent
@@ -154,7 +154,7 @@ def test_without_its_rule_nobody_knows_what_a_target_would_have_got(
 ) -> None:
     failure_id = a_failure(world, redrive=Redrive(Action.DELIVER, QUEUE, RULE), payload="{}")
 
-    assert "is gone" in redrive_one(there, inbox, failure_id, "ada").detail
+    assert "is gone" in redrive_one(there, inbox, failure_id, "ada", rules={}).detail
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_what_cannot_be_redriven_says_why(
 ) -> None:
     failure_id = a_failure(world, **changes)
 
-    outcome = redrive_one(there, inbox, failure_id, "ada")
+    outcome = redrive_one(there, inbox, failure_id, "ada", rules={})
 
     assert (outcome.result, says in outcome.detail) == ("failed", True)
     assert record_of(inbox, failure_id).status is Status.NEW
@@ -180,7 +180,7 @@ def test_a_payload_in_the_bucket_is_sent_whole(world: World, there: Target, inbo
     world.s3.put_object(Bucket="failed-payloads-bucket", Key="payloads/x", Body="ü" * 100_000)
     failure_id = a_failure(world, payload=None, payload_key="payloads/x")
 
-    assert redrive_one(there, inbox, failure_id, "ada").result == "redriven"
+    assert redrive_one(there, inbox, failure_id, "ada", rules={}).result == "redriven"
 
     assert world.messages("NotificationsQueue") == ["ü" * 100_000]
 

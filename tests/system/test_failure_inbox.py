@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
+import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,9 +16,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from orderctl import lifecycle, records, samples, server, target
-from orderctl.cloud import ROOT, Cloud
+from orderctl import interrupts, lifecycle, records, samples, server, target
+from orderctl.cloud import Cloud
+from orderctl.main import app
 from orderctl.rest import OrdersApi
 from orderctl.signin import token_source
 from orderctl.target import Target
@@ -56,9 +57,13 @@ class Inbox:
     def run(self, *arguments: str, code: int = 0) -> Any:
         """Run orderctl with --json; its exit code must be `code`. Returns what it says."""
         assert self.cloud.local is not None
-        command = [sys.executable, "-m", "orderctl.main", *arguments, "--name", self.cloud.local.name, "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
-        assert done.returncode == code, done.stderr
+        handlers = {number: signal.getsignal(number) for number in interrupts.SIGNALS}
+        try:
+            done = CliRunner().invoke(app, [*arguments, "--name", self.cloud.local.name, "--json"])
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        assert done.exit_code == code, done.stderr
         return json.loads(done.stdout) if done.stdout else done.stderr
 
     def failures(self, **wanted: str) -> list[dict[str, Any]]:
