@@ -398,7 +398,7 @@ def sentence(
     open_failures = [failure for failure in failures if failure["status"] in {"NEW", "REDRIVEN"}]
     if order["status"] in TERMINAL:
         return _ended(order) + _but(open_failures) + "."
-    stuck = [failure for failure in open_failures if failure["status"] == "NEW" and failure["kind"] != "function"]
+    stuck = [failure for failure in open_failures if failure["status"] == "NEW" and _keeps_order(failure)]
     running = [execution for execution in executions if execution.status == "RUNNING"]
     if running:
         return _running(there, running[-1], queues) + _but(open_failures) + "."
@@ -409,12 +409,21 @@ def sentence(
             f"{failure['component']} failed with {failure['errorName']}: {failure['errorMessage'].rstrip('.')}; "
             f"once that is mended: orderctl failures redrive {failure['failureId']}."
         )
-    redriven = [failure for failure in open_failures if failure["status"] == "REDRIVEN"]
+    redriven = [failure for failure in open_failures if failure["status"] == "REDRIVEN" and _keeps_order(failure)]
     if redriven:
         return f"On its way again since {redriven[-1].get('claimedAt')}, and not yet back in a workflow."
     if not executions:
         return f"Placed {_ago(order['placedAt'])} ago; its event has not started a workflow yet" + SWEPT
     return f"Nobody is at work on it: its last workflow has ended, the order is {order['status']}" + SWEPT
+
+
+def _keeps_order(failure: dict[str, Any]) -> bool:
+    """Whether the order waits for what failed; it doesn't wait for a mail or a receipt."""
+    return (
+        failure["kind"] in {"execution", "stream"}
+        or ":states:" in failure["redrive"].get("to", "")
+        or failure["component"] == "FulfilmentQueue"
+    )
 
 
 SWEPT = ". Once it is overdue, about 2 hours after it was placed, the sweep starts it again."
