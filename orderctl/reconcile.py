@@ -140,11 +140,11 @@ def reckon(load: Load, log: EventLog | None, *, final: bool) -> Reckoning:
             found.under_way.append(each.order_id)
             if final:
                 found.lost[each.order_id] = f"it stands still as {status} and isn't in the inbox"
-        wrong = _wrong_with(order, payments.get(each.order_id, {}), shipments.get(each.order_id, {}))
+        wrong = wrong_with(order, payments.get(each.order_id, {}), shipments.get(each.order_id, {}))
         if wrong:
             found.doubled[each.order_id] = wrong
-        if final and not stuck and (missing := _missing(order, receipts, log)):
-            found.lost[each.order_id] = missing
+        if final and not stuck and (lacks := missing(order, receipts, log)):
+            found.lost[each.order_id] = lacks
     for key in load.doubled_keys:
         found.doubled[key] = "one Idempotency-Key made two orders"
     ids = Counter(each.order_id for each in load.accepted)
@@ -153,7 +153,7 @@ def reckon(load: Load, log: EventLog | None, *, final: bool) -> Reckoning:
     return found
 
 
-def _missing(order: dict[str, Any], receipts: set[str], log: EventLog | None) -> str:
+def missing(order: dict[str, Any], receipts: set[str], log: EventLog | None) -> str:
     """What an order should have brought about and didn't."""
     order_id = order["orderId"]
     if order["status"] == "FULFILLED" and order_id not in receipts:
@@ -165,7 +165,8 @@ def _missing(order: dict[str, Any], receipts: set[str], log: EventLog | None) ->
     return ""
 
 
-def _wrong_with(order: dict[str, Any], payment: dict[str, Any], shipment: dict[str, Any]) -> str:
+def wrong_with(order: dict[str, Any], payment: dict[str, Any], shipment: dict[str, Any]) -> str:
+    """How an order and the ledgers of payment provider and warehouse contradict each other; "" if they don't."""
     status = order["status"]
     charged, refunded = payment.get("charges", 0), payment.get("refunds", 0)
     shipped = shipment.get("shipments", 0)

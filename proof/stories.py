@@ -180,7 +180,7 @@ class Story(RuleBasedStateMachine):
         """A service works badly until it is mended."""
         aws.outages[service] = how
 
-    @precondition(lambda self: aws.outages)
+    @precondition(lambda self: bool(aws.outages))
     @rule()
     def mend(self) -> None:
         """Every service works again."""
