@@ -30,6 +30,8 @@ PREFIX = "test-"
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the developer's AWS settings out of every test, and name this run's cloud."""
     target.forget_aws_environment()
+    # Read once, when the first suite imports the package's telemetry, whichever suite that is.
+    os.environ.update(POWERTOOLS_SERVICE_NAME="orders", POWERTOOLS_METRICS_NAMESPACE="OrderPipeline")
     if not hasattr(config, "workerinput"):
         os.environ[NAME_VARIABLE] = f"{PREFIX}{os.getpid()}"
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: with the clean-up below
