@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +20,9 @@ def environment() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
+        # Another suite may have imported functions in an environment of its own.
+        for name in [name for name in sys.modules if name.startswith("orders.functions.")]:
+            patch.delitem(sys.modules, name)
         yield
 
 
