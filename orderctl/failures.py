@@ -17,6 +17,7 @@ from orderctl.options import Json, Name, Profile, Region, Stack, examples
 
 if TYPE_CHECKING:
     from orderctl.failures_redrive import Run
+    from orderctl.target import Target
     from orders.failures import FailureRecord
     from orders.failures_table import FailuresTable
 
@@ -41,6 +42,7 @@ Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Failur
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 OPEN = ("NEW", "REDRIVEN")
+MAX_REASON = 500
 
 
 @app.command(
@@ -181,7 +183,7 @@ def redrive(
         run = failures_redrive.redrive_many(
             there,
             ids,
-            getpass.getuser(),
+            operator(there),
             rate=rate,
             again=again,
             progress=lambda run: note(
@@ -236,9 +238,12 @@ def discard(
 
     if not reason.strip():
         raise Stop(Exit.USAGE, "The reason is empty.", 'Say why: --reason "…"')
+    if len(reason) > MAX_REASON:
+        raise Stop(Exit.USAGE, f"The reason has {len(reason)} characters.", f"At most {MAX_REASON} are kept.")
     there = target.choose(stack, name, profile, region)
+    by = operator(there)
     table = failures_redrive.open_table(there)
-    outcomes = [failures_redrive.discard_one(there, table, each, getpass.getuser(), reason) for each in failure_ids]
+    outcomes = [failures_redrive.discard_one(there, table, each, by, reason) for each in failure_ids]
     if as_json:
         console.emit_json([vars(outcome) for outcome in outcomes])
     for outcome in outcomes:
@@ -249,6 +254,16 @@ def discard(
     results = {outcome.result for outcome in outcomes}
     if results != {"discarded"}:
         raise SystemExit(int(Exit.NOT_AS_EXPECTED if "failed" in results else Exit.REFUSED))
+
+
+def operator(there: Target) -> str:
+    """Return who is at work, for the history: the caller's identity on AWS, the user of this machine locally."""
+    if there.local is None:
+        return str(there.client("sts").get_caller_identity()["Arn"])
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user need not have a name
+        return "somebody"
 
 
 def _existing(table: FailuresTable, failure_id: str) -> FailureRecord:

@@ -16,8 +16,8 @@ from msgspec import Raw, Struct
 from orders.failures import Action, Failure, Kind, Redrive
 
 MAX_MESSAGE = 4_000
-MAX_STACK_LINES = 60
-MAX_STACK_LINE = 500
+MAX_STACK_LINES = 40
+MAX_STACK_LINE = 300
 EXECUTION_EVENT = "Step Functions Execution Status Change"
 UNREADABLE_RECORD = "UnreadableStreamRecord"
 POISON_MESSAGE = "PoisonMessage"

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from types_boto3_dynamodb import DynamoDBClient
     from types_boto3_s3 import S3Client
 
-# An item takes 400 KB (DynamoDB's quota); what else a record holds stays below 100 KB.
-MAX_PAYLOAD = 300_000
+# An item takes 400 KB (DynamoDB's quota); what else a record holds stays below 150 KB.
+MAX_PAYLOAD = 250_000
 ATTEMPTS = 10
 # The bucket's lifecycle ends what lies under the second one, 90 days after it came there (template.yaml).
 OPEN_PREFIX = "payloads/"

@@ -571,6 +571,7 @@ def test_the_list_groups_by_cause(inbox: Inbox) -> None:
         (["failures", "redrive", "x", "--all"], 2, "Name either"),
         (["failures", "redrive", "--all", "--rate", "0"], 2, "--rate"),
         (["failures", "discard", "x", "--reason", " "], 2, "The reason is empty"),
+        (["failures", "discard", "x", "--reason", "y" * 501], 2, "501 characters"),
         (["failures", "list", "--status", "BROKEN"], 2, "no status"),
         (["failures", "list", "--older-than", "yesterday"], 2, "no duration"),
         (["explain", "no-such-order"], 4, "There is no order"),
@@ -578,7 +579,7 @@ def test_the_list_groups_by_cause(inbox: Inbox) -> None:
         (["replay", "--from", "2026-01-02", "--to", "2026-01-01"], 2, "before"),
         (["replay", "--from", "2026-01-01", "--to", "2026-01-02", "--rule", "Nobody"], 2, "No rule"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
 )
 def test_bad_input_gets_a_sentence_and_an_exit_code(inbox: Inbox, arguments: list[str], code: int, says: str) -> None:
     assert says in inbox.run(*arguments, code=code)
