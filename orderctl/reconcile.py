@@ -214,9 +214,11 @@ def settle(load: Load, timeout_s: float) -> list[Reckoning]:
             wait_until_quiet(load, deadline)
         found = reckon(load, None, final=False)
         reckonings.append(found)
-        if not (found.under_way or _redrivable(load)) or time.monotonic() > deadline:
+        open_orders = found.in_inbox + len(found.under_way)
+        if not (open_orders or _redrivable(load)) or time.monotonic() > deadline:
             break
-        if found.under_way:
+        if open_orders:
+            # Also what was redriven in vain, such as a message to a workflow that no longer waits for it.
             _sweep(load.there)
         _redrive(load)
     if Fault.RESTART in load.faults:
