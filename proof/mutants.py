@@ -327,7 +327,7 @@ def run(console: Console, *, only: str = "", write: bool = False, jobs: int = 2)
             results.append(result)
             colour, word = ("green", f"found by the {result.by}") if result.by else ("red", "SURVIVED")
             console.print(f"[{colour}]{word}[/] {result.mutant.name}")
-    if write and not only:
+    if write:
         DOCUMENT.write_text(_document(results))
     return [result.mutant.name for result in results if not result.by]
 
@@ -395,12 +395,23 @@ def _document(results: list[Result]) -> str:
         "| defect | in | found by | which says |",
         "|---|---|---|---|",
     ]
-    lines += [
-        f"| {each.mutant.name} | {each.mutant.file} | {each.by or '**nothing**'} | {_cell(each.said)} |"
-        for each in results
-    ]
-    lines += ["", f"{len(results)} defects, {sum(1 for each in results if each.by)} found."]
+    found = {each.mutant.name: _row(each) for each in results}
+    for mutant in MUTANTS:
+        row = found.get(mutant.name) or _written(mutant)  # those that were not tried keep what was written of them
+        lines += [row] if row else []
+    survived = sum("**nothing**" in line for line in lines)
+    lines += ["", f"{len(lines) - 7} defects, {survived} of them not found."]
     return "\n".join(lines) + "\n"
+
+
+def _row(result: Result) -> str:
+    by = result.by or "**nothing**"
+    return f"| {result.mutant.name} | {result.mutant.file} | {by} | {_cell(result.said)} |"
+
+
+def _written(mutant: Mutant) -> str:
+    lines = DOCUMENT.read_text().splitlines() if DOCUMENT.exists() else []
+    return next((line for line in lines if line.startswith(f"| {mutant.name} |")), "")
 
 
 def _cell(text: str) -> str:

@@ -206,6 +206,8 @@ class Story(RuleBasedStateMachine):
                     actor.step(Verdict.TIMEOUT if (actor.point or "").endswith("waiting") else Verdict.GO)
                 self._forget_ended()
             self.world.settle()
+            self.world.stream_position = 0  # and then all that was ever published comes a second time
+            self.world.settle()
             wrong = self.world.check_end()
             assert not wrong, "\n".join(wrong)
         finally:

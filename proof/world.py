@@ -35,6 +35,9 @@ CURRENCY = "EUR"
 NOT_REENTRANT = frozenset({"QueryOrdersFunction", "ShipOrderFunction", "NotifyCustomerFunction"})
 
 
+NOT_SAVED = frozenset({"fault", "executions", "racing"})
+
+
 def _load_handlers() -> dict[str, Callable[[Json, Any], Any]]:
     handlers = {}
     for name in blueprint.of_type("AWS::Serverless::Function"):
@@ -113,7 +116,7 @@ class World:
     mails: Counter[str] = field(default_factory=Counter)
     excused_mails: int = 0
     stream_position: int = 0
-    meanwhile: bool = False
+    racing: Actor | None = None
 
     def __post_init__(self) -> None:
         aws.reset_ids()
@@ -138,7 +141,7 @@ class World:
 
     def save(self) -> Json:
         """Everything, for `load`; no execution may be running."""
-        own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("fault", "executions")}
+        own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in NOT_SAVED}
         return {"own": copy.deepcopy(own), "tables": aws.save_tables()}
 
     def load(self, saved: Json) -> None:
@@ -146,6 +149,12 @@ class World:
         aws.load_tables(saved["tables"])
         for name, value in copy.deepcopy(saved["own"]).items():
             setattr(self, name, value)
+
+    def finish_racing(self) -> None:
+        """Let what runs beside an execution come to its end."""
+        if self.racing:
+            self.racing.finish()
+            self.racing = None
 
     # ---- What the functions call
 
@@ -391,6 +400,9 @@ class World:
             for version in range(1, order["version"] + 1):
                 if not self.published[f"{order_id}#{version}"]:
                     wrong.append(f"LOST: event {order_id}#{version} was never published")
+            mails = sum(order_id in text for text in self.mails)
+            if mails != 2:
+                wrong.append(f"LOST: {order_id} is {order['status']} and {mails} mails tell of it, not 2")
         surplus = sum(self.mails.values()) - len(self.mails)
         if surplus > self.excused_mails:
             wrong.append(f"DOUBLED: {surplus} mails were sent again: {self.mails}")
