@@ -101,7 +101,9 @@ def stories(
 def mutants(
     *,
     write: Annotated[bool, typer.Option("--write", help="Write docs/mutants.md.")] = False,
-    only: Annotated[str, typer.Option(help="Only mutants whose name contains this.")] = "",
+    only: Annotated[
+        str, typer.Option(help="Only mutants whose name contains one of these, separated by commas.")
+    ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look whether they can still be applied.")] = False,
 ) -> None:
     """Deliberate defects, one at a time: each must turn the proof red."""
