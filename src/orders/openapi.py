@@ -25,7 +25,8 @@ _KEY = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
     "description": "The same key with the same body places one order, however often it is sent.",
 }
-_HIDDEN = ("customerId", "requestHash", "openShard", "schemaVersion", "paymentMethod", "version", "email")
+# What is stored with an order and is not the customer's to see.
+HIDDEN = ("customerId", "requestHash", "openShard", "schemaVersion", "paymentMethod", "version", "email")
 
 
 def _answer(description: str, schema: dict[str, Any], **headers: str) -> dict[str, Any]:
@@ -68,9 +69,9 @@ def document(stage: str) -> dict[str, Any]:
         [OrderRequest, Order], ref_template="#/components/schemas/{name}"
     )
     stored = components["Order"]
-    for name in _HIDDEN:
+    for name in HIDDEN:
         stored["properties"].pop(name, None)
-    stored["required"] = [name for name in stored["required"] if name not in _HIDDEN]
+    stored["required"] = [name for name in stored["required"] if name not in HIDDEN]
     components["Problem"] = {
         "type": "object",
         "description": "RFC 9457",

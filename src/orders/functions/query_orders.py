@@ -110,8 +110,7 @@ def get_health() -> Response[str]:
 def view_of(order: Order) -> dict[str, Any]:
     """An order as its customer sees it."""
     fields: dict[str, Any] = msgspec.to_builtins(order)
-    hidden = {"customerId", "requestHash", "openShard", "schemaVersion", "paymentMethod", "version", "email"}
-    return {name: value for name, value in fields.items() if name not in hidden}
+    return {name: value for name, value in fields.items() if name not in openapi.HIDDEN}
 
 
 def _customer() -> str:
