@@ -108,7 +108,8 @@ def raise_file_limit() -> None:
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
-    from hypercorn.asyncio import serve as serve_asgi  # noqa: PLC0415 - only in the server's environment
+    import uvloop  # noqa: PLC0415 - only in the server's environment
+    from hypercorn.asyncio import serve as serve_asgi  # noqa: PLC0415
     from hypercorn.config import Config  # noqa: PLC0415
     from ministack.app import app  # noqa: PLC0415 - reads the environment when imported
 
@@ -124,7 +125,7 @@ def serve(settings: Settings) -> None:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await serve_asgi(app, config, shutdown_trigger=stop.wait)
 
-    asyncio.run(run())
+    uvloop.run(run())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
