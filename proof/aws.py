@@ -11,10 +11,12 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import math
 import os
 import sys
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -154,8 +156,26 @@ receivers: dict[str, Callable[[str, Json], Json]] = {}
 """What answers for a service other than DynamoDB: takes operation and request."""
 
 
-outages: dict[str, Verdict] = {}
-"""What becomes of every call to a service until it is mended, whatever a story says of the single call."""
+@dataclass
+class Outage:
+    """What becomes of every call, or of the next so many, whatever a story says of the single call."""
+
+    verdict: Verdict
+    calls: float = math.inf
+
+
+outages: dict[str, Outage] = {}
+"""By service, or by service and operation (`dynamodb.PutItem`); until it is mended."""
+
+
+def _verdict(service: str, operation: str) -> Verdict:
+    stepped = pause(f"{service}.{operation}")
+    for name in (f"{service}.{operation}", service):
+        outage = outages.get(name)
+        if outage and outage.calls > 0:
+            outage.calls -= 1
+            return outage.verdict
+    return stepped
 
 
 def _carry_out(service: str, operation: str, request: Json) -> Json:
@@ -166,8 +186,7 @@ def _carry_out(service: str, operation: str, request: Json) -> Json:
 
 def call(service: str, operation: str, request: Json) -> Json:
     """One call of a function's to a service, with whatever fault is put in its way. Raises `ServiceError`."""
-    verdict = outages.get(service, pause(f"{service}.{operation}"))
-    match verdict:
+    match _verdict(service, operation):
         case Verdict.CRASH:
             raise Crash
         case Verdict.REFUSED:

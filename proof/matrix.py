@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from orders.model import TERMINAL, Status
-from proof import blueprint
-from proof.actors import Aborted, Actor
+from proof import aws, blueprint
+from proof.actors import Aborted, Actor, Verdict
 from proof.aws import Json, cancelled
 from proof.workflow import Execution
 from proof.world import World, body_of, ledger, wrong_with_end
@@ -62,14 +63,18 @@ class Scenario:
         order = order_of(world, "ada")
         if self.stop:
             passed = iter([None] if self.charged else [])  # the first try charges and loses the answer
-            world.fault = Injection(self.stop, self.when, ALWAYS, lambda _: next(passed, ("Unheard.Of", "")))
+            if self.when == "within":
+                aws.outages[WITHIN[self.stop]] = aws.Outage(Verdict.REFUSED)
+            else:
+                world.fault = Injection(self.stop, self.when, ALWAYS, lambda _: next(passed, ("Unheard.Of", "")))
             world.run(world.input_of(order))
+            aws.outages.clear()
             if self.undone:
                 world.inbox.clear()
                 world.fault = Injection("ReleaseInventory", "before", ALWAYS, lambda _: ("Unheard.Of", ""))
                 world.run(world.input_of(order, "undo"))
             world.fault = None
-            assert len(world.inbox) == 1, world.inbox
+            assert [each.execution for each in world.inbox].count(True) == 1, world.inbox
             world.inbox.clear()
         return world, world.input_of(order, None if self.path == "forward" else self.path)
 
@@ -111,7 +116,8 @@ SCENARIOS = (
         also_short=("meanwhile",),
     ),
     Scenario("resumed when PAID", "resume", "FulfillOrder"),
-    Scenario("resumed when shipped", "resume", "FulfillOrder", "after"),
+    Scenario("resumed when shipped", "resume", "FulfillOrder", "within"),
+    Scenario("resumed when FULFILLED", "resume", "FulfillOrder", "after"),
     Scenario("resumed when refunded", "resume", "FulfillOrder", undone=True),
     Scenario("undone when PLACED", "undo", "ReserveInventory"),
     Scenario("undone when RESERVED", "undo", "ReserveInventory", "after"),
@@ -123,7 +129,8 @@ SCENARIOS = (
         charged=True,
     ),
     Scenario("undone when PAID", "undo", "FulfillOrder"),
-    Scenario("undone when shipped", "undo", "FulfillOrder", "after"),
+    Scenario("undone when shipped", "undo", "FulfillOrder", "within"),
+    Scenario("undone when FULFILLED", "undo", "FulfillOrder", "after"),
     Scenario("undone when refunded", "undo", "FulfillOrder", undone=True),
 )
 
@@ -154,7 +161,8 @@ class Injection:
             else:
                 self.world.finish_racing()
             return None
-        if (state, when) != (self.state, self.when) or self.count >= self.times:
+        begins = "before" if self.when == "within" else self.when
+        if (state, when) != (self.state, begins) or self.count >= self.times:
             return None
         self.count += 1
         return self.act(self.world)  # type: ignore[arg-type]
@@ -203,6 +211,14 @@ CANCELLATIONS = {
     "a conflict over a product": ["None", "TransactionConflict", "None"],
     "a throttled table": ["None", "ThrottlingError", "None"],
 }
+# The write in the midst of what a state does, and what it can meet.
+WITHIN = {"FulfillOrder": "dynamodb.TransactWriteItems"}
+REFUSALS = {
+    "is throttled": Verdict.REFUSED,
+    "meets another order at a product": Verdict.CONFLICT,
+    "has its answer lost": Verdict.LOST,
+    "is sent twice": Verdict.TWICE,
+}
 # What a function answers instead of acting; it can't be an answer that comes after the act.
 ANSWERS = {
     "ValidateOrder": ("ValidationError",),
@@ -240,6 +256,13 @@ def _answer(name: str) -> Act:
 def _cancellation(codes: list[str]) -> Act:
     cause = cancelled(codes).message + " (Service: DynamoDb, Status Code: 400, Request ID: 1)"
     return lambda _: ("DynamoDb.TransactionCanceledException", cause)
+
+
+def _outage(state: str, verdict: Verdict, calls: float) -> Act:
+    def begin(_: World) -> None:
+        aws.outages[WITHIN[state]] = aws.Outage(verdict, calls)
+
+    return begin
 
 
 def _stop(_: World) -> None:
@@ -322,6 +345,9 @@ def faults(name: str) -> Iterator[Fault]:
     if integration.endswith("transactWriteItems"):
         for why, codes in CANCELLATIONS.items():
             yield Fault(name, f"DynamoDb.TransactionCanceledException: {why}", "before", _cancellation(codes))
+    for what, verdict in REFUSALS.items() if name in WITHIN else ():
+        yield Fault(name, f"its last write {what}", "within", _outage(name, verdict, 1), repeats=False)
+        yield Fault(name, f"its last write always {what}", "within", _outage(name, verdict, math.inf), repeats=False)
     racing = "meanwhile: its customer cancels it as it was before"
     yield Fault(name, racing, "around", _meanwhile(_customer_cancels_what_it_read), repeats=False)
     for when in ("before", "after"):
@@ -401,6 +427,7 @@ def play(case: Case) -> str:
     world.fault = both
     world.run(data)
     world.fault = None
+    aws.outages.clear()
     world.finish_racing()
     try:
         return _judge(world)
@@ -483,7 +510,7 @@ def document(results: Results, number: int) -> str:
         "error that it can meet, before or after the state has done its work. The order must end FULFILLED, FAILED",
         "or CANCELLED with everything undone, or in the failure inbox, from where it is resumed and undone.",
         "Where a cell names several outcomes, they belong to different scenarios: an order that goes through, one",
-        "that is refused, resumed or undone when PLACED, RESERVED, PAID, shipped or refunded.",
+        "that is refused, resumed or undone when PLACED, RESERVED, PAID, shipped, FULFILLED or refunded.",
         "",
         f"{number} executions, none of which ended anywhere else. How it works: [proof.md](proof.md).",
         "",

@@ -151,11 +151,10 @@ MUTANTS = (
         "'ConditionExpression': '#status = :from OR attribute_exists(orderId)'",
     ),
     Mutant(
-        "an order is completed whatever its status",
-        ASL,
-        "'ConditionExpression': '#status = :from'",
-        "'ConditionExpression': '#status = :from OR attribute_exists(orderId)'",
-        after="  OrderComplete:",
+        "an order is fulfilled whatever its status",
+        "src/orders/table.py",
+        '"ConditionExpression": "#status = :paid",',
+        '"ConditionExpression": "#status = :paid OR attribute_exists(orderId)",',
     ),
     Mutant(
         "an order is released whatever its status",
@@ -188,6 +187,13 @@ MUTANTS = (
         f"{FUNCTIONS}/ship_order.py",
         "_workflows.send_task_success(taskToken=order.task_token, output=answer)",
         "str(answer)",
+    ),
+    Mutant(
+        "a conflict over a product counts as fulfilled",
+        f"{FUNCTIONS}/ship_order.py",
+        "                raise\n",
+        "                return\n",
+        after="if pause_s is None:",
     ),
     Mutant(
         "a parcel that has left counts as called off",

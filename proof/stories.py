@@ -178,7 +178,7 @@ class Story(RuleBasedStateMachine):
     )
     def outage(self, service: str, how: Verdict) -> None:
         """A service works badly until it is mended."""
-        aws.outages[service] = how
+        aws.outages[service] = aws.Outage(how)
 
     @precondition(lambda self: bool(aws.outages))
     @rule()

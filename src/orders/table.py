@@ -1,8 +1,8 @@
 """The orders table: the one place where an order's truth is kept.
 
 Every write is conditional, so running twice, late or out of order changes nothing that it shouldn't. The
-workflow writes RESERVED, FULFILLED and FAILED itself (statemachine/order.asl.yaml), each in one transaction
-with the stock that it moves.
+workflow writes RESERVED and FAILED itself (statemachine/order.asl.yaml), each in one transaction with the stock
+that it moves.
 """
 
 import base64
@@ -16,7 +16,7 @@ from msgspec import Meta
 from orders import model
 from orders.attributes import from_item, to_attribute, to_item
 from orders.batches import get_items
-from orders.model import Order, Status, TimelineEntry, timestamp
+from orders.model import Order, PricedLine, Status, TimelineEntry, timestamp
 
 if TYPE_CHECKING:
     from types_boto3_dynamodb import DynamoDBClient
@@ -196,28 +196,81 @@ class OrdersTable:
             }
         ]
         if order.status is Status.RESERVED:
-            writes += [
-                {
-                    "Update": {
-                        "TableName": self._catalogue,
-                        "Key": {"sku": {"S": line.sku}},
-                        "UpdateExpression": "SET available = available + :quantity, reserved = reserved - :quantity",
-                        "ConditionExpression": "reserved >= :quantity",
-                        "ExpressionAttributeValues": {":quantity": {"N": str(line.quantity)}},
-                    }
+            back = "SET available = available + :quantity, reserved = reserved - :quantity"
+            writes += self._stock_writes(order.lines, back)
+        if self._refused_by(writes):
+            raise model.IllegalTransition("the order has moved on")
+
+    def mark_fulfilled(self, customer_id: str, order_id: str, shipment_id: str, lines: list[PricedLine]) -> None:
+        """PAID becomes FULFILLED and what was reserved is sold, in one transaction; does nothing where this shipment
+        is on record already.
+
+        Raises `IllegalTransition` if the order isn't PAID, and `Busy` if somebody else is writing to the order or to
+        one of its products.
+        """
+        now = timestamp()
+        writes: list[Any] = [
+            {
+                "Update": {
+                    "TableName": self._name,
+                    "Key": self._key(customer_id, order_id),
+                    "UpdateExpression": (
+                        "SET #status = :fulfilled, version = version + :one, shipmentId = :shipment, "
+                        "updatedAt = :now, timeline = list_append(timeline, :entry) REMOVE openShard"
+                    ),
+                    "ConditionExpression": "#status = :paid",
+                    "ExpressionAttributeNames": {"#status": "status"},
+                    "ExpressionAttributeValues": {
+                        ":paid": {"S": Status.PAID},
+                        ":fulfilled": {"S": Status.FULFILLED},
+                        ":one": {"N": "1"},
+                        ":shipment": {"S": shipment_id},
+                        ":now": {"S": now},
+                        ":entry": to_attribute([{"at": now, "what": Status.FULFILLED}]),
+                    },
+                    "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
                 }
-                for line in order.lines
-            ]
+            },
+            *self._stock_writes(lines, "SET reserved = reserved - :quantity ADD sold :quantity"),
+        ]
+        refusal = self._refused_by(writes)
+        if refusal is None:
+            return
+        order = decode_order(refusal["Item"]) if refusal.get("Item") else None
+        if order is None or order.shipment_id != shipment_id:
+            raise model.IllegalTransition(f"the order is {order.status if order else 'gone'} and not PAID")
+
+    def _stock_writes(self, lines: list[PricedLine], update: str) -> list[Any]:
+        """A write to the catalogue for each line, on condition that so much is reserved."""
+        return [
+            {
+                "Update": {
+                    "TableName": self._catalogue,
+                    "Key": {"sku": {"S": line.sku}},
+                    "UpdateExpression": update,
+                    "ConditionExpression": "reserved >= :quantity",
+                    "ExpressionAttributeValues": {":quantity": {"N": str(line.quantity)}},
+                }
+            }
+            for line in lines
+        ]
+
+    def _refused_by(self, writes: list[Any]) -> dict[str, Any] | None:
+        """Write all or nothing. Returns None, or why the first write, the order's, did not meet its condition.
+
+        Raises `Busy` where the transaction may succeed the next time.
+        """
         try:
             self._client.transact_write_items(TransactItems=writes)
         except self._client.exceptions.TransactionCanceledException as error:
-            reasons = error.response.get("CancellationReasons", [])
+            reasons: list[Any] = error.response.get("CancellationReasons", [])
             codes = [reason.get("Code") for reason in reasons]
             if codes and codes[0] == "ConditionalCheckFailed":
-                raise model.IllegalTransition("the order has moved on") from None
+                return reasons[0]  # type: ignore[no-any-return]
             if not PASSING.isdisjoint(codes):
                 raise model.Busy("the order or one of its products is being changed") from None
             raise
+        return None
 
 
 def _encode_cursor(key: Any) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
-from orders.model import Status
+from orders.model import Order, PricedLine, Status
 from tests.integration.world import QUEUES, World, an_order, function, invoke, sample
 
 Logs = Callable[[], list[dict[str, Any]]]
@@ -46,8 +47,19 @@ def ship(*messages: Any, receives: int = 1) -> list[str]:
     return failed(invoke("ship_order", batch("ship_order/nobody-waits", *messages, receives=receives)))
 
 
+LINES = [PricedLine("TEA-ASSAM-250", 2, 890), PricedLine("CUP-STONEWARE", 1, 1600)]
+
+
 @pytest.fixture
-def workflows(world: World) -> Iterator[Stubber]:
+def paid(world: World) -> Order:
+    """The sample order, PAID, with what it takes reserved."""
+    for line in LINES:
+        world.put("CatalogueTable", sku=line.sku, available=5, reserved=line.quantity, sold=0)
+    return world.store(an_order(status=Status.PAID, version=3, lines=LINES, total=3380))
+
+
+@pytest.fixture
+def workflows(paid: Order) -> Iterator[Stubber]:
     """Step Functions, which expects to hear exactly what a test tells it."""
     with Stubber(function("ship_order")._workflows) as stubber:
         yield stubber
@@ -59,6 +71,11 @@ def expect_success(workflows: Stubber, message: dict[str, Any]) -> None:
     workflows.add_response("send_task_success", {}, {"taskToken": message["taskToken"], "output": output})
 
 
+def stock(world: World) -> dict[str, tuple[int, int]]:
+    """What is reserved and what is sold of each product."""
+    return {product["sku"]: (product["reserved"], product["sold"]) for product in world.items("CatalogueTable")}
+
+
 def test_a_shipment_is_reported_to_its_workflow(world: World, workflows: Stubber) -> None:
     message = to_ship()
     expect_success(workflows, message)
@@ -67,13 +84,88 @@ def test_a_shipment_is_reported_to_its_workflow(world: World, workflows: Stubber
     assert [entry["status"] for entry in world.items("ShipmentsTable")] == ["SHIPPED"]
 
 
-def test_a_message_that_comes_twice_ships_once(world: World, workflows: Stubber) -> None:
+def test_an_order_that_is_shipped_is_fulfilled_and_its_stock_sold(
+    world: World, workflows: Stubber, paid: Order
+) -> None:
+    message = to_ship()
+    expect_success(workflows, message)
+
+    ship(message)
+
+    order = world.order(paid)
+    assert (order.status, order.version, order.open_shard) == (Status.FULFILLED, paid.version + 1, None)
+    assert order.shipment_id == f"ship_{paid.order_id}"
+    assert (order.timeline[-1].what, order.timeline[-1].at) == (Status.FULFILLED, order.updated_at)
+    assert stock(world) == {"TEA-ASSAM-250": (0, 2), "CUP-STONEWARE": (0, 1)}
+
+
+def test_a_message_that_comes_twice_ships_and_sells_once(world: World, workflows: Stubber, paid: Order) -> None:
     message = to_ship()
     expect_success(workflows, message)
     expect_success(workflows, message)
 
     assert ship(message, message) == []
     assert [entry["shipments"] for entry in world.items("ShipmentsTable")] == [1]
+    assert world.order(paid).version == paid.version + 1
+    assert stock(world) == {"TEA-ASSAM-250": (0, 2), "CUP-STONEWARE": (0, 1)}
+
+
+@pytest.mark.parametrize("status", [Status.RESERVED, Status.FAILED, Status.FULFILLED])
+def test_an_order_that_isnt_paid_is_not_fulfilled(
+    world: World, workflows: Stubber, paid: Order, logs: Logs, status: Status
+) -> None:
+    # GIVEN an order that has been taken elsewhere by other hands; FULFILLED, with another shipment
+    paid.status, paid.shipment_id = status, "ship_other"
+    world.store(paid)
+
+    # WHEN its message comes, THEN it fails, nothing changes, and the log says why
+    assert ship(to_ship()) == ["m0"]
+    assert world.order(paid) == paid
+    assert stock(world) == {"TEA-ASSAM-250": (2, 0), "CUP-STONEWARE": (1, 0)}
+    (line,) = [line for line in logs() if line["message"] == "message failed"]
+    assert line["exception_name"] == "IllegalTransition"
+
+
+def conflicts(monkeypatch: pytest.MonkeyPatch, times: int) -> list[float]:
+    """Let other orders be at the same products so many times; returns the pauses made."""
+    module = function("ship_order")
+    write, pauses, left = module._dynamodb.transact_write_items, list[float](), iter(range(times))
+
+    def transact_write_items(**request: Any) -> Any:
+        if next(left, None) is None:
+            return write(**request)
+        reasons = [{"Code": "None"}, {"Code": "TransactionConflict"}]
+        error = {"Error": {"Code": "TransactionCanceledException"}, "CancellationReasons": reasons}
+        cancelled: type[ClientError] = module._dynamodb.exceptions.TransactionCanceledException
+        raise cancelled(error, "TransactWriteItems")  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module._dynamodb, "transact_write_items", transact_write_items)
+    monkeypatch.setattr(module.time, "sleep", pauses.append)
+    return pauses
+
+
+def test_a_conflict_over_a_product_is_waited_for(
+    world: World, workflows: Stubber, paid: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses = conflicts(monkeypatch, 4)
+    message = to_ship()
+    expect_success(workflows, message)
+
+    assert ship(message) == []
+    assert world.order(paid).status is Status.FULFILLED
+    assert len(pauses) == 4
+
+
+def test_a_conflict_that_lasts_lets_the_message_come_again(
+    world: World, workflows: Stubber, paid: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conflicts(monkeypatch, 5)
+    message = to_ship()
+    expect_success(workflows, message)
+
+    assert ship(message) == ["m0"]
+    assert ship(message) == []
+    assert world.order(paid).status is Status.FULFILLED
 
 
 def test_a_refusal_is_an_answer(world: World, workflows: Stubber) -> None:

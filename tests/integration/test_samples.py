@@ -24,7 +24,7 @@ def shop(world: World) -> Iterator[World]:
     order_id = json.loads(accepted["body"])["orderId"]
     (item,) = world.items("OrdersTable")
     payment_id = function("process_payment")._provider.charge(order_id, 3380, "EUR", "tok_visa")
-    function("ship_order")._warehouse.ship(order_id, [], an_order().shipping_address)
+    shipment_id = function("ship_order")._warehouse.ship(order_id, [], an_order().shipping_address)
     world.store(
         an_order(
             request_hash=item["requestHash"],
@@ -33,6 +33,7 @@ def shop(world: World) -> Iterator[World]:
             lines=[PricedLine("TEA-ASSAM-250", 2, 890), PricedLine("CUP-STONEWARE", 1, 1600)],
             total=3380,
             payment_id=payment_id,
+            shipment_id=shipment_id,
             open_shard=None,
         )
     )

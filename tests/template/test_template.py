@@ -412,7 +412,7 @@ BREACHES: list[tuple[Rule, str, Mutation]] = [
         "FulfillOrder",
         in_state("FulfillOrder", Retry=[{"ErrorEquals": ["States.ALL"], "MaxAttempts": 3, "JitterStrategy": "FULL"}]),
     ),
-    (workflow_rules.states_lead_somewhere, "OrderComplete", in_state("OrderComplete", End=None, Next="Party")),
+    (workflow_rules.states_lead_somewhere, "FulfillOrder", in_state("FulfillOrder", End=None, Next="Party")),
     (workflow_rules.states_lead_somewhere, "New", in_state("New", Type="Succeed")),
     (workflow_rules.states_lead_somewhere, "LastWriteRefused", in_state("LastWriteRefused", Default=None)),
     (
@@ -443,8 +443,8 @@ BREACHES: list[tuple[Rule, str, Mutation]] = [
     (workflow_rules.the_workflow_outwaits_its_states, "OrderWorkflow", in_state("FulfillOrder", TimeoutSeconds=3600)),
     (
         workflow_rules.transitions_are_legal,
-        "OrderComplete",
-        in_text("OrderComplete", "TransactItems", "':from': {'S': 'PAID'}", "':from': {'S': 'RESERVED'}"),
+        "ReleaseInventory",
+        in_text("ReleaseInventory", "TransactItems", "':paid': {'S': 'PAID'}", "':paid': {'S': 'FULFILLED'}"),
     ),
     (
         workflow_rules.transitions_are_legal,
@@ -453,8 +453,8 @@ BREACHES: list[tuple[Rule, str, Mutation]] = [
     ),
     (
         workflow_rules.status_writes_are_complete,
-        "OrderComplete: openShard",
-        in_text("OrderComplete", "TransactItems", "REMOVE openShard", ""),
+        "ReleaseInventory: openShard",
+        in_text("ReleaseInventory", "TransactItems", "REMOVE openShard", ""),
     ),
     (
         workflow_rules.status_writes_are_complete,

@@ -1,9 +1,11 @@
-"""The warehouse's side of FulfillOrder: ship each order and tell its waiting workflow.
+"""FulfillOrder: have the warehouse ship each order, make the order FULFILLED and tell its waiting workflow.
 
 The first decision in the warehouse's ledger stands, so a message that comes twice ships once.
 """
 
 import os
+import random
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,8 +13,9 @@ from aws_lambda_powertools.utilities.batch import process_partial_response
 from msgspec import Struct
 
 from orders.aws import client
-from orders.model import Address, PricedLine, WarehouseError
+from orders.model import Address, Busy, PricedLine, WarehouseError
 from orders.queues import QueueProcessor, back_off
+from orders.table import OrdersTable
 from orders.telemetry import logger, metrics, tracer
 from orders.warehouse import SimulatedWarehouse, Warehouse
 
@@ -23,9 +26,13 @@ if TYPE_CHECKING:
 
 _sqs = client("sqs")
 _workflows = client("stepfunctions")
-_warehouse: Warehouse = SimulatedWarehouse(client("dynamodb"))
+_dynamodb = client("dynamodb")
+_orders = OrdersTable(_dynamodb)
+_warehouse: Warehouse = SimulatedWarehouse(_dynamodb)
 _queue_url = os.environ["FULFILMENT_QUEUE_URL"]
 _processor = QueueProcessor(_sqs)
+# Orders of the same product meet in its stock for milliseconds: shorter waits than the queue could give.
+CONFLICT_PAUSES_S = (0.05, 0.1, 0.2, 0.4)
 
 
 class ShippingOrder(Struct, rename="camel"):
@@ -50,7 +57,9 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> "PartialItemFail
 
 
 def ship(record: "SQSRecord") -> None:
-    """Ship one order. Raises `WarehouseUnavailable`, and `ValueError` (msgspec) for a message that isn't one."""
+    """Ship one order. Raises `WarehouseUnavailable`, `Busy`, `IllegalTransition` if the order isn't paid, and
+    `ValueError` (msgspec) for a message that isn't one.
+    """
     order = msgspec.json.decode(record.body, type=ShippingOrder)
     logger.set_correlation_id(order.correlation_id)
     logger.append_keys(order_id=order.order_id)
@@ -61,11 +70,23 @@ def ship(record: "SQSRecord") -> None:
             logger.info("the warehouse refuses", extra={"reason": str(error)})
             _workflows.send_task_failure(taskToken=order.task_token, error="WarehouseError", cause=str(error))
             return
+        _complete(order, shipment_id)
         metrics.add_metric("OrderShipped", "Count", 1)
         logger.info("order shipped", extra={"shipment_id": shipment_id})
         answer = msgspec.json.encode({"shipmentId": shipment_id}).decode()
         _workflows.send_task_success(taskToken=order.task_token, output=answer)
     except (_workflows.exceptions.TaskTimedOut, _workflows.exceptions.TaskDoesNotExist):
-        # The workflow waits no longer. What the warehouse decided is in its ledger: whoever takes the order
-        # up again, to complete or to undo it, meets that decision.
+        # What the warehouse decided is in its ledger: whoever takes the order up again meets that decision.
         logger.warning("no workflow waits for this shipment any more")
+
+
+def _complete(order: ShippingOrder, shipment_id: str) -> None:
+    for pause_s in (*CONFLICT_PAUSES_S, None):
+        try:
+            _orders.mark_fulfilled(order.customer_id, order.order_id, shipment_id, order.lines)
+        except Busy:
+            if pause_s is None:
+                raise
+            time.sleep(pause_s * random.uniform(0.5, 1.5))
+        else:
+            return
