@@ -5,10 +5,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.conformance.support import CLOUD_PYTHON, ROOT, LocalCloud, eventually, free_port, healthy
+from tests.conformance.support import CLOUD_PYTHON, ROOT, LocalCloud, eventually, free_port, healthy, unique
+from tests.conformance.test_permissions import ANSWERER, allow, limited_role
+from tests.conformance.test_stepfunctions import machine, token_on, waiting_for_token
+from tests.conformance.test_stepfunctions import start as start_execution
 
 FUNCTION = "import os\ndef handler(event, context): return os.getpid()\n"
 
@@ -84,6 +88,69 @@ def test_state_survives_a_restart_with_persistence(tmp_path: Path) -> None:
         # THEN both are there
         assert queue.next()["Body"] == '{"order": 1}'
         assert cloud.invoke(function)[0] is None
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_what_is_on_a_stream_is_there_after_a_restart(tmp_path: Path) -> None:
+    # GIVEN a server with persistence, and a table whose stream has two records
+    port = free_port()
+    server, cloud = start(port, tmp_path, "--persist")
+    try:
+        name = unique("table")
+        arn = cloud.client("dynamodb").create_table(
+            TableName=name,
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+            StreamSpecification={"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"},
+        )["TableDescription"]["LatestStreamArn"]
+        for each in ("1", "2"):
+            cloud.client("dynamodb").put_item(TableName=name, Item={"id": {"S": each}})
+        before = [record["eventID"] for record in records_on(cloud, arn)]
+        server.terminate()
+        assert server.wait(timeout=20) == 0
+        # WHEN it is started again and a third is written
+        server, cloud = start(port, tmp_path, "--persist")
+        cloud.client("dynamodb").put_item(TableName=name, Item={"id": {"S": "3"}})
+        # THEN a reader finds all of them
+        found = records_on(cloud, arn)
+        assert [record["dynamodb"]["Keys"]["id"]["S"] for record in found] == ["1", "2", "3"]
+        assert [record["eventID"] for record in found[:2]] == before
+    finally:
+        server.kill()
+        server.wait()
+
+
+def records_on(cloud: LocalCloud, stream: str) -> list[Any]:
+    """All records of a stream with one shard."""
+    streams = cloud.client("dynamodbstreams")
+    (shard,) = streams.describe_stream(StreamArn=stream)["StreamDescription"]["Shards"]
+    iterator = streams.get_shard_iterator(
+        StreamArn=stream, ShardId=shard["ShardId"], ShardIteratorType="TRIM_HORIZON"
+    )["ShardIterator"]
+    return list(streams.get_records(ShardIterator=iterator)["Records"])
+
+
+def test_a_token_from_before_a_restart_is_unknown_and_not_refused(tmp_path: Path) -> None:
+    # GIVEN a machine that waits for a token, and a function that may answer this machine's tokens only
+    port = free_port()
+    server, cloud = start(port, tmp_path, "--persist")
+    try:
+        queue = cloud.queue()
+        arn = machine(cloud, {"Ship": waiting_for_token(queue)})
+        start_execution(cloud, arn)
+        role = limited_role(cloud, "lambda.amazonaws.com", allow("states:SendTaskSuccess", arn))
+        function = cloud.function(ANSWERER, Role=role)
+        token = token_on(queue)
+        server.terminate()
+        assert server.wait(timeout=20) == 0
+        # WHEN the server, which doesn't keep running executions, is started again, and the token is answered
+        server, cloud = start(port, tmp_path, "--persist")
+        _, answer = cloud.invoke(function, token)
+        # THEN the function learns that nobody waits for it
+        assert answer["errorType"] in ("TaskDoesNotExist", "TaskTimedOut")
     finally:
         server.kill()
         server.wait()
