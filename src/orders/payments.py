@@ -9,7 +9,10 @@ its receipt details can't be had n times; `tok_refund_down_<n>` is charged, but 
 import os
 import re
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
+
+from botocore.exceptions import BotoCoreError, ClientError
 
 from orders.model import OrderCancelled, PaymentDeclined, PaymentProviderError, timestamp
 
@@ -55,8 +58,8 @@ class SimulatedPaymentProvider:
             time.sleep(int(slow[2]))
         payment_id = f"pay_{idempotency_key}"
         try:
-            self._client.update_item(
-                TableName=self._table,
+            self._ask(
+                self._client.update_item,
                 Key={"idempotencyKey": {"S": idempotency_key}},
                 UpdateExpression=(
                     "SET #status = :charged, amount = :amount, currency = :currency, #token = :token, "
@@ -94,8 +97,8 @@ class SimulatedPaymentProvider:
         )
         charged = entry.get("status", {}).get("S") == "CHARGED"
         try:
-            self._client.update_item(
-                TableName=self._table,
+            self._ask(
+                self._client.update_item,
                 Key={"idempotencyKey": {"S": idempotency_key}},
                 UpdateExpression="SET #status = :status, refundedAt = :now"
                 + (" ADD refunds :one" if charged else ""),
@@ -130,15 +133,25 @@ class SimulatedPaymentProvider:
 
     def _entry(self, idempotency_key: str) -> dict[str, Any]:
         key = {"idempotencyKey": {"S": idempotency_key}}
-        return self._client.get_item(TableName=self._table, Key=key, ConsistentRead=True).get("Item", {})
+        item: dict[str, Any] = self._ask(self._client.get_item, Key=key, ConsistentRead=True).get("Item", {})
+        return item
+
+    def _ask(self, call: Callable[..., Any], **request: Any) -> Any:
+        """One call to the ledger. Where it doesn't work, the provider is down for its customers."""
+        try:
+            return call(TableName=self._table, **request)
+        except self._client.exceptions.ConditionalCheckFailedException:
+            raise
+        except (ClientError, BotoCoreError) as error:
+            raise PaymentProviderError(f"the payment provider can't be reached: {error}") from error
 
     def _fail_at_first(self, behaviour: str, token: str, idempotency_key: str, message: str) -> None:
         """Raise `PaymentProviderError` for the first n calls if the token asks for that; counts across restarts."""
         counted = _COUNTED.match(token)
         if counted is None or counted[1] != behaviour:
             return
-        answer = self._client.update_item(
-            TableName=self._table,
+        answer = self._ask(
+            self._client.update_item,
             Key={"idempotencyKey": {"S": idempotency_key}},
             UpdateExpression="ADD #calls :one",
             ExpressionAttributeNames={"#calls": f"{behaviour}_calls"},

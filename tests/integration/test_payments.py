@@ -71,6 +71,14 @@ def test_a_late_attempt_leaves_a_fulfilled_order_alone(world: World, reserved: O
     assert world.order(reserved) == fulfilled
 
 
+def test_a_provider_that_cant_be_reached_is_down(world: World, reserved: Order) -> None:
+    world.dynamodb.delete_table(TableName="PaymentsTable")
+
+    with pytest.raises(PaymentProviderError, match="can't be reached"):
+        charge(reserved)
+    assert [entry.what for entry in world.order(reserved).timeline][-1] == "PaymentAttemptFailed"
+
+
 def test_a_provider_that_is_down_is_asked_again(world: World, reserved: Order) -> None:
     # GIVEN a provider that fails twice
     for attempt in range(2):
