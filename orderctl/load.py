@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -73,7 +74,10 @@ class Accepted:
 
 @dataclass
 class Load:
-    """One run: what is to be sent, what was answered, and what was done to the system meanwhile."""
+    """One run: what is to be sent, what was answered (`answered`: when last), and what was done to the system.
+
+    `memory_mb` is the local cloud's when the last order was sent.
+    """
 
     there: Target
     orders: int
@@ -86,6 +90,9 @@ class Load:
     doubled_keys: list[str] = field(default_factory=list)
     done_to: dict[str, int] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
+    began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    answered: float = 0.0
+    memory_mb: int | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def count(self, what: str) -> None:
@@ -144,7 +151,8 @@ def send(load: Load, chaos: Chaos) -> None:
         Progress(*columns, console=console.err, disable=not console.err.is_terminal) as progress,
     ):
         bar = progress.add_task("Orders", total=load.orders)
-        start = time.monotonic()
+        start = load.began = time.monotonic()
+        load.began_at = datetime.now(UTC)
         chaos.begin(start)
         for number, body in enumerate(bodies):
             due = start + number / load.rate
@@ -153,6 +161,8 @@ def send(load: Load, chaos: Chaos) -> None:
             key = f"load-{load.run_id}-{number}"
             job = pool.submit(_one, load, http, body, tokens[number % CUSTOMERS], key, due)
             job.add_done_callback(lambda _: progress.advance(bar))
+    if load.there.local:
+        load.memory_mb = processes.memory_mb(load.there.local.pid)
 
 
 def _one(load: Load, http: httpx.Client, body: bytes, token: str, key: str, due: float) -> None:  # noqa: PLR0917
@@ -171,7 +181,8 @@ def _one(load: Load, http: httpx.Client, body: bytes, token: str, key: str, due:
             order_id = answer.json()["orderId"]
             seen.add(order_id)
             with load.lock:
-                load.accepted.append(Accepted(order_id, key, time.monotonic() - due, tries))
+                load.answered = time.monotonic()
+                load.accepted.append(Accepted(order_id, key, load.answered - due, tries))
                 if len(seen) > 1:
                     load.doubled_keys.append(key)
             return

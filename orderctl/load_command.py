@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -49,16 +48,14 @@ def load(
     run = the_load.Load(the_load.local_target(cloud, profile), orders, rate, profile, seed)
     log = reconcile.EventLog(run)
     chaos = the_load.Chaos(run, cloud)
-    began = time.monotonic()
     try:
         the_load.send(run, chaos)
     finally:
         chaos.end()
     reckonings = reconcile.settle(run, timeout)
-    seconds = time.monotonic() - began
     log.close()
     last = reconcile.reckon(run, log, final=True)
-    found = reconcile.report(run, reckonings[0], last, seconds)
+    found = reconcile.report(run, reckonings[0], last)
     if as_json:
         console.emit_json(found)
     else:
@@ -83,4 +80,8 @@ def _show(run: Load, found: dict[str, Any]) -> None:
     table.add_row("Requests repeated", str(found["requestsRepeated"]))
     for title, key in (("Acceptance", "acceptanceSeconds"), ("Placed to fulfilled", "placedToFulfilledSeconds")):
         table.add_row(title, ", ".join(f"{name} {seconds:.3f} s" for name, seconds in found[key].items()))
+    table.add_row("Accepted a second", f"{found['acceptedPerSecond']:.1f}")
+    table.add_row("Ended a second", f"{found['endedPerSecond']:.1f}")
+    if found["memoryMb"] is not None:
+        table.add_row("Memory", f"{found['memoryMb']} MB")
     console.out.print(table)

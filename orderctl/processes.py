@@ -55,6 +55,18 @@ def _stat_fields(pid: int) -> list[str]:
     return text.rpartition(")")[2].split()  # the command may hold spaces and parentheses
 
 
+def memory_mb(group: int) -> int | None:
+    """The memory of a process group in MB, shared pages counted once; None where the system doesn't tell."""
+    if not PROC.is_dir():
+        return None
+    shares_kb = 0
+    for pid in group_members(group):
+        with suppress(OSError):
+            lines = (PROC / str(pid) / "smaps_rollup").read_text().splitlines()
+            shares_kb += next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+    return shares_kb // 1024
+
+
 def end_group(group: int, grace_s: float = 8.0) -> list[int]:
     """End a process group: first by SIGTERM, after `grace_s` by SIGKILL.
 

@@ -108,6 +108,7 @@ class Reckoning:
     doubled: dict[str, str] = field(default_factory=dict)
     poison_in_inbox: int = 0
     placed_to_fulfilled_s: list[float] = field(default_factory=list)
+    last_end: str = ""
 
 
 def reckon(load: Load, log: EventLog | None, *, final: bool) -> Reckoning:
@@ -129,6 +130,8 @@ def reckon(load: Load, log: EventLog | None, *, final: bool) -> Reckoning:
             continue
         status = order["status"]
         stuck = each.order_id in inbox
+        if status in TERMINAL:
+            found.last_end = max(found.last_end, order["updatedAt"])
         if status == "FULFILLED":
             found.fulfilled += 1
             found.placed_to_fulfilled_s.append(_seconds_between(order, "PLACED", "FULFILLED"))
@@ -323,8 +326,11 @@ def percentiles(values: list[float]) -> dict[str, float]:
     return {"p50": at(0.50), "p95": at(0.95), "p99": at(0.99), "max": round(ordered[-1], 3)}
 
 
-def report(load: Load, first: Reckoning, last: Reckoning, seconds: float) -> dict[str, Any]:
-    """Everything that the run found, for JSON."""
+def report(load: Load, first: Reckoning, last: Reckoning) -> dict[str, Any]:
+    """Everything that the run found, for JSON. Orders a second count from the first order's due time."""
+    accepting_s = load.answered - load.began
+    ended = first.fulfilled + first.failed
+    ending_s = (datetime.fromisoformat(first.last_end) - load.began_at).total_seconds() if ended else 0.0
     return {
         "orders": load.orders,
         "ratePerSecond": load.rate,
@@ -348,7 +354,9 @@ def report(load: Load, first: Reckoning, last: Reckoning, seconds: float) -> dic
         "requestsRepeated": sum(each.tries - 1 for each in load.accepted),
         "acceptanceSeconds": percentiles([each.seconds for each in load.accepted]),
         "placedToFulfilledSeconds": percentiles(last.placed_to_fulfilled_s),
-        "ordersPerSecond": round(last.accepted / seconds, 1) if seconds else 0,
+        "acceptedPerSecond": round(last.accepted / accepting_s, 1) if last.accepted else 0,
+        "endedPerSecond": round(ended / ending_s, 1) if ended else 0,
+        "memoryMb": load.memory_mb,
     }
 
 
