@@ -225,7 +225,7 @@ def _workflow(workflow: dict[str, Any], unit: Any, design: Design) -> Iterable[L
                 unit("states.standard"),
             )
         ]
-    standard = 3.0 if design.workflow == "nested" else 0.0
+    standard = 2.0 if design.workflow == "nested" else 0.0
     return [
         Line(service, choice, "state transitions", standard, unit("states.standard")),
         Line(service, choice, "express executions", 1.0, unit("states.express")),
@@ -317,7 +317,7 @@ WHAT_IFS: dict[str, Design] = {
     "every event to the notifications queue": Design(notified="all"),
     "receipts in a table instead of S3": Design(receipts="table"),
     "one state fewer": Design(folded_states=1),
-    "Standard of 3 states, the first an Express workflow": Design(workflow="nested"),
+    "Standard of 2 states, the first an Express workflow": Design(workflow="nested"),
     "Express workflow (no callback, at least once, 5 minutes)": Design(workflow="express"),
 }
 

@@ -224,6 +224,9 @@ class Meter:
                 halves = len(wanted["Keys"]) * 0.5
                 usage["readUnits"][_logical(table)] = usage["readUnits"].get(_logical(table), 0) + halves
             return
+        if name == "TransactWriteItems":
+            _count_transaction(usage, request)
+            return
         table = _logical(request["TableName"])
         if table == "OrdersTable" and name != "GetItem":
             return  # counted from the stream, which has the item before and after
@@ -348,7 +351,11 @@ def _count_task(usage: dict[str, Any], scheduled: dict[str, Any]) -> None:
     usage["calls"][call] = usage["calls"].get(call, 0) + 1
     if scheduled["resource"] != "transactWriteItems":
         return
-    for item in json.loads(scheduled["parameters"])["TransactItems"]:
+    _count_transaction(usage, json.loads(scheduled["parameters"]))
+
+
+def _count_transaction(usage: dict[str, Any], request: dict[str, Any]) -> None:
+    for item in request["TransactItems"]:
         ((_, write),) = item.items()
         table = _logical(write["TableName"])
         if table != "OrdersTable":  # that is counted from the stream
