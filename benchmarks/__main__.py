@@ -39,7 +39,7 @@ def goals(found: dict[str, dict[str, Any]]) -> list[list[object]]:
         row(f"accepted order, CPU in front of the SDK, {words}", measured.get("client", {}).get("oursUs"), 220, " us")
     for result in found.get("coldstart", {}).get("results", []):
         for reference, most in result["budgets"].items():
-            row(f"cold start of {result['name']} against {reference}", result["cpuRatios"].get(reference), most)
+            row(f"INIT of {result['name']} against {reference}", result["initRatios"].get(reference), most)
     usage = cost.load_usage()
     order = usage["journeys"]["fulfilled"]["functions"]
     row("AWS calls to accept an order", sum(order["AcceptOrder"]["calls"].values()), 1)

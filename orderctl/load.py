@@ -76,7 +76,7 @@ class Accepted:
 class Load:
     """One run: what is to be sent, what was answered (`answered`: when last), and what was done to the system.
 
-    `memory_mb` is the local cloud's when the last order was sent.
+    `memory_mb` is the local cloud's when the last order was answered.
     """
 
     there: Target

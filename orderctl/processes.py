@@ -64,7 +64,7 @@ def memory_mb(group: int) -> int | None:
         with suppress(OSError):
             lines = (PROC / str(pid) / "smaps_rollup").read_text().splitlines()
             shares_kb += next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
-    return shares_kb // 1024
+    return shares_kb // 1024 or None
 
 
 def end_group(group: int, grace_s: float = 8.0) -> list[int]:

@@ -221,7 +221,7 @@ def settle(load: Load, timeout_s: float) -> list[Reckoning]:
         if not (open_orders or _redrivable(load)) or time.monotonic() > deadline:
             break
         if open_orders:
-            # Also what was redriven in vain, such as a message to a workflow that no longer waits for it.
+            # Also what was redriven in vain, such as a message that the warehouse refuses though no workflow waits.
             _sweep(load.there)
         _redrive(load)
     if Fault.RESTART in load.faults:

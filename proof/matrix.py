@@ -74,7 +74,7 @@ class Scenario:
                 world.fault = Injection("ReleaseInventory", "before", ALWAYS, lambda _: ("Unheard.Of", ""))
                 world.run(world.input_of(order, "undo"))
             world.fault = None
-            assert [each.execution for each in world.inbox].count(True) == 1, world.inbox
+            assert sum(each.execution for each in world.inbox) == 1, world.inbox
             world.inbox.clear()
         return world, world.input_of(order, None if self.path == "forward" else self.path)
 

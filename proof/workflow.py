@@ -220,7 +220,8 @@ replace(stepfunctions, "_invoke_with_callback", _with_callback)
 replace(stepfunctions, "_scaled_sleep", _sleep)
 replace(stepfunctions, "_add_event", _no_history)
 # Parsing an expression takes longer than evaluating it, and there are few of them.
-replace(jsonata.parser.Parser, "parse", functools.cache(jsonata.parser.Parser.parse))
+_parse = functools.cache(functools.partial(jsonata.parser.Parser.parse, jsonata.parser.Parser()))
+replace(jsonata.parser.Parser, "parse", lambda _, *arguments: _parse(*arguments))
 
 
 def crash_error(function: str) -> Any:

@@ -143,7 +143,8 @@ class SimulatedPaymentProvider:
         except self._client.exceptions.ConditionalCheckFailedException:
             raise
         except (ClientError, BotoCoreError) as error:
-            raise PaymentProviderError(f"the payment provider can't be reached: {error}") from error
+            # The customer reads this in the order's timeline; the cause is for the log.
+            raise PaymentProviderError("the payment provider can't be reached") from error
 
     def _fail_at_first(self, behaviour: str, token: str, idempotency_key: str, message: str) -> None:
         """Raise `PaymentProviderError` for the first n calls if the token asks for that; counts across restarts."""

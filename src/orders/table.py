@@ -16,7 +16,7 @@ from msgspec import Meta
 from orders import model
 from orders.attributes import from_item, to_attribute, to_item
 from orders.batches import get_items
-from orders.model import Order, PricedLine, Status, TimelineEntry, timestamp
+from orders.model import Order, PricedLine, Status, timestamp
 
 if TYPE_CHECKING:
     from types_boto3_dynamodb import DynamoDBClient
@@ -171,74 +171,66 @@ class OrdersTable:
         `Busy` if somebody else is writing to the order or to one of its products.
         """
         model.require_transition(order.status, Status.CANCELLED)
-        now = timestamp()
-        entry = TimelineEntry(now, Status.CANCELLED)
-        writes: list[Any] = [
-            {
-                "Update": {
-                    "TableName": self._name,
-                    "Key": self._key(order.customer_id, order.order_id),
-                    "UpdateExpression": (
-                        "SET #status = :cancelled, version = version + :one, updatedAt = :now, "
-                        "timeline = list_append(timeline, :entry) REMOVE openShard"
-                    ),
-                    "ConditionExpression": "#status = :current AND version = :version",
-                    "ExpressionAttributeNames": {"#status": "status"},
-                    "ExpressionAttributeValues": {
-                        ":cancelled": {"S": Status.CANCELLED},
-                        ":current": {"S": order.status},
-                        ":version": {"N": str(order.version)},
-                        ":one": {"N": "1"},
-                        ":now": {"S": now},
-                        ":entry": to_attribute([msgspec.to_builtins(entry)]),
-                    },
-                }
-            }
-        ]
+        ends = self._ends(
+            self._key(order.customer_id, order.order_id),
+            Status.CANCELLED,
+            condition="#status = :current AND version = :version",
+            values={":current": {"S": order.status}, ":version": {"N": str(order.version)}},
+        )
+        back: list[Any] = []
         if order.status is Status.RESERVED:
-            back = "SET available = available + :quantity, reserved = reserved - :quantity"
-            writes += self._stock_writes(order.lines, back)
-        if self._refused_by(writes):
+            back = self._stock_writes(
+                order.lines, "SET available = available + :quantity, reserved = reserved - :quantity"
+            )
+        if self._refused_by([ends, *back]):
             raise model.IllegalTransition("the order has moved on")
 
     def mark_fulfilled(self, customer_id: str, order_id: str, shipment_id: str, lines: list[PricedLine]) -> None:
-        """PAID becomes FULFILLED and what was reserved is sold, in one transaction; does nothing where this shipment
-        is on record already.
+        """PAID becomes FULFILLED and what was reserved is sold, in one transaction; does nothing where it is done.
 
         Raises `IllegalTransition` if the order isn't PAID, and `Busy` if somebody else is writing to the order or to
         one of its products.
         """
-        now = timestamp()
-        writes: list[Any] = [
-            {
-                "Update": {
-                    "TableName": self._name,
-                    "Key": self._key(customer_id, order_id),
-                    "UpdateExpression": (
-                        "SET #status = :fulfilled, version = version + :one, shipmentId = :shipment, "
-                        "updatedAt = :now, timeline = list_append(timeline, :entry) REMOVE openShard"
-                    ),
-                    "ConditionExpression": "#status = :paid",
-                    "ExpressionAttributeNames": {"#status": "status"},
-                    "ExpressionAttributeValues": {
-                        ":paid": {"S": Status.PAID},
-                        ":fulfilled": {"S": Status.FULFILLED},
-                        ":one": {"N": "1"},
-                        ":shipment": {"S": shipment_id},
-                        ":now": {"S": now},
-                        ":entry": to_attribute([{"at": now, "what": Status.FULFILLED}]),
-                    },
-                    "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-                }
-            },
-            *self._stock_writes(lines, "SET reserved = reserved - :quantity ADD sold :quantity"),
-        ]
-        refusal = self._refused_by(writes)
+        ends = self._ends(
+            self._key(customer_id, order_id),
+            Status.FULFILLED,
+            condition="#status = :paid",
+            values={":paid": {"S": Status.PAID}, ":shipment": {"S": shipment_id}},
+            also=", shipmentId = :shipment",
+        )
+        sold = self._stock_writes(lines, "SET reserved = reserved - :quantity ADD sold :quantity")
+        refusal = self._refused_by([ends, *sold])
         if refusal is None:
             return
         order = decode_order(refusal["Item"]) if refusal.get("Item") else None
-        if order is None or order.shipment_id != shipment_id:
+        if order is None or order.status is not Status.FULFILLED:
             raise model.IllegalTransition(f"the order is {order.status if order else 'gone'} and not PAID")
+
+    def _ends(
+        self, key: dict[str, Any], status: Status, *, condition: str, values: dict[str, Any], also: str = ""
+    ) -> dict[str, Any]:
+        """The write by which an order ends, for a transaction."""
+        now = timestamp()
+        return {
+            "Update": {
+                "TableName": self._name,
+                "Key": key,
+                "UpdateExpression": (
+                    "SET #status = :to, version = version + :one, updatedAt = :now, "
+                    f"timeline = list_append(timeline, :entry){also} REMOVE openShard"
+                ),
+                "ConditionExpression": condition,
+                "ExpressionAttributeNames": {"#status": "status"},
+                "ExpressionAttributeValues": {
+                    ":to": {"S": status},
+                    ":one": {"N": "1"},
+                    ":now": {"S": now},
+                    ":entry": to_attribute([{"at": now, "what": status}]),
+                    **values,
+                },
+                "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+            }
+        }
 
     def _stock_writes(self, lines: list[PricedLine], update: str) -> list[Any]:
         """A write to the catalogue for each line, on condition that so much is reserved."""

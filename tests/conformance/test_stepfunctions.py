@@ -280,6 +280,17 @@ def test_a_callback_task_fails_when_its_function_fails(cloud: LocalCloud) -> Non
     assert description["error"] == "Declined"
 
 
+def test_an_expression_is_evaluated_for_each_execution(cloud: LocalCloud) -> None:
+    # GIVEN a state with an expression that has a function and a variable of its own
+    expression = "{% ($twice := function($n) { $n * 2 }; $map($states.input.numbers, $twice)) %}"
+    arn = machine(cloud, {"Double": {"Type": "Pass", "Output": {"doubled": expression}, "End": True}})
+    # WHEN it is entered with one input and another
+    executions = [start(cloud, arn, {"numbers": numbers}) for numbers in ([1, 2], [3, 4], [5, 6])]
+    # THEN each has its own result
+    outputs = [json.loads(cloud.outcome(execution)["output"]) for execution in executions]
+    assert outputs == [{"doubled": [2, 4]}, {"doubled": [6, 8]}, {"doubled": [10, 12]}]
+
+
 def test_the_same_start_twice_is_one_execution_while_it_runs(cloud: LocalCloud) -> None:
     # GIVEN a running execution
     queue = cloud.queue()

@@ -110,12 +110,12 @@ def test_a_message_that_comes_twice_ships_and_sells_once(world: World, workflows
     assert stock(world) == {"TEA-ASSAM-250": (0, 2), "CUP-STONEWARE": (0, 1)}
 
 
-@pytest.mark.parametrize("status", [Status.RESERVED, Status.FAILED, Status.FULFILLED])
+@pytest.mark.parametrize("status", [Status.RESERVED, Status.FAILED, Status.CANCELLED])
 def test_an_order_that_isnt_paid_is_not_fulfilled(
     world: World, workflows: Stubber, paid: Order, logs: Logs, status: Status
 ) -> None:
-    # GIVEN an order that has been taken elsewhere by other hands; FULFILLED, with another shipment
-    paid.status, paid.shipment_id = status, "ship_other"
+    # GIVEN an order that other hands have taken elsewhere
+    paid.status = status
     world.store(paid)
 
     # WHEN its message comes, THEN it fails, nothing changes, and the log says why
@@ -124,6 +124,14 @@ def test_an_order_that_isnt_paid_is_not_fulfilled(
     assert stock(world) == {"TEA-ASSAM-250": (2, 0), "CUP-STONEWARE": (1, 0)}
     (line,) = [line for line in logs() if line["message"] == "message failed"]
     assert line["exception_name"] == "IllegalTransition"
+
+
+def test_what_isnt_reserved_isnt_sold(world: World, workflows: Stubber, paid: Order) -> None:
+    world.put("CatalogueTable", sku="CUP-STONEWARE", available=5, reserved=0, sold=0)
+
+    assert ship(to_ship()) == ["m0"]
+    assert world.order(paid) == paid
+    assert stock(world) == {"TEA-ASSAM-250": (2, 0), "CUP-STONEWARE": (0, 0)}
 
 
 def conflicts(monkeypatch: pytest.MonkeyPatch, times: int) -> list[float]:
@@ -188,10 +196,13 @@ def test_a_shipment_that_was_called_off_is_refused(world: World, workflows: Stub
 
 
 @pytest.mark.parametrize("error", ["TaskTimedOut", "TaskDoesNotExist"])
-def test_a_workflow_that_waits_no_longer_is_no_failure(world: World, workflows: Stubber, error: str) -> None:
+def test_an_order_is_fulfilled_though_its_workflow_waits_no_longer(
+    world: World, workflows: Stubber, paid: Order, error: str
+) -> None:
     workflows.add_client_error("send_task_success", error)
 
     assert ship(to_ship()) == []
+    assert world.order(paid).status is Status.FULFILLED
 
 
 def test_an_answer_that_does_not_arrive_is_given_again(world: World, workflows: Stubber) -> None:

@@ -70,17 +70,17 @@ def ship(record: "SQSRecord") -> None:
             logger.info("the warehouse refuses", extra={"reason": str(error)})
             _workflows.send_task_failure(taskToken=order.task_token, error="WarehouseError", cause=str(error))
             return
-        _complete(order, shipment_id)
+        _fulfil(order, shipment_id)
         metrics.add_metric("OrderShipped", "Count", 1)
         logger.info("order shipped", extra={"shipment_id": shipment_id})
         answer = msgspec.json.encode({"shipmentId": shipment_id}).decode()
         _workflows.send_task_success(taskToken=order.task_token, output=answer)
     except (_workflows.exceptions.TaskTimedOut, _workflows.exceptions.TaskDoesNotExist):
-        # What the warehouse decided is in its ledger: whoever takes the order up again meets that decision.
+        # The order is FULFILLED; a refusal is in the warehouse's ledger, for whoever takes the order up again.
         logger.warning("no workflow waits for this shipment any more")
 
 
-def _complete(order: ShippingOrder, shipment_id: str) -> None:
+def _fulfil(order: ShippingOrder, shipment_id: str) -> None:
     for pause_s in (*CONFLICT_PAUSES_S, None):
         try:
             _orders.mark_fulfilled(order.customer_id, order.order_id, shipment_id, order.lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -79,3 +80,17 @@ def test_the_same_seed_orders_the_same_and_each_fault_shows_in_what_is_ordered()
     assert any("provider_down" in body["paymentMethod"] for body in bodies(1, load.Fault.PROVIDER))
     postal = {body["shippingAddress"]["postalCode"] for body in bodies(1, load.Fault.WAREHOUSE)}
     assert {"TEST-DOWN-1", "TEST-REFUSED"} <= postal
+
+
+def test_orders_a_second_count_to_the_last_order_and_not_to_the_end_of_waiting() -> None:
+    # GIVEN ten orders, accepted within 2 s, of which eight had ended after 4 s before anything was redriven
+    target: Any = None
+    run = load.Load(target, 10, 5.0, frozenset(), seed=1)
+    run.accepted = [load.Accepted(f"order-{number}", f"key-{number}", 0.01, 1) for number in range(10)]
+    run.answered = run.began + 2
+    first = reconcile.Reckoning(accepted=10, fulfilled=7, failed=1, in_inbox=2)
+    first.last_end = (run.began_at + timedelta(seconds=4)).isoformat()
+
+    # WHEN it is reported, THEN so many were accepted, and ended, a second
+    found = reconcile.report(run, first, reconcile.Reckoning(accepted=10, fulfilled=9, failed=1))
+    assert (found["acceptedPerSecond"], found["endedPerSecond"]) == (5.0, 2.0)
