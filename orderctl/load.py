@@ -30,7 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from orderctl import console, processes, samples, server, signin
 from orderctl.cloud import STACK_NAME, Cloud, CloudState
-from orderctl.exits import Exit, Stop
+from orderctl.exits import Exit, Interrupted, Stop
 from orderctl.rest import POLL_S
 from orderctl.target import Target
 
@@ -154,13 +154,17 @@ def send(load: Load, chaos: Chaos) -> None:
         start = load.began = time.monotonic()
         load.began_at = datetime.now(UTC)
         chaos.begin(start)
-        for number, body in enumerate(bodies):
-            due = start + number / load.rate
-            while (early := due - time.monotonic()) > 0:
-                time.sleep(min(early, 0.05))
-            key = f"load-{load.run_id}-{number}"
-            job = pool.submit(_one, load, http, body, tokens[number % CUSTOMERS], key, due)
-            job.add_done_callback(lambda _: progress.advance(bar))
+        try:
+            for number, body in enumerate(bodies):
+                due = start + number / load.rate
+                while (early := due - time.monotonic()) > 0:
+                    time.sleep(min(early, 0.05))
+                key = f"load-{load.run_id}-{number}"
+                job = pool.submit(_one, load, http, body, tokens[number % CUSTOMERS], key, due)
+                job.add_done_callback(lambda _: progress.advance(bar))
+        except Interrupted:
+            pool.shutdown(cancel_futures=True)
+            raise
     if load.there.local:
         load.memory_mb = processes.memory_mb(load.there.local.pid)
 

@@ -49,11 +49,13 @@ def load(
     log = reconcile.EventLog(run)
     chaos = the_load.Chaos(run, cloud)
     try:
-        the_load.send(run, chaos)
+        try:
+            the_load.send(run, chaos)
+        finally:
+            chaos.end()
+        reckonings = reconcile.settle(run, timeout)
     finally:
-        chaos.end()
-    reckonings = reconcile.settle(run, timeout)
-    log.close()
+        log.close()
     last = reconcile.reckon(run, log, final=True)
     found = reconcile.report(run, reckonings[0], last)
     if as_json:
