@@ -394,6 +394,8 @@ def visited(scenario: Scenario) -> list[str]:
     world, data = start(scenario)
     execution = world.run(data)
     _require_end(world, execution)
+    if execution.status != "SUCCEEDED" or world.inbox:
+        raise Wrong(f"{scenario.name}, without any fault: {execution.status} {execution.error}, inbox {world.inbox}")
     return [name for name in dict.fromkeys(execution.trace) if name in blueprint.task_states()]
 
 
