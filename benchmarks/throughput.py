@@ -20,31 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report
-from orderctl import records, rest, samples, signin, target
+from orderctl import processes, records, rest, samples, signin, target
 from orderctl.cloud import Cloud
 
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
-
-
-def processes_below(pid: int) -> dict[int, str]:
-    """Return a process and all below it, with the command line of each."""
-    parents: dict[int, int] = {}
-    for directory in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(directory.name)] = int((directory / "stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError):
-            continue  # it has ended meanwhile
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return {each: _command(each) for each in found}
-
-
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""
 
 
 def cpu_seconds(pid: int) -> float:
@@ -54,15 +33,6 @@ def cpu_seconds(pid: int) -> float:
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / TICKS_A_SECOND
-
-
-def memory_mb(pid: int) -> float:
-    """Return a process's proportional share of memory, so that shared pages count once."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:")), 0.0)
 
 
 def run(cloud: Cloud, orders: int, clients: int, rate: float | None) -> dict[str, Any]:
@@ -94,13 +64,13 @@ def run(cloud: Cloud, orders: int, clients: int, rate: float | None) -> dict[str
     with ThreadPoolExecutor(clients) as pool:
         list(pool.map(submit, range(clients * 4)))  # cold starts are no part of it
         time.sleep(5)
-        before = {pid: cpu_seconds(pid) for pid in processes_below(state.pid)}
+        before = {pid: cpu_seconds(pid) for pid in processes.group_members(state.pid)}
         began = time.time()
         first_due.append(time.perf_counter())
         accepted = list(pool.map(submit, range(orders)))
         sending = time.time() - began
     ended = wait(there, [order_id for order_id, _ in accepted])
-    after = processes_below(state.pid)
+    after = processes.group_members(state.pid)
     cpu = {pid: cpu_seconds(pid) - before.get(pid, 0.0) for pid in after}
     latencies = sorted(seconds for _, seconds in accepted)
     fulfilled = sorted(ended.values())
@@ -113,7 +83,7 @@ def run(cloud: Cloud, orders: int, clients: int, rate: float | None) -> dict[str
         "acceptP50Ms": round(statistics.median(latencies) * 1000, 1),
         "acceptP99Ms": round(latencies[int(0.99 * (len(latencies) - 1))] * 1000, 1),
         "fulfilledASecond": round(orders / whole, 1),
-        "memoryMb": round(sum(memory_mb(pid) for pid in after)),
+        "memoryMb": processes.memory_mb(state.pid),
         "functionProcesses": len(after) - 1,
         "cpuOfServer": round(cpu[state.pid] / whole, 2),
         "cpuOfFunctions": round(sum(seconds for pid, seconds in cpu.items() if pid != state.pid) / whole, 2),

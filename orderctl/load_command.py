@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -46,16 +47,13 @@ def load(
     profile = the_load.PROFILES[faults]
     cloud = Cloud(name)
     run = the_load.Load(the_load.local_target(cloud, profile), orders, rate, profile, seed)
-    log = reconcile.EventLog(run)
-    chaos = the_load.Chaos(run, cloud)
-    try:
+    with closing(reconcile.EventLog(run)) as log:
+        chaos = the_load.Chaos(run, cloud)
         try:
             the_load.send(run, chaos)
         finally:
             chaos.end()
         reckonings = reconcile.settle(run, timeout)
-    finally:
-        log.close()
     last = reconcile.reckon(run, log, final=True)
     found = reconcile.report(run, reckonings[0], last)
     if as_json:

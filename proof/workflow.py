@@ -7,7 +7,6 @@ its tries, come here instead: nothing waits, and each call is a point at which a
 from __future__ import annotations
 
 import datetime
-import functools
 import json
 import threading
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from proof.actors import Aborted, Actor, Crash, Verdict, pause
 from proof.aws import Json, ServiceError
 
 from ministack.services import stepfunctions  # isort: skip - found through what proof.aws puts on the path
-import jsonata  # isort: skip
+from localcloud import expressions  # isort: skip
 
 StateError: type[Any] = internal(stepfunctions, "_ExecutionError")
 _HANDLERS = {
@@ -219,9 +218,7 @@ replace(stepfunctions, "_invoke_resource_with_timeout", _perform)
 replace(stepfunctions, "_invoke_with_callback", _with_callback)
 replace(stepfunctions, "_scaled_sleep", _sleep)
 replace(stepfunctions, "_add_event", _no_history)
-# Parsing an expression takes longer than evaluating it, and there are few of them.
-_parse = functools.cache(functools.partial(jsonata.parser.Parser.parse, jsonata.parser.Parser()))
-replace(jsonata.parser.Parser, "parse", lambda _, *arguments: _parse(*arguments))
+expressions.parse_once()
 
 
 def crash_error(function: str) -> Any:

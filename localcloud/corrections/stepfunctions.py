@@ -26,16 +26,15 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
-from functools import lru_cache
 from typing import Any
 
-import jsonata
 import yaml
 from ministack.core import iam_actions
 from ministack.core.responses import error_response_json, json_response, now_iso
 from ministack.services import eventbridge, stepfunctions
 from ministack.services.cloudformation import provisioners
 
+from localcloud import expressions
 from localcloud.corrections import permissions, states_access
 from localcloud.patching import Correction, internal, replace
 from localcloud.retrying import retry_delay_s
@@ -714,18 +713,8 @@ def install_lambda_errors(_: Settings) -> None:
 
 
 def install_parsed_expressions(_: Settings) -> None:
-    """Parse each JSONata expression once: to parse it again in each state takes twice as long as to evaluate it."""
-    parser = internal(jsonata.parser, "Parser")
-    parse = internal(parser, "parse")
-
-    @lru_cache(maxsize=1024)
-    def parsed(*arguments: Any) -> Any:
-        return parse(parser(), *arguments)
-
-    def parse_once(_: Any, *arguments: Any) -> Any:
-        return parsed(*arguments)
-
-    replace(parser, "parse", parse_once)
+    """Parse each JSONata expression once."""
+    expressions.parse_once()
 
 
 CORRECTIONS = (

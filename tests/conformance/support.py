@@ -226,3 +226,16 @@ def healthy(endpoint: str) -> bool:
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError):
         return False
+
+
+def table_with_stream(cloud: LocalCloud) -> tuple[str, str]:
+    """Create a table with a stream and return its name and the stream's ARN."""
+    name = unique("table")
+    description = cloud.client("dynamodb").create_table(
+        TableName=name,
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        StreamSpecification={"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"},
+    )["TableDescription"]
+    return name, str(description["LatestStreamArn"])

@@ -1,6 +1,6 @@
 """CloudFormation user guide: AWS::DynamoDB::Table."""
 
-from tests.conformance.support import LocalCloud, policy, unique
+from tests.conformance.support import LocalCloud, policy, table_with_stream
 from tests.conformance.test_permissions import allow, limited_role
 
 STREAM_READER = """
@@ -34,15 +34,8 @@ def test_time_to_live_and_recovery_of_a_template_are_applied(cloud: LocalCloud) 
 
 def test_a_policy_may_name_the_stream_that_is_read(cloud: LocalCloud) -> None:
     # GIVEN a stream with a record, and a function that may read another one only
-    dynamodb, name = cloud.client("dynamodb"), unique("table")
-    stream_arn = dynamodb.create_table(
-        TableName=name,
-        BillingMode="PAY_PER_REQUEST",
-        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-        StreamSpecification={"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"},
-    )["TableDescription"]["LatestStreamArn"]
-    dynamodb.put_item(TableName=name, Item={"id": {"S": "1"}})
+    name, stream_arn = table_with_stream(cloud)
+    cloud.client("dynamodb").put_item(TableName=name, Item={"id": {"S": "1"}})
     shards = cloud.client("dynamodbstreams").describe_stream(StreamArn=stream_arn)["StreamDescription"]["Shards"]
     event = {"StreamArn": stream_arn, "ShardId": shards[0]["ShardId"]}
     actions = ("dynamodb:GetShardIterator", "dynamodb:GetRecords")

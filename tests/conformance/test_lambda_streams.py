@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from tests.conformance.support import LocalCloud, Queue, eventually, unique
+from tests.conformance.support import LocalCloud, Queue, eventually, table_with_stream
 
 READER = """
     def handler(event, context):
@@ -18,19 +18,6 @@ READER = """
 """
 REPORTING = READER.replace("REPORT", "True")
 RAISING = READER.replace("REPORT", "False")
-
-
-def table(cloud: LocalCloud) -> tuple[str, str]:
-    """Create a table with a stream and return its name and the stream's ARN."""
-    name = unique("table")
-    description = cloud.client("dynamodb").create_table(
-        TableName=name,
-        BillingMode="PAY_PER_REQUEST",
-        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-        StreamSpecification={"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"},
-    )["TableDescription"]
-    return name, str(description["LatestStreamArn"])
 
 
 def put(cloud: LocalCloud, name: str, *keys: str) -> None:
@@ -59,7 +46,7 @@ def batches(cloud: LocalCloud, function: str) -> list[str]:
 
 def test_a_bad_record_is_given_up_after_its_retries_and_the_stream_goes_on(cloud: LocalCloud) -> None:
     # GIVEN a bad record between two good ones
-    name, stream = table(cloud)
+    name, stream = table_with_stream(cloud)
     put(cloud, name, "good-1", "bad", "good-2")
     # WHEN a function reads them with bisecting and one retry
     function, given_up = read(cloud, stream, RAISING, BisectBatchOnFunctionError=True, MaximumRetryAttempts=1)
@@ -77,7 +64,7 @@ def test_a_bad_record_is_given_up_after_its_retries_and_the_stream_goes_on(cloud
 
 def test_the_pointer_leads_to_the_record(cloud: LocalCloud) -> None:
     # GIVEN a record that was given up
-    name, stream = table(cloud)
+    name, stream = table_with_stream(cloud)
     put(cloud, name, "bad")
     _, given_up = read(cloud, stream, RAISING, MaximumRetryAttempts=0)
     info = json.loads(given_up.next()["Body"])["DDBStreamBatchInfo"]
@@ -97,7 +84,7 @@ def test_the_pointer_leads_to_the_record(cloud: LocalCloud) -> None:
 
 def test_a_partial_batch_continues_at_the_first_failure(cloud: LocalCloud) -> None:
     # GIVEN a function that reports the record that failed
-    name, stream = table(cloud)
+    name, stream = table_with_stream(cloud)
     put(cloud, name, "good-1", "bad", "good-2")
     # WHEN it reads a batch without retries and without bisecting
     function, given_up = read(
@@ -116,7 +103,7 @@ def test_a_partial_batch_continues_at_the_first_failure(cloud: LocalCloud) -> No
 
 def test_a_record_is_given_up_when_it_is_too_old(cloud: LocalCloud) -> None:
     # GIVEN a mapping without a limit of retries but with one of age
-    name, stream = table(cloud)
+    name, stream = table_with_stream(cloud)
     put(cloud, name, "bad")
     # WHEN a record fails until it is too old
     _, given_up = read(cloud, stream, RAISING, MaximumRecordAgeInSeconds=0)
@@ -126,7 +113,7 @@ def test_a_record_is_given_up_when_it_is_too_old(cloud: LocalCloud) -> None:
 
 def test_only_matching_records_reach_the_function(cloud: LocalCloud) -> None:
     # GIVEN a filter on inserts of one key
-    name, stream = table(cloud)
+    name, stream = table_with_stream(cloud)
     put(cloud, name, "other", "wanted", "other-2")
     pattern = {"eventName": ["INSERT"], "dynamodb": {"Keys": {"id": {"S": ["wanted", "last"]}}}}
     # WHEN the function reads
@@ -139,7 +126,7 @@ def test_only_matching_records_reach_the_function(cloud: LocalCloud) -> None:
 
 def test_a_failing_stream_does_not_hold_up_a_queue(cloud: LocalCloud) -> None:
     # GIVEN a stream whose function hangs
-    name, stream = table(cloud)
+    name, stream = table_with_stream(cloud)
     read(cloud, stream, "import time\ndef handler(event, context): time.sleep(9)\n")
     put(cloud, name, "slow")
     # WHEN a message arrives on a queue with another function

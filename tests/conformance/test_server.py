@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.support import CLOUD_PYTHON, ROOT, LocalCloud, eventually, free_port, healthy, unique
+from tests.conformance.support import (
+    CLOUD_PYTHON,
+    ROOT,
+    LocalCloud,
+    eventually,
+    free_port,
+    healthy,
+    table_with_stream,
+)
 from tests.conformance.test_permissions import ANSWERER, allow, limited_role
 from tests.conformance.test_stepfunctions import machine, token_on, waiting_for_token
 from tests.conformance.test_stepfunctions import start as start_execution
@@ -98,14 +106,7 @@ def test_what_is_on_a_stream_is_there_after_a_restart(tmp_path: Path) -> None:
     port = free_port()
     server, cloud = start(port, tmp_path, "--persist")
     try:
-        name = unique("table")
-        arn = cloud.client("dynamodb").create_table(
-            TableName=name,
-            BillingMode="PAY_PER_REQUEST",
-            AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-            StreamSpecification={"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"},
-        )["TableDescription"]["LatestStreamArn"]
+        name, arn = table_with_stream(cloud)
         for each in ("1", "2"):
             cloud.client("dynamodb").put_item(TableName=name, Item={"id": {"S": each}})
         before = [record["eventID"] for record in records_on(cloud, arn)]
