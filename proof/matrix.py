@@ -393,7 +393,10 @@ def visited(scenario: Scenario) -> list[str]:
     """The Task states that a scenario goes through when nothing goes wrong."""
     world, data = start(scenario)
     execution = world.run(data)
-    _require_end(world, execution)
+    try:
+        _require_end(world, execution)
+    except Wrong as wrong:
+        raise Wrong(f"{scenario.name}, without any fault: {wrong}") from None
     if execution.status != "SUCCEEDED" or world.inbox:
         raise Wrong(f"{scenario.name}, without any fault: {execution.status} {execution.error}, inbox {world.inbox}")
     return [name for name in dict.fromkeys(execution.trace) if name in blueprint.task_states()]
