@@ -19,9 +19,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from orderctl import records
 from orderctl.target import Target
-from orders.failures import Action, FailureRecord, NotAllowed, Status, execution_name
+from orders.failures import SETTLED, Action, FailureRecord, NotAllowed, Status, execution_name, order_waits_for
 from orders.failures_table import Contended, FailuresTable
-from orders.model import TERMINAL, timestamp
+from orders.model import DISCARDED, TERMINAL, Order, timestamp, undoing_of
+from orders.table import OrdersTable
 
 WORKERS = 8
 # A redrive stops when of at least so many payloads more than this share failed, at once or once more.
@@ -75,6 +76,8 @@ def send(there: Target, record: FailureRecord, payload: str, rules: Rules) -> tu
         raise CannotSend("the payload is no valid text, so it can't be sent; look at it with `failures show`")
     to = record.redrive.to
     match record.redrive.action:
+        case Action.SEND if to == there.outputs.get("FulfilmentQueueArn") and _is_given_up(there, record):
+            raise CannotSend("the order was given up: discard this failure, too")
         case Action.SEND:
             return _send_message(there, to, payload), False
         case Action.INVOKE:
@@ -86,6 +89,11 @@ def send(there: Target, record: FailureRecord, payload: str, rules: Rules) -> tu
         case Action.RESUME:
             return _resume(there, record, payload)
     raise CannotSend(record.note or "nobody knows where this was going: act on the payload by hand, then discard it")
+
+
+def _is_given_up(there: Target, record: FailureRecord) -> bool:
+    order = records.find_order(there, record.order_id) if record.order_id else None
+    return bool(order and "givenUp" in order)
 
 
 def _send_message(there: Target, queue_arn: str, body: str) -> str:
@@ -153,13 +161,17 @@ def _publish(there: Target, payload: str) -> str:
         raise CannotSend("the order is no longer in the table")
     if change.get("NewImage", {}).get("version") in (None, now["Item"].get("version")):
         record["dynamodb"] = {**change, "NewImage": now["Item"]}
+    given = {"Records": [record], "redrive": True}
     answer = there.client("lambda").invoke(
-        FunctionName=there.output("PublishEventsFunction"), Payload=json.dumps({"Records": [record]}).encode()
+        FunctionName=there.output("PublishEventsFunction"), Payload=json.dumps(given).encode()
     )
     said = answer["Payload"].read().decode()
     if answer.get("FunctionError"):
         raise CannotSend(f"publish_events failed: {said[:300]}")
-    if json.loads(said)["batchItemFailures"]:
+    result = json.loads(said)
+    if result.get("unreadable"):
+        raise CannotSend(f"publish_events still can't read it: {result['unreadable'][0][:300]}")
+    if result["batchItemFailures"]:
         raise CannotSend("the bus did not take the event")
     return "published by publish_events"
 
@@ -169,15 +181,7 @@ def _resume(there: Target, record: FailureRecord, payload: str) -> tuple[str, bo
     if ended:
         return f"nothing to do: the order is {ended}", True
     name = execution_name(record, "resume")
-    return _start(there, record.redrive.to, name, workflow_input(record, payload, "resume")), False
-
-
-def undo(there: Target, record: FailureRecord, payload: str) -> str:
-    """Start the workflow that undoes a stuck order; returns what was done, "" if the order has ended already."""
-    if ended_as(there, record):
-        return ""
-    name = execution_name(record, "undo")
-    return _start(there, record.redrive.to, name, workflow_input(record, payload, "undo"))
+    return _start(there, record.redrive.to, name, workflow_input(record, payload)), False
 
 
 def ended_as(there: Target, record: FailureRecord) -> str:
@@ -186,20 +190,20 @@ def ended_as(there: Target, record: FailureRecord) -> str:
     return str(order["status"]) if order and order["status"] in TERMINAL else ""
 
 
-def workflow_input(record: FailureRecord, payload: str, path: str) -> str:
-    """Return the input of a new execution that goes on from where the order is, or undoes it."""
+def workflow_input(record: FailureRecord, payload: str) -> str:
+    """Return the input of a new execution that goes on from where the order is; the order says if it is undone."""
     try:
         given = json.loads(payload)
     except ValueError:
         given = None
-    if not isinstance(given, dict) or "data" not in given:
+    if not isinstance(given, dict) or not {"data", "metadata"} <= given.keys():
         if not (record.order_id and record.customer_id):
             raise CannotSend("neither order nor customer can be found in the execution's input")
         given = {
             "metadata": {"correlationId": record.correlation_id or record.order_id},
             "data": {"orderId": record.order_id, "customerId": record.customer_id},
         }
-    return json.dumps({**given, "path": path})
+    return json.dumps({"metadata": given["metadata"], "data": given["data"], "path": "resume"})
 
 
 def _start(there: Target, machine_arn: str, name: str, given: str) -> str:
@@ -213,11 +217,15 @@ def _start(there: Target, machine_arn: str, name: str, given: str) -> str:
 
 @dataclass
 class Outcome:
-    """What became of one failure: "redriven", "resolved", "refused" (nothing was sent) or "failed"."""
+    """What became of one failure: "redriven", "resolved", "discarded", "refused" (nothing was sent) or "failed".
+
+    `order_id` names the order that was given up with it.
+    """
 
     failure_id: str
     result: str
     detail: str
+    order_id: str | None = None
 
 
 def redrive_one(
@@ -241,30 +249,86 @@ def redrive_one(
 
 
 def discard_one(there: Target, table: FailuresTable, failure_id: str, by: str, reason: str) -> Outcome:
-    """Give a NEW failure up; a stuck order's undoing is started first, so that dying in between loses nothing."""
+    """Give a failure up, and with it the order that waits for it, which is then only undone.
+
+    First the order is marked, then its undoing is started, then the failure is settled: whoever dies in between
+    leaves the failure in the inbox, and discarding it again goes on from there.
+    """
     record = table.get(failure_id)
     if record is None:
         return Outcome(failure_id, "refused", "there is no such failure")
-    if record.status is Status.REDRIVEN:
-        return Outcome(failure_id, "refused", f"it was redriven at {record.claimed_at}: wait for what comes of it")
-    if record.status is not Status.NEW:
+    if record.status in SETTLED:
         return Outcome(failure_id, "refused", f"it is {record.status} already")
-    done = ""
+    waited_for = order_waits_for(record, there.output("FulfilmentQueueArn"))
+    if record.status is Status.REDRIVEN and not waited_for:
+        return Outcome(failure_id, "refused", f"it was redriven at {record.claimed_at}: wait for what comes of it")
+    done, order_id = "nothing needed to be undone", None
     try:
-        if record.redrive.action is Action.RESUME:
-            done = undo(there, record, table.payload_of(record))
-        settled = table.settle(
-            failure_id,
-            Status.DISCARDED,
-            by=by,
-            reason=f"{reason} ({done})" if done else reason,
-            if_version=record.version,
-        )
-    except (CannotSend, ClientError, NotAllowed, Contended) as error:
-        return Outcome(failure_id, "failed", str(error))
+        if waited_for:
+            done, order_id = give_order_up(there, table, record)
+            reason = f"{reason} ({done})"
+        # Whatever else is sent for an order that was given up only undoes it, so nothing has to be waited for.
+        version = None if order_id else record.version
+        settled = table.settle(failure_id, Status.DISCARDED, by=by, reason=reason, if_version=version)
+    except NotAllowed as error:
+        return Outcome(failure_id, "discarded" if order_id else "failed", f"{done}; the failure: {error}", order_id)
+    except (CannotSend, ClientError, BotoCoreError, Contended) as error:
+        return Outcome(failure_id, "failed", str(error), order_id)
     if settled.status is not Status.DISCARDED:
         return Outcome(failure_id, "failed", f"it changed at this moment and is {settled.status}")
-    return Outcome(failure_id, "discarded", done or "nothing needed to be undone")
+    return Outcome(failure_id, "discarded", done, order_id)
+
+
+def give_order_up(there: Target, table: FailuresTable, record: FailureRecord) -> tuple[str, str | None]:
+    """Mark the order that waits for a failure and start its undoing.
+
+    Returns what was done, and the order's id if it is given up. Raises CannotSend if the undoing can't be started.
+    """
+    customer_id = record.customer_id
+    if record.order_id and customer_id is None:
+        found = records.find_order(there, record.order_id)
+        customer_id = found["customerId"] if found else None
+    if record.order_id is None or customer_id is None:
+        return "it names no order that is in the table, so nothing was undone", None
+    orders = OrdersTable(there.client("dynamodb"), there.output("OrdersTable"), there.output("CatalogueTable"))
+    later_event = record.redrive.action is Action.PUBLISH and not _says_placed(table.payload_of(record))
+    try:
+        order = orders.give_up(customer_id, record.order_id, DISCARDED, only_placed=later_event)
+    except LookupError as error:
+        return f"{error}, so nothing was undone", None
+    if order.given_up is None:
+        if order.status in TERMINAL:
+            return f"nothing needed to be undone: the order is {order.status}", None
+        return f"the order doesn't wait for this event: it is {order.status} and goes on", None
+    if order.status in TERMINAL:
+        return undoing_of(order), order.order_id
+    name = execution_name(record, "undo")
+    try:
+        started = _start(there, there.output("StateMachineArn"), name, _undo_input(order))
+    except (ClientError, BotoCoreError) as error:
+        raise CannotSend(
+            f"order {order.order_id} is given up, but its undoing could not be started ({error}): "
+            "discard the failure again, or wait for the sweep"
+        ) from error
+    return f"the order is given up and is being undone: {started}", order.order_id
+
+
+def _says_placed(payload: str) -> bool:
+    """Whether a stream record tells of a new order, for whose event the workflow waits."""
+    try:
+        return bool(json.loads(payload)["dynamodb"]["NewImage"]["status"] == {"S": "PLACED"})
+    except (ValueError, LookupError, TypeError):
+        return False
+
+
+def _undo_input(order: Order) -> str:
+    return json.dumps(
+        {
+            "metadata": {"correlationId": order.correlation_id},
+            "data": {"customerId": order.customer_id, "orderId": order.order_id},
+            "path": "resume",
+        }
+    )
 
 
 @dataclass

@@ -19,7 +19,7 @@ from proof import aws, blueprint
 from proof.actors import Aborted, Actor, Verdict
 from proof.aws import Json, cancelled
 from proof.workflow import Execution
-from proof.world import World, body_of, ledger, wrong_with_end
+from proof.world import Failure, World, body_of, ledger, wrong_with_end
 
 ALWAYS = 1_000
 DOCUMENT = blueprint.ROOT / "docs" / "fault-matrix.md"
@@ -70,13 +70,16 @@ class Scenario:
             world.run(world.input_of(order))
             aws.outages.clear()
             if self.undone:
-                world.inbox.clear()
                 world.fault = Injection("ReleaseInventory", "before", ALWAYS, lambda _: ("Unheard.Of", ""))
-                world.run(world.input_of(order, "undo"))
+                world.discard(stuck_failure(world, order))
+                world.run(json.loads(world.pending.pop().payload))
             world.fault = None
-            assert sum(each.execution for each in world.inbox) == 1, world.inbox
+            stuck = stuck_failure(world, order)
+            if self.path == "undo" and not self.undone:
+                world.discard(stuck)
+                world.pending.clear()
             world.inbox.clear()
-        return world, world.input_of(order, None if self.path == "forward" else self.path)
+        return world, world.input_of(order, None if self.path == "forward" else "resume")
 
     def _have_a_neighbour(self, world: World) -> None:
         """Another order holds as much of the same products, so that taking or giving back twice shows."""
@@ -85,6 +88,13 @@ class Scenario:
         world.run(world.input_of(world.orders()[0]))
         world.fault = None
         world.inbox.clear()
+
+
+def stuck_failure(world: World, order: Json) -> Failure:
+    """The order's stuck execution in the inbox; or, where it has ended and isn't there, one from before."""
+    stuck = [each for each in world.inbox if each.execution]
+    assert len(stuck) == (Status(order_of(world, order["customerId"])["status"]) not in TERMINAL), stuck
+    return stuck[0] if stuck else world.a_failure_of(order)
 
 
 def order_of(world: World, customer: str) -> Json:
@@ -105,6 +115,7 @@ SCENARIOS = (
         refunded_at_once=True,
         also_short=("the execution is stopped",),
     ),
+    Scenario("cancelled while the provider is down", token="tok_provider_down_99", cancelled_at="ProcessPayment"),
     Scenario("resumed when PLACED", "resume", "ReserveInventory"),
     Scenario("resumed when RESERVED", "resume", "ReserveInventory", "after"),
     Scenario(
@@ -203,13 +214,18 @@ BY_INTEGRATION = {
         "DynamoDB.InternalServerErrorException",
         "DynamoDB.TransactionConflictException",
     ),
+    "dynamodb:getItem": (
+        "DynamoDB.ProvisionedThroughputExceededException",
+        "DynamoDB.InternalServerErrorException",
+    ),
     "sqs:sendMessage.waitForTaskToken": ("SQS.SqsException", "SQS.SdkClientException", "States.HeartbeatTimeout"),
 }
 # Why a transaction is cancelled though the order itself is as expected. What the order is not, happens for real.
 CANCELLATIONS = {
     "a conflict over the order": ["TransactionConflict", "None", "None"],
     "a conflict over a product": ["None", "TransactionConflict", "None"],
-    "a throttled table": ["None", "ThrottlingError", "None"],
+    "a throttled orders table": ["ProvisionedThroughputExceeded", "None", "None"],
+    "a throttled catalogue": ["None", "ThrottlingError", "None"],
 }
 # The write in the midst of what a state does, and what it can meet.
 WITHIN = {"FulfillOrder": "dynamodb.TransactWriteItems"}
@@ -294,6 +310,18 @@ def _copy(path: str | None) -> Callable[[World], object]:
     return run
 
 
+def _operator_gives_it_up(world: World) -> None:
+    """An operator discards a failure of the order that is known from before; its undoing runs at once."""
+    world.discard(world.a_failure_of(order_of(world, "ada")))
+    for delivery in [each for each in world.pending if each.to == blueprint.WORKFLOW]:
+        world.deliver(delivery)
+
+
+def _operator_marks_it(world: World) -> None:
+    """An operator discards a failure of the order; what undoes it starts later."""
+    world.discard(world.a_failure_of(order_of(world, "ada")))
+
+
 def _customer_cancels_and_is_refunded(world: World) -> None:
     """The cancellation's event overtakes the charge."""
     _customer_cancels(world)
@@ -313,7 +341,8 @@ def _customer_cancels_what_it_read(world: World) -> None:
 MEANWHILE: dict[str, Callable[[World], object]] = {
     "a copy of its event starts the workflow again": _copy(None),
     "an operator resumes it": _copy("resume"),
-    "an operator discards it": _copy("undo"),
+    "an operator discards it": _operator_gives_it_up,
+    "an operator discards it, and it is undone later": _operator_marks_it,
     "its customer cancels it": _customer_cancels,
     "another order takes the stock": _another_order_takes_the_stock,
 }
@@ -448,6 +477,10 @@ def _judge(world: World) -> str:
             wrong.append(f"{execution.trace[-1]} failed with {execution.error[0]}, which it should have caught")
     if wrong:
         raise Wrong("; ".join(wrong))
+    undoing = [each for each in world.pending if each.to == blueprint.WORKFLOW]
+    if undoing and not world.inbox:  # an operator has given the order up, and what undoes it has not run yet
+        for delivery in undoing:
+            world.deliver(delivery)
     stuck = [order for order in _concerned(world) if Status(order["status"]) not in TERMINAL]
     if not stuck:
         if order_of(world, "ada")["status"] == "CANCELLED":
@@ -457,17 +490,20 @@ def _judge(world: World) -> str:
     for order in stuck:
         if not any(failure.order_id == order["orderId"] for failure in world.inbox):
             raise Wrong(f"LOST: the order is {order['status']}, nothing works on it and it is not in the inbox")
-    saved, before = world.save(), _ended(world)
-    ways = []
-    for path in ("resume", "undo"):
+    return f"inbox as {_ended(world)} ({', '.join(_ways_out(world))})"
+
+
+def _ways_out(world: World) -> Iterator[str]:
+    """Where the order ends from the inbox: redriven, and discarded."""
+    saved = world.save()
+    for path, act in (("resume", world.redrive), ("undo", world.discard)):
         world.load(saved)
         for failure in list(world.inbox):
-            world.redrive(failure, path)
+            act(failure)
         for delivery in list(world.pending):
             world.deliver(delivery)
         _require_end(world, world.executions[-1])
-        ways.append(f"{path}: {_ended(world)}")
-    return f"inbox as {before} ({', '.join(ways)})"
+        yield f"{path}: {_ended(world)}"
 
 
 def _require_end(world: World, execution: Execution) -> None:

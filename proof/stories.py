@@ -166,11 +166,32 @@ class Story(RuleBasedStateMachine):
         self._forget_ended()
 
     @precondition(lambda self: self.world.inbox)
-    @rule(which=index, path=st.sampled_from(["resume", "undo"]))
-    def redrive(self, which: int, path: str) -> None:
-        """An operator sends something in the inbox on its way again, or discards a stuck order."""
+    @rule(which=index)
+    def redrive(self, which: int) -> None:
+        """An operator sends something in the inbox on its way again."""
         inbox = self.world.inbox
-        self.world.redrive(inbox[which % len(inbox)], path)
+        self.world.redrive(inbox[which % len(inbox)])
+
+    @precondition(lambda self: self.world.inbox and self._room())
+    @rule(which=index)
+    def discard(self, which: int) -> None:
+        """An operator gives something in the inbox up, whatever it is and wherever its order has come to."""
+        inbox = self.world.inbox
+        failure = inbox[which % len(inbox)]
+        self._spawn("operator", lambda: self.world.discard(failure))
+
+    @precondition(lambda self: self._deliverable())
+    @rule(which=index)
+    def cannot_be_delivered(self, which: int) -> None:
+        """A rule gives its target up: a permission is missing, or the target is gone."""
+        found = self._deliverable()
+        self.world.cannot_be_delivered(found[which % len(found)])
+
+    @precondition(lambda self: self._unpublished() and self._idle("PublishEventsFunction"))
+    @rule()
+    def cannot_be_read(self) -> None:
+        """A record of the stream can't be read until somebody mends the code or the item."""
+        self.world.cannot_be_read(self.world.stream_position)
 
     @rule(
         service=st.sampled_from(["dynamodb", "events", "sqs", "s3", "stepfunctions"]),

@@ -126,6 +126,8 @@ class Execution:
                 action = "TransactWriteItems"
             case "dynamodb:updateItem":
                 action = "UpdateItem"
+            case "dynamodb:getItem":
+                action = "GetItem"
             case _:
                 raise NotImplementedError(f"the proof doesn't know what {resource} does: teach it here")
         match pause(f"{state}: {action}"):

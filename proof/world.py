@@ -23,9 +23,15 @@ from proof.aws import Json, ServiceError
 
 aws.prepare()
 
-from orders import telemetry  # noqa: E402 - finds the environment that aws.prepare has set
+import boto3  # noqa: E402
+
+from orderctl import failures_redrive  # noqa: E402
+from orderctl.target import Target  # noqa: E402
+from orders import failures, telemetry  # noqa: E402 - finds the environment that aws.prepare has set
 from orders.attributes import from_item, to_item  # noqa: E402
-from orders.model import TERMINAL, TRANSITIONS, Status  # noqa: E402
+from orders.failure_messages import read_message  # noqa: E402
+from orders.failures import Action  # noqa: E402
+from orders.model import TERMINAL, TRANSITIONS, Status, timestamp  # noqa: E402
 from proof.workflow import Execution, Fault, StateError, crash_error, error  # noqa: E402
 
 CATALOGUE = {"apple": (100, 6), "pear": (250, 4)}
@@ -35,6 +41,17 @@ CURRENCY = "EUR"
 NOT_REENTRANT = frozenset({"QueryOrdersFunction", "ShipOrderFunction", "NotifyCustomerFunction"})
 
 
+WORKFLOW_ARN = f"arn:aws:states:us-east-1:000000000000:stateMachine:{blueprint.WORKFLOW}"
+STACK = Target(
+    "proof",
+    {
+        **{name: name for name in ("OrdersTable", "CatalogueTable", "PublishEventsFunction")},
+        "FulfilmentQueueArn": "FulfilmentQueue",
+        "StateMachineArn": WORKFLOW_ARN,
+    },
+    "",
+    boto3.session.Session(region_name="us-east-1"),
+)
 NOT_SAVED = frozenset({"fault", "executions", "racing"})
 
 
@@ -85,10 +102,14 @@ class Delivery:
 
 @dataclass
 class Failure:
-    """What lies in the failure inbox: a delivery given up, or an execution that failed."""
+    """What lies in the failure inbox: a delivery given up, or an execution that failed.
+
+    `known` is what the inbox's own reader makes of the message that tells of it.
+    """
 
     delivery: Delivery
     why: str
+    known: failures.Failure
     order_id: str = ""
     execution: bool = False
 
@@ -115,6 +136,8 @@ class World:
     receipts: Counter[str] = field(default_factory=Counter)
     mails: Counter[str] = field(default_factory=Counter)
     excused_mails: int = 0
+    # Orders of which an operator has discarded something: what was dropped then may be missing at the end.
+    discarded: set[str] = field(default_factory=set)
     stream_position: int = 0
     racing: Actor | None = None
 
@@ -132,7 +155,7 @@ class World:
                 },
             )
         aws.receivers.update(
-            events=self._on_bus, sqs=self._on_queue, stepfunctions=self._on_token, s3=self._on_bucket
+            events=self._on_bus, sqs=self._on_queue, stepfunctions=self._on_workflow, s3=self._on_bucket
         )
         notify = importlib.import_module("orders.functions.notify_customer")
         notify._mailer = self  # type: ignore[attr-defined]
@@ -193,11 +216,20 @@ class World:
             report = json.loads(body)
             if report.get("kind") == "PoisonMessage":
                 delivery = Delivery(report["queueArn"], report["body"])
-            self.inbox.append(Failure(delivery, report.get("error", "parked")))
+            self._captured(delivery, report.get("error", "parked"), body)
         else:
             self.pending.append(delivery)
 
-    def _on_token(self, operation: str, request: Json) -> Json:
+    def _captured(self, delivery: Delivery, why: str, body: str, *, execution: bool = False, **message: Json) -> None:
+        """A message on the failures queue becomes an entry of the inbox."""
+        known = read_message({"body": body, "messageId": aws.new_id("message"), **message})
+        assert known.kind != failures.Kind.UNKNOWN, known.error_message
+        self.inbox.append(Failure(delivery, why, known, known.order_id or "", execution))
+
+    def _on_workflow(self, operation: str, request: Json) -> Json:
+        if operation == "StartExecution":
+            self.pending.append(Delivery(blueprint.WORKFLOW, request["input"]))
+            return {"executionArn": aws.new_id("execution"), "startDate": 0}
         waiting = [each for each in self.executions if each.token == request["taskToken"]]
         if not waiting or waiting[0].answer is not None:
             raise ServiceError("TaskTimedOut", "Task Timed Out: 'Provided task does not exist anymore'")
@@ -259,10 +291,24 @@ class World:
 
     def ended(self, execution: Execution) -> None:
         """What Step Functions does when an execution ends: report a failure to the failures queue."""
-        status = "FAILED" if execution.status == "FAILED" else execution.status
+        status = execution.status
         if status in ("FAILED", "ABORTED") and blueprint.reports_failures(status):
-            delivery = Delivery(blueprint.WORKFLOW, json.dumps(execution.input))
-            self.inbox.append(Failure(delivery, f"{status} {execution.error}", execution.order_id, execution=True))
+            given = json.dumps(execution.input)
+            detail = {
+                "executionArn": f"arn:aws:states:us-east-1:000000000000:execution:proof:{execution.name}",
+                "stateMachineArn": WORKFLOW_ARN,
+                "status": status,
+                "input": given,
+                "error": execution.error[0],
+                "cause": execution.error[1],
+            }
+            event = {
+                "source": "aws.states",
+                "detail-type": "Step Functions Execution Status Change",
+                "detail": detail,
+            }
+            why = f"{status} {execution.error}"
+            self._captured(Delivery(blueprint.WORKFLOW, given), why, json.dumps(event), execution=True)
 
     def run(self, data: Json) -> Execution:
         """Run an execution to its end, delivering what it sends; no actors are involved."""
@@ -324,8 +370,16 @@ class World:
             most, reported = blueprint.redrive_of(delivery.to) if queue else blueprint.retries_of(delivery.to)
             if delivery.tries >= (most if queue else most + 1):
                 delivery.deleted = True
-                if reported:
-                    self.inbox.append(Failure(delivery, why))
+                if reported and queue:
+                    origin = {"DeadLetterQueueSourceArn": delivery.to}
+                    self._captured(delivery, why, delivery.payload, attributes=origin)
+                elif reported:
+                    record = {
+                        "requestContext": {"functionArn": delivery.to, "condition": "RetriesExhausted"},
+                        "requestPayload": json.loads(delivery.payload),
+                        "responsePayload": {"errorType": "Unknown", "errorMessage": why},
+                    }
+                    self._captured(delivery, why, json.dumps(record))
         if delivery.deleted and delivery in self.pending:
             self.pending.remove(delivery)
 
@@ -341,14 +395,60 @@ class World:
         done = min((numbers.index(number) for number in failed), default=len(records))
         self.stream_position = max(self.stream_position, first + done)
 
-    def redrive(self, failure: Failure, path: str = "resume") -> None:
+    def cannot_be_delivered(self, delivery: Delivery) -> None:
+        """EventBridge gives a target up: it has no permission, or the target is gone."""
+        self.pending.remove(delivery)
+        event = json.loads(delivery.payload)
+        if delivery.to == blueprint.WORKFLOW:
+            event = {"detail": event}
+        target = WORKFLOW_ARN if delivery.to == blueprint.WORKFLOW else delivery.to
+        attributes = {"RULE_ARN": "rule", "TARGET_ARN": target, "ERROR_CODE": "NO_PERMISSIONS"}
+        told = {name: {"stringValue": value} for name, value in attributes.items()}
+        self._captured(delivery, "NO_PERMISSIONS", json.dumps(event), messageAttributes=told)
+
+    def cannot_be_read(self, number: int) -> None:
+        """The stream hands on a record that publish_events can't read; a redrive publishes what it says."""
+        record = copy.deepcopy(aws.stream("OrdersTable")[number])
+        del record["dynamodb"]["NewImage"]["currency"]
+        HANDLERS["PublishEventsFunction"]({"Records": [record]}, Context())
+        self.stream_position = max(self.stream_position, number + 1)
+
+    def redrive(self, failure: Failure) -> None:
         """What an operator does with an entry of the inbox: send it on its way again."""
+        order = next((each for each in self.orders() if each["orderId"] == failure.order_id), {})
+        if failure.delivery.to == "FulfilmentQueue" and "givenUp" in order:
+            self.discard(failure)  # a redrive of it is refused
+            return
         self.inbox.remove(failure)
         delivery = Delivery(failure.delivery.to, failure.delivery.payload)
+        if failure.known.redrive.action is Action.PUBLISH:
+            parked = json.loads(failure.delivery.payload)["record"]["dynamodb"]["SequenceNumber"]
+            mended = [each for each in aws.stream("OrdersTable") if each["dynamodb"]["SequenceNumber"] == parked]
+            HANDLERS["PublishEventsFunction"]({"Records": copy.deepcopy(mended), "redrive": True}, Context())
+            return
         if failure.execution:
             data = json.loads(delivery.payload)
-            delivery.payload = json.dumps({"metadata": data["metadata"], "data": data["data"], "path": path})
+            delivery.payload = json.dumps({"metadata": data["metadata"], "data": data["data"], "path": "resume"})
         self.pending.append(delivery)
+
+    def discard(self, failure: Failure) -> None:
+        """What an operator does with an entry of the inbox that shall go no further."""
+        record = failures.first_seen(failure.known, at=timestamp(), message_id=aws.new_id("message"))
+        if failures.order_waits_for(record, STACK.output("FulfilmentQueueArn")):
+            failures_redrive.give_order_up(STACK, _Payloads(), record)  # type: ignore[arg-type]
+        if failure in self.inbox:
+            self.inbox.remove(failure)
+        self.discarded.add(failure.order_id)
+
+    def a_failure_of(self, order: Json) -> Failure:
+        """An order's stuck execution, as the inbox knows it from before."""
+        known = Execution("before", self.input_of(order), invoke=self.invoke_task, send=self.enqueue)
+        known.status, known.error = "FAILED", ("Unheard.Of", "")
+        before = list(self.inbox)
+        self.ended(known)
+        (added,) = [each for each in self.inbox if each not in before]
+        self.inbox.remove(added)
+        return added
 
     def settle(self) -> None:
         """Everything works again: deliver all there is, and send on its way what lies in the inbox."""
@@ -393,15 +493,16 @@ class World:
         for order_id, order in orders.items():
             if Status(order["status"]) not in TERMINAL:
                 wrong.append(f"LOST: {order_id} stands still as {order['status']}, and nothing is on its way for it")
-            wrong += wrong_with_end(order)
+            wrong += wrong_with_end(order, refund_dropped=order_id in self.discarded)
+            dropped = order_id in self.discarded
             receipts = [path for path in self.receipts if order_id in path]
-            if len(receipts) != (order["status"] == "FULFILLED"):
+            if len(receipts) != (order["status"] == "FULFILLED") and not (dropped and not receipts):
                 wrong.append(f"{order_id} is {order['status']} and has {len(receipts)} receipts")
             for version in range(1, order["version"] + 1):
-                if not self.published[f"{order_id}#{version}"]:
+                if not self.published[f"{order_id}#{version}"] and not dropped:
                     wrong.append(f"LOST: event {order_id}#{version} was never published")
             mails = sum(order_id in text for text in self.mails)
-            if mails != 2:
+            if mails != 2 and not (dropped and mails < 2):
                 wrong.append(f"LOST: {order_id} is {order['status']} and {mails} mails tell of it, not 2")
         surplus = sum(self.mails.values()) - len(self.mails)
         if surplus > self.excused_mails:
@@ -420,8 +521,20 @@ def ledger(name: str, key: str) -> dict[str, Json]:
     return {item[key]["S"]: from_item(item) for item in aws.items(name)}
 
 
-def wrong_with_end(order: Json) -> list[str]:
-    """What is wrong with an order that has ended, by the ledgers of payment provider and warehouse."""
+class _Payloads:
+    """Stands in for the failures table, of which a discard only needs the payload."""
+
+    @staticmethod
+    def payload_of(record: failures.FailureRecord) -> str:
+        """The payload."""
+        return record.payload or ""
+
+
+def wrong_with_end(order: Json, *, refund_dropped: bool = False) -> list[str]:
+    """What is wrong with an order that has ended, by the ledgers of payment provider and warehouse.
+
+    `refund_dropped`: an operator was told that a cancelled order's refund is dropped, and dropped it.
+    """
     order_id, status = order["orderId"], order["status"]
     paid = ledger("PaymentsTable", "idempotencyKey").get(order_id, {})
     charged, refunded = paid.get("charges", 0), paid.get("refunds", 0)
@@ -436,7 +549,7 @@ def wrong_with_end(order: Json) -> list[str]:
     if Status(status) not in TERMINAL:
         return []
     wrong = [f"{order_id} is {status} and was shipped"] if shipped else []
-    if charged != refunded:
+    if charged != refunded and not (refund_dropped and status == "CANCELLED"):
         wrong.append(f"{order_id} is {status}: charged {charged} times, refunded {refunded} times")
     return wrong
 
@@ -519,6 +632,13 @@ def _wrong_with_history(orders: list[Json]) -> list[str]:
         if before is None or before["status"] != after["status"] or before["version"] != after["version"]:
             step = (int(after["version"]["N"]), after["status"]["S"])
             steps.setdefault(after["orderId"]["S"], []).append(step)
+    for record in aws.stream("OrdersTable"):
+        before, after = record["dynamodb"].get("OldImage", {}), record["dynamodb"]["NewImage"]
+        went_on = before.get("status") != after["status"] and after["status"]["S"] in ("RESERVED", "PAID")
+        if "givenUp" in before and went_on:
+            wrong.append(f"{after['orderId']['S']} was given up and became {after['status']['S']}")
+        if "givenUp" in before and before["status"]["S"] != "PAID" and after["status"]["S"] == "FULFILLED":
+            wrong.append(f"{after['orderId']['S']} was given up as {before['status']['S']} and is FULFILLED")
     for order_id, history in steps.items():
         if [version for version, _ in history] != list(range(1, len(history) + 1)):
             wrong.append(f"the versions of {order_id} are {history}")

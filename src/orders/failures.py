@@ -1,9 +1,9 @@
 """The failure inbox: what a failure is, and what may be done about it. Nothing in here calls AWS."""
 
-from enum import StrEnum
-
 import msgspec
 from msgspec import Struct
+
+from orders.model import StoredWord
 
 MAX_HISTORY = 50
 MAX_REMEMBERED = 50
@@ -12,7 +12,7 @@ RETENTION_DAYS = 90
 CLAIM_LEASE_S = 120
 
 
-class Kind(StrEnum):
+class Kind(StoredWord):
     """The sinks."""
 
     RULE_TARGET = "rule-target"
@@ -23,7 +23,7 @@ class Kind(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Status(StrEnum):
+class Status(StoredWord):
     """What has been done about a failure."""
 
     NEW = "NEW"
@@ -35,7 +35,7 @@ class Status(StrEnum):
 SETTLED = frozenset({Status.RESOLVED, Status.DISCARDED})
 
 
-class Action(StrEnum):
+class Action(StoredWord):
     """How a payload is sent on its way again."""
 
     SEND = "send"  # SendMessage to a queue
@@ -118,6 +118,19 @@ class FailureRecord(Failure, kw_only=True, rename="camel", omit_defaults=True):
     message_ids: list[str] = []
 
 
+def order_waits_for(failure: Failure, fulfilment_queue_arn: str) -> bool:
+    """Whether an order can't go on before this failure is redriven or given up.
+
+    It waits for its workflow, for the event that starts the workflow, and for its message to the warehouse. A
+    receipt or a mail is missing without keeping its order.
+    """
+    return (
+        failure.redrive.action in {Action.RESUME, Action.PUBLISH}
+        or ":states:" in failure.redrive.to
+        or failure.resource_arn == fulfilment_queue_arn
+    )
+
+
 def first_seen(failure: Failure, *, at: str, message_id: str) -> FailureRecord:
     """The record of a failure that nothing is known of yet."""
     fields = {name: getattr(failure, name) for name in Failure.__struct_fields__}
@@ -136,7 +149,7 @@ def seen_again(record: FailureRecord, failure: Failure, *, at: str, message_id: 
     """The record after another message about the same failure.
 
     The same message delivered twice changes nothing. A copy only counts. A new occurrence, such as after a
-    redrive, makes the record NEW again, with the latest error; the payload stays the first one.
+    redrive, makes the record NEW again, with the latest error and the latest payload if there is one.
     """
     if message_id in record.message_ids:
         return record
@@ -157,7 +170,7 @@ def seen_again(record: FailureRecord, failure: Failure, *, at: str, message_id: 
         attempts=failure.attempts,
         component=failure.component,
         source=failure.source,
-        payload_key=failure.payload_key or record.payload_key,
+        **(_payload_of(failure) if failure.payload or failure.payload_key else {}),
         claimed_at=None,
         claimed_by=None,
         sent_at=None,
@@ -220,6 +233,10 @@ def settled(
     return msgspec.structs.replace(
         record, status=status, reason=reason, expires_at=expires_at, history=_history(record, entry)
     )
+
+
+def _payload_of(failure: Failure) -> dict[str, str | None]:
+    return {name: getattr(failure, name) for name in ("payload", "payload_encoding", "payload_key")}
 
 
 def _history(record: FailureRecord, entry: HistoryEntry) -> list[HistoryEntry]:

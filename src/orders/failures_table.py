@@ -1,7 +1,14 @@
-"""The failures table: every change is one conditional write on the record's version."""
+"""The failures table: every change is one conditional write on the record's version.
+
+A payload that no item can hold lies in a bucket, under the prefix that fits the record's status. Each object has a
+key of its own and is written before the record names it; it is deleted only after the record has stopped naming it.
+So a record that can be read has its payload, wherever a process dies.
+"""
 
 import datetime
+import hashlib
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +53,7 @@ class FailuresTable:
 
     def add(self, failure: Failure, message_id: str) -> FailureRecord:
         """Record what a message tells: a new record, or one more count of a known one."""
-        failure = self._with_payload_stored(failure)
+        failure = self._with_payload_stored(failure, message_id)
         record = failures.first_seen(failure, at=timestamp(), message_id=message_id)
         try:
             self._client.put_item(
@@ -55,10 +62,12 @@ class FailuresTable:
                 ConditionExpression="attribute_not_exists(failureId)",
             )
         except self._client.exceptions.ConditionalCheckFailedException:
-            return self.change(
+            record = self.change(
                 failure.failure_id,
                 lambda known: failures.seen_again(known, failure, at=timestamp(), message_id=message_id),
             )
+            if failure.payload_key and failure.payload_key != record.payload_key:
+                self._delete_object(failure.payload_key)
         return record
 
     def get(self, failure_id: str) -> FailureRecord | None:
@@ -81,6 +90,7 @@ class FailuresTable:
             if changed is record:
                 return record
             changed.version = record.version + 1
+            copy = self._with_payload_moved(changed)
             try:
                 self._client.put_item(
                     TableName=self._name,
@@ -89,7 +99,11 @@ class FailuresTable:
                     ExpressionAttributeValues={":version": {"N": str(record.version)}},
                 )
             except self._client.exceptions.ConditionalCheckFailedException:
+                if copy:
+                    self._delete_object(copy)
                 continue
+            if record.payload_key and record.payload_key != changed.payload_key:
+                self._delete_object(record.payload_key)
             return changed
         raise Contended(f"failure {failure_id} keeps changing")
 
@@ -127,28 +141,30 @@ class FailuresTable:
                 record, status, at=timestamp(), expires_at=int(expires.timestamp()), by=by, reason=reason
             )
 
-        record = self.change(failure_id, transition)
-        return self._with_payload_aged(record) if record.status in failures.SETTLED else record
+        return self.change(failure_id, transition)
 
-    def _with_payload_aged(self, record: FailureRecord) -> FailureRecord:
-        """The record with its payload, if it is in the bucket, where the bucket's lifecycle ends it with the record.
+    def _with_payload_moved(self, record: FailureRecord) -> str | None:
+        """Copy a record's payload, if it lies in the bucket, to where its status wants it, and name the copy in it.
 
-        A copy before the old object goes: whoever dies in between leaves one too many, never one too few.
+        The bucket's lifecycle ends what lies under `SETTLED_PREFIX` together with its record. Returns the copy's
+        key, None if there is nothing to move.
         """
         old = record.payload_key
-        if old is None or not old.startswith(OPEN_PREFIX):
-            return record
-        new = SETTLED_PREFIX + old.removeprefix(OPEN_PREFIX)
-        self._s3.copy_object(Bucket=self._bucket, Key=new, CopySource={"Bucket": self._bucket, "Key": old})
+        wanted = SETTLED_PREFIX if record.status in failures.SETTLED else OPEN_PREFIX
+        if old is None or old.startswith(wanted):
+            return None
+        new = f"{wanted}{record.failure_id}/{uuid.uuid4().hex}"
+        try:
+            self._s3.copy_object(Bucket=self._bucket, Key=new, CopySource={"Bucket": self._bucket, "Key": old})
+        except self._s3.exceptions.ClientError as error:
+            if error.response["Error"]["Code"] not in {"NoSuchKey", "404"}:
+                raise
+            return None  # somebody else has moved it: then this change is refused; or it is gone: nothing to move
+        record.payload_key = new
+        return new
 
-        def transition(latest: FailureRecord) -> FailureRecord:
-            moved = latest.status in failures.SETTLED and latest.payload_key == old
-            return msgspec.structs.replace(latest, payload_key=new) if moved else latest
-
-        record = self.change(record.failure_id, transition)
-        if record.payload_key == new:
-            self._s3.delete_object(Bucket=self._bucket, Key=old)
-        return record
+    def _delete_object(self, key: str) -> None:
+        self._s3.delete_object(Bucket=self._bucket, Key=key)
 
     def _under_claim(
         self, claim: FailureRecord, transition: Callable[[FailureRecord], FailureRecord]
@@ -160,12 +176,18 @@ class FailuresTable:
         return self.change(claim.failure_id, guarded)
 
     def payload_of(self, record: FailureRecord) -> str:
-        """The payload, wherever it is kept."""
-        if record.payload is not None:
-            return record.payload
-        if record.payload_key is None:
-            return ""
-        return self._s3.get_object(Bucket=self._bucket, Key=record.payload_key)["Body"].read().decode()
+        """The payload, wherever it is kept. Raises botocore's ClientError."""
+        for _ in range(ATTEMPTS):
+            if record.payload is not None or record.payload_key is None:
+                return record.payload or ""
+            try:
+                return self._s3.get_object(Bucket=self._bucket, Key=record.payload_key)["Body"].read().decode()
+            except self._s3.exceptions.NoSuchKey:
+                now = self.get(record.failure_id)
+                if now is None or now.payload_key == record.payload_key:
+                    raise
+                record = now  # it was moved since the record was read
+        raise Contended(f"the payload of failure {record.failure_id} keeps moving")
 
     def with_status(self, status: Status, *, since: str = "0") -> Iterator[FailureRecord]:
         """The failures of one status, last seen first, without payload, stack trace and history."""
@@ -189,11 +211,15 @@ class FailuresTable:
         for page in pages:
             yield from page["Items"]
 
-    def _with_payload_stored(self, failure: Failure) -> Failure:
-        """The failure with its payload in the bucket if it is too big for an item."""
+    def _with_payload_stored(self, failure: Failure, message_id: str) -> Failure:
+        """The failure with its payload in the bucket if it is too big for an item.
+
+        The key comes from the message: whoever dies before the record names the object finds it again.
+        """
         payload = (failure.payload or "").encode()
         if len(payload) <= MAX_PAYLOAD:
             return failure
-        key = f"{OPEN_PREFIX}{failure.failure_id}"
+        name = hashlib.sha256(message_id.encode(), usedforsecurity=False).hexdigest()[:32]
+        key = f"{OPEN_PREFIX}{failure.failure_id}/{name}"
         self._s3.put_object(Bucket=self._bucket, Key=key, Body=payload)
         return msgspec.structs.replace(failure, payload=None, payload_key=key)

@@ -87,7 +87,22 @@ class Busy(Exception):  # noqa: N818
     """Others are at work on the same items, or there are too many requests; the same request may be repeated."""
 
 
-class Status(StrEnum):
+class StoredWord(StrEnum):
+    """A word that is stored or sent. A word that only newer code knows is kept as it is, not refused.
+
+    After a rollback, older code meets such words; one of them must not make a customer's list unreadable.
+    """
+
+    @classmethod
+    def _missing_(cls, value: object) -> "StoredWord | None":
+        if not isinstance(value, str):
+            return None
+        word = str.__new__(cls, value)
+        word._name_ = word._value_ = value
+        return word
+
+
+class Status(StoredWord):
     """Where an order is."""
 
     PLACED = "PLACED"
@@ -111,7 +126,7 @@ TERMINAL = frozenset(status for status, following in TRANSITIONS.items() if not 
 
 def require_transition(current: Status, following: Status) -> None:
     """Return if an order may go from `current` to `following`, else raise `IllegalTransition`."""
-    if following not in TRANSITIONS[current]:
+    if following not in TRANSITIONS.get(current, ()):
         raise IllegalTransition(f"an order that is {current} can't become {following}")
 
 
@@ -123,7 +138,7 @@ class Line(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
 
 
 class Address(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True):
-    """Where the parcel goes."""
+    """Where the customer wants the parcel to go."""
 
     name: Annotated[str, Meta(min_length=1, max_length=100)]
     line1: Annotated[str, Meta(min_length=1, max_length=200)]
@@ -149,6 +164,17 @@ class OrderRequest(Struct, frozen=True, forbid_unknown_fields=True, rename="came
             raise ValueError(f"an order names at most {MAX_PRODUCTS} different products")
 
 
+class StoredAddress(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Where the parcel goes, as it is stored and sent: whatever older or newer code took for an address."""
+
+    name: str
+    line1: str
+    city: str
+    postal_code: str
+    country: str
+    line2: str | None = None
+
+
 class PricedLine(Struct, frozen=True, rename="camel", omit_defaults=True):
     """A line as it is stored: `unit_price` in minor units, absent until the order is validated."""
 
@@ -164,6 +190,9 @@ class Reason(Struct, frozen=True):
     message: str
 
 
+DISCARDED = Reason("Discarded", "the order could not be carried out")
+
+
 class TimelineEntry(Struct, frozen=True, omit_defaults=True):
     """Something that happened to the order: a status, or an attempt that failed."""
 
@@ -173,7 +202,11 @@ class TimelineEntry(Struct, frozen=True, omit_defaults=True):
 
 
 class Order(Struct, kw_only=True, rename="camel", omit_defaults=True):
-    """An order as the orders table holds it; `version` counts the changes of status."""
+    """An order as the orders table holds it; `version` counts the changes of status.
+
+    `given_up` marks an order that an operator has given up, with the reason that its customer will read: from
+    then on the order is only undone, never carried on, whoever takes it up.
+    """
 
     customer_id: str
     order_id: str
@@ -183,18 +216,31 @@ class Order(Struct, kw_only=True, rename="camel", omit_defaults=True):
     updated_at: str
     currency: str
     lines: list[PricedLine]
-    shipping_address: Address
+    shipping_address: StoredAddress
     payment_method: str
     correlation_id: str
     request_hash: str
     email: str | None = None
     total: int | None = None
     reason: Reason | None = None
+    given_up: Reason | None = None
     payment_id: str | None = None
     shipment_id: str | None = None
     open_shard: str | None = None
     timeline: list[TimelineEntry] = []
     schema_version: int = msgspec.field(default_factory=lambda: SCHEMA_VERSION)  # never omitted as a default
+
+
+def undoing_of(order: Order) -> str:
+    """How far the undoing of an order that was given up has come, in a sentence for its operator."""
+    match order.status:
+        case Status.FAILED:
+            return "the order is FAILED: nothing stays charged or reserved, and nothing is shipped"
+        case Status.CANCELLED:
+            return "the order is CANCELLED by its customer: nothing stays charged or reserved"
+        case Status.FULFILLED:
+            return "the parcel had left already: the order is FULFILLED and stays charged"
+    return f"the order is {order.status} and is being undone"
 
 
 def timestamp() -> str:
@@ -245,7 +291,7 @@ def place(
         updated_at=now,
         currency=request.currency,
         lines=[PricedLine(line.sku, line.quantity) for line in request.lines],
-        shipping_address=request.shipping_address,
+        shipping_address=StoredAddress(**msgspec.structs.asdict(request.shipping_address)),
         payment_method=request.payment_method,
         correlation_id=correlation_id,
         request_hash=request_hash,

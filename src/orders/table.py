@@ -8,7 +8,7 @@ that it moves.
 import base64
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -33,6 +33,14 @@ _Cursor = tuple[Annotated[str, Meta(pattern=model.TIMESTAMP)], Annotated[str, Me
 
 class BadCursor(Exception):  # noqa: N818
     """The cursor is not one that this API gave out to this customer."""
+
+
+class Page(NamedTuple):
+    """A page of a customer's orders; `cursor` leads to the next one, `unreadable` are ids of damaged items."""
+
+    orders: list[Order]
+    unreadable: list[str]
+    cursor: str | None
 
 
 def decode_order(item: dict[str, Any]) -> Order:
@@ -76,8 +84,8 @@ class OrdersTable:
         )
         return decode_order(answer["Item"]) if "Item" in answer else None
 
-    def list_newest_first(self, customer_id: str, limit: int, cursor: str | None) -> tuple[list[Order], str | None]:
-        """A page of a customer's orders and the cursor of the next, or None. Raises `BadCursor`."""
+    def list_newest_first(self, customer_id: str, limit: int, cursor: str | None) -> Page:
+        """A page of a customer's orders, newest first. One damaged item does not spoil it. Raises `BadCursor`."""
         request: dict[str, Any] = {
             "TableName": self._name,
             "IndexName": "newest-first",
@@ -89,15 +97,17 @@ class OrdersTable:
         if cursor is not None:
             request["ExclusiveStartKey"] = _decode_cursor(cursor, customer_id)
         page = self._client.query(**request)
-        orders = self._get_many([(item["customerId"]["S"], item["orderId"]["S"]) for item in page["Items"]])
+        order_ids = [item["orderId"]["S"] for item in page["Items"]]
+        found: dict[str, Order] = {}
+        unreadable: list[str] = []
+        for item in get_items(self._client, self._name, [self._key(customer_id, each) for each in order_ids]):
+            try:
+                found[item["orderId"]["S"]] = decode_order(item)
+            except ValueError:
+                unreadable.append(item["orderId"]["S"])
         last = page.get("LastEvaluatedKey")
-        return orders, _encode_cursor(last) if last else None
-
-    def _get_many(self, keys: list[tuple[str, str]]) -> list[Order]:
-        """The orders with these keys, in this order (at most 100, BatchGetItem's quota)."""
-        items = get_items(self._client, self._name, [self._key(*key) for key in keys])
-        found = {order.order_id: order for order in map(decode_order, items)}
-        return [found[order_id] for _, order_id in keys if order_id in found]
+        orders = [found[order_id] for order_id in order_ids if order_id in found]
+        return Page(orders, unreadable, _encode_cursor(last) if last else None)
 
     def open_longest(self, placed_before: str) -> Iterator[tuple[str, str]]:
         """Customer and id of every order that was placed before this time and hasn't ended, by the sparse index."""
@@ -135,7 +145,7 @@ class OrdersTable:
     def mark_paid(self, customer_id: str, order_id: str, payment_id: str) -> None:
         """RESERVED becomes PAID; does nothing where this payment is on record already.
 
-        Raises `OrderCancelled` if the order has ended in the meantime: the payment must be given back.
+        Raises `OrderCancelled` if the order has ended or was given up meanwhile: the payment must be given back.
         """
         now = timestamp()
         try:
@@ -146,7 +156,7 @@ class OrdersTable:
                     "SET #status = :paid, version = version + :one, paymentId = :payment, updatedAt = :now, "
                     "timeline = list_append(timeline, :entry)"
                 ),
-                ConditionExpression="#status = :reserved",
+                ConditionExpression="#status = :reserved AND attribute_not_exists(givenUp)",
                 ExpressionAttributeNames={"#status": "status"},
                 ExpressionAttributeValues={
                     ":paid": {"S": Status.PAID},
@@ -162,7 +172,37 @@ class OrdersTable:
             item = error.response.get("Item")
             order = decode_order(item) if item else None  # type: ignore[arg-type]
             if order is None or order.payment_id != payment_id or order.status in {Status.FAILED, Status.CANCELLED}:
-                raise model.OrderCancelled(f"the order is {order.status if order else 'gone'}") from None
+                what = "gone" if order is None else "given up" if order.given_up else order.status
+                raise model.OrderCancelled(f"the order is {what}") from None
+
+    def give_up(self, customer_id: str, order_id: str, reason: model.Reason, *, only_placed: bool = False) -> Order:
+        """Mark an order so that it is only undone from now on; an earlier mark stays. Returns the order as it is.
+
+        An order that has ended is left alone, and with `only_placed` also one that has got any further: then
+        `given_up` is None. Raises `LookupError` if there is no such order.
+        """
+        open_statuses = (Status.PLACED,) if only_placed else tuple(s for s in Status if s not in model.TERMINAL)
+        names = [f":open{number}" for number in range(len(open_statuses))]
+        try:
+            answer = self._client.update_item(
+                TableName=self._name,
+                Key=self._key(customer_id, order_id),
+                UpdateExpression="SET givenUp = if_not_exists(givenUp, :reason)",
+                ConditionExpression=f"#status IN ({', '.join(names)})",
+                ExpressionAttributeNames={"#status": "status"},
+                ExpressionAttributeValues={
+                    ":reason": to_attribute(msgspec.to_builtins(reason)),
+                    **{name: {"S": status} for name, status in zip(names, open_statuses, strict=True)},
+                },
+                ReturnValues="ALL_NEW",
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except self._client.exceptions.ConditionalCheckFailedException as error:
+            item = error.response.get("Item")
+            if not item:
+                raise LookupError(f"there is no order {order_id} of this customer") from None
+            return decode_order(item)  # type: ignore[arg-type]
+        return decode_order(answer["Attributes"])
 
     def cancel(self, order: Order) -> None:
         """The order becomes CANCELLED and what it had reserved goes back on sale, in one transaction.

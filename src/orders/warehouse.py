@@ -9,7 +9,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, Protocol
 
-from orders.model import Address, AlreadyShipped, PricedLine, WarehouseError, WarehouseUnavailable, timestamp
+from orders.model import AlreadyShipped, PricedLine, StoredAddress, WarehouseError, WarehouseUnavailable, timestamp
 
 if TYPE_CHECKING:
     from types_boto3_dynamodb import DynamoDBClient
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Warehouse(Protocol):
     """What we ask of a warehouse. Every call may be repeated: one order is one parcel."""
 
-    def ship(self, order_id: str, lines: list[PricedLine], address: Address) -> str:
+    def ship(self, order_id: str, lines: list[PricedLine], address: StoredAddress) -> str:
         """Send the parcel and return the shipment's id; an order ships once.
 
         Raises `WarehouseError` if it never will be (also if it was called off), `WarehouseUnavailable` where
@@ -39,7 +39,7 @@ class SimulatedWarehouse:
         self._client = client
         self._table = table or os.environ["SHIPMENTS_TABLE"]
 
-    def ship(self, order_id: str, lines: list[PricedLine], address: Address) -> str:
+    def ship(self, order_id: str, lines: list[PricedLine], address: StoredAddress) -> str:
         """See `Warehouse.ship`."""
         self._fail_at_first(order_id, address.postal_code)
         status = "REFUSED" if address.postal_code == "TEST-REFUSED" else "SHIPPED"

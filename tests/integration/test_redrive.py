@@ -213,9 +213,9 @@ def test_a_stuck_order_is_resumed_by_what_is_known_of_it(payload: str, expected:
         FailureRecord,
     )
 
-    given = json.loads(failures_redrive.workflow_input(record, payload, "undo"))
+    given = json.loads(failures_redrive.workflow_input(record, payload))
 
-    assert (given["path"], given["metadata"]["correlationId"]) == ("undo", expected)
+    assert (given["path"], given["metadata"]["correlationId"]) == ("resume", expected)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("45s", 45), ("30m", 1800), ("2h", 7200), ("7d", 604800)])

@@ -218,7 +218,10 @@ def queue_consumers_fail_message_by_message(template: Template) -> Iterator[str]
 
 @rule
 def streams_cannot_be_blocked(template: Template) -> Iterator[str]:
-    """A poison record is isolated, given up after a bounded number of tries and time, and put somewhere."""
+    """A poison record is isolated, given up after a time, and put somewhere; no number of tries ends sooner.
+
+    A failing batch is tried again within seconds: any number of tries would be used up by an outage of minutes.
+    """
     for name, mapping in template.of_type("Lambda::EventSourceMapping"):
         if template.type_of(logical_id(mapping["EventSourceArn"])) not in {"DynamoDB::Table", "Kinesis::Stream"}:
             continue
@@ -226,8 +229,8 @@ def streams_cannot_be_blocked(template: Template) -> Iterator[str]:
             yield f"{name}: does not report partial batch failures"
         if mapping.get("BisectBatchOnFunctionError") is not True:
             yield f"{name}: does not bisect a failing batch"
-        if not 1 <= mapping.get("MaximumRetryAttempts", -1) <= 10_000:
-            yield f"{name}: tries are not bounded"
+        if mapping.get("MaximumRetryAttempts", -1) != -1:
+            yield f"{name}: gives up by number, before the age that the runbook promises"
         if not 60 <= mapping.get("MaximumRecordAgeInSeconds", -1) < DAY_S:
             yield f"{name}: a record is not given up before the stream forgets it"
         if not template.type_of(_on_failure(mapping)):

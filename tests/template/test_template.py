@@ -229,10 +229,17 @@ BREACHES: list[tuple[Rule, str, Mutation]] = [
         for setting in (
             "FunctionResponseTypes",
             "BisectBatchOnFunctionError",
-            "MaximumRetryAttempts",
             "MaximumRecordAgeInSeconds",
             "DestinationConfig",
         )
+    ),
+    (
+        rules.streams_cannot_be_blocked,
+        "PublishEventsFunctionOrdersStream",
+        put(
+            100,
+            *("PublishEventsFunction", "Properties", "Events", "OrdersStream", "Properties", "MaximumRetryAttempts"),
+        ),
     ),
     (
         rules.asynchronous_functions_have_an_on_failure_destination,
@@ -414,7 +421,7 @@ BREACHES: list[tuple[Rule, str, Mutation]] = [
     ),
     (workflow_rules.states_lead_somewhere, "FulfillOrder", in_state("FulfillOrder", End=None, Next="Party")),
     (workflow_rules.states_lead_somewhere, "New", in_state("New", Type="Succeed")),
-    (workflow_rules.states_lead_somewhere, "LastWriteRefused", in_state("LastWriteRefused", Default=None)),
+    (workflow_rules.states_lead_somewhere, "ReleaseRefused", in_state("ReleaseRefused", Default=None)),
     (
         workflow_rules.substitutions_are_filled,
         "CatalogueTable",

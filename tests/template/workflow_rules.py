@@ -17,6 +17,7 @@ SUBSTITUTION = re.compile(r"\$\{(\w+)\}")
 INTEGRATIONS = {
     "arn:aws:states:::lambda:invoke": "lambda:InvokeFunction",
     "arn:aws:states:::sqs:sendMessage.waitForTaskToken": "sqs:SendMessage",
+    "arn:aws:states:::dynamodb:getItem": "dynamodb:GetItem",
     "arn:aws:states:::dynamodb:updateItem": "dynamodb:UpdateItem",
     "arn:aws:states:::aws-sdk:dynamodb:transactWriteItems": "dynamodb:UpdateItem",
 }
@@ -51,6 +52,20 @@ def _last(state: dict[str, Any], part: str) -> dict[str, Any]:
     return entries[-1] if entries and entries[-1]["ErrorEquals"] == ["States.ALL"] else {}
 
 
+def _leads_to_failure(template: Template, name: str, passed: frozenset[str] = frozenset()) -> bool:
+    """Whether an execution that gets here fails, unless a choice finds that there is nothing to fail for."""
+    state = template.workflow["States"].get(name, {})
+    if name in passed or state.get("Type") not in {"Fail", "Choice", "Task"}:
+        return False
+    following = {"Fail": [], "Choice": [state.get("Default")], "Task": [state.get("Next"), *_catch_alls(state)]}
+    ways = [str(each) for each in following[state["Type"]]]
+    return all(_leads_to_failure(template, each, passed | {name}) for each in ways)
+
+
+def _catch_alls(state: dict[str, Any]) -> list[str]:
+    return [entry["Next"] for entry in state.get("Catch", []) if "States.ALL" in entry["ErrorEquals"]]
+
+
 @rule
 def tasks_time_out(template: Template) -> Iterator[str]:
     """Else a state waits for a year."""
@@ -79,14 +94,13 @@ def tasks_catch_everything(template: Template) -> Iterator[str]:
         catcher = _last(state, "Catch")
         if not catcher:
             yield f"{name}: does not catch everything"
-        elif template.workflow["States"].get(catcher["Next"], {}).get("Type") != "Fail":
+        elif not _leads_to_failure(template, catcher["Next"]):
             yield f"{name}: an unexpected error goes to {catcher['Next']}, which does not fail the execution"
 
 
 @rule
 def business_errors_are_not_retried(template: Template) -> Iterator[str]:
     """What is caught by name is an answer; asking again only makes the customer wait."""
-    # A transaction is refused for conflicts too, which pass; a last write, unlike a first, only has to succeed.
     for name, state in states(template, "Task"):
         caught = {
             error for entry in state.get("Catch", []) for error in entry["ErrorEquals"] if error != "States.ALL"
@@ -97,7 +111,7 @@ def business_errors_are_not_retried(template: Template) -> Iterator[str]:
             if not entry.get("MaxAttempts", 3)
             for error in entry["ErrorEquals"]
         }
-        if name != "ReleaseInventory" and caught - answers:
+        if caught - answers:
             yield f"{name}: retries {', '.join(sorted(caught - answers))}"
 
 
@@ -200,7 +214,8 @@ def the_workflow_outwaits_its_states(template: Template) -> Iterator[str]:
 
     known = template.workflow["States"]
     total_s = sum(longest_s(state) for state in known.values())
-    total_s += 10 * longest_s(known.get("ReserveInventory", {"Type": "Pass"}))  # ReserveAgain goes round ten times
+    for name in ("ReserveInventory", "ReleaseInventory"):  # ReserveAgain and ReleaseAgain go round ten times
+        total_s += 10 * longest_s(known.get(name, {"Type": "Pass"}))
     if template.workflow.get("TimeoutSeconds", 0) < total_s:
         yield f"{WORKFLOW}: its timeout is shorter than the {total_s:.0f} s that its states may take"
 

@@ -142,16 +142,20 @@ def _execution(failure: Failure) -> Failure:
         ):
             return failure
         failure = failure_messages.with_input(failure, found.get("input", ""))
+    known = failure.component != failure_messages.component_of(failure.resource_arn)
     try:
-        state, attempts = _last_state(execution_arn)
+        state, attempts = _last_state(execution_arn, failure.component if known else None)
     except Exception:
         logger.warning("the execution's history can't be read", exc_info=True)
         return failure
     return msgspec.structs.replace(failure, component=state or failure.component, attempts=attempts)
 
 
-def _last_state(execution_arn: str) -> tuple[str, int]:
-    """The state that an execution was last at work in, and how often that state failed."""
+def _last_state(execution_arn: str, stuck_in: str | None) -> tuple[str, int]:
+    """The state that an execution got stuck in, and how often that state failed.
+
+    Without `stuck_in`, which the workflow names when it gives up by itself, that is the last one it entered.
+    """
     failed = 0
     history = _workflows.get_execution_history(
         executionArn=execution_arn, reverseOrder=True, includeExecutionData=False, maxResults=200
@@ -161,5 +165,8 @@ def _last_state(execution_arn: str) -> tuple[str, int]:
         if kind in FAILED_ATTEMPTS:
             failed += 1
         elif kind.endswith("StateEntered") and kind != "FailStateEntered":
-            return event["stateEnteredEventDetails"]["name"], max(failed, 1)
-    return "", max(failed, 1)
+            name = event["stateEnteredEventDetails"]["name"]
+            if stuck_in in (None, name):
+                return name, max(failed, 1)
+            failed = 0
+    return stuck_in or "", max(failed, 1)

@@ -14,7 +14,7 @@ import msgspec
 from orders.aws import client
 from orders.events import OrderEvent, bus_entry, event_of
 from orders.failure_messages import identify
-from orders.model import Order
+from orders.model import Order, Unreadable
 from orders.table import decode_order
 from orders.telemetry import logger, metrics, tracer
 
@@ -46,26 +46,43 @@ class _Outgoing(NamedTuple):
 def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
     """Publish a batch of stream records; the answer names the first that has to be delivered again.
 
-    For a stream, Lambda goes on from the lowest sequence number reported (`ReportBatchItemFailures`).
+    For a stream, Lambda goes on from the lowest sequence number reported (`ReportBatchItemFailures`). A redrive sends
+    `{"Records": […], "redrive": true}`: its records are in the failure inbox already, so what still can't be read is
+    not parked once more but told in the answer's `unreadable`.
     """
     outgoing: list[_Outgoing] = []
     unpublished: list[str] = []
+    unreadable: list[str] = []
     for record in event["Records"]:
         try:
-            order = _order_that_moved(record)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            if _park(record, error):
-                continue
-            unpublished.append(_sequence_number(record))
-            break
-        if order is not None:
-            order_event = event_of(order)
-            outgoing.append(_Outgoing(_sequence_number(record), order_event, bus_entry(order_event, _bus)))
+            sent = _outgoing_of(record)
+        except (Unreadable, ValueError, LookupError, TypeError, AttributeError) as error:
+            if event.get("redrive"):
+                unreadable.append(_what_is_wrong(error))
+            elif not _park(record, error):
+                unpublished.append(_sequence_number(record))
+                break
+            continue
+        if sent is not None:
+            outgoing.append(sent)
     unpublished += _publish(outgoing)
     if unpublished:
         metrics.add_metric("EventsNotPublished", "Count", len(unpublished))
-        return {"batchItemFailures": [{"itemIdentifier": min(unpublished, key=int)}]}
-    return {"batchItemFailures": []}
+    failures = [{"itemIdentifier": min(unpublished, key=int)}] if unpublished else []
+    return {"batchItemFailures": failures, **({"unreadable": unreadable} if unreadable else {})}
+
+
+def _outgoing_of(record: dict[str, Any]) -> _Outgoing | None:
+    """The event that a record calls for, if any. Raises one of many errors for a record that can't be read."""
+    order = _order_that_moved(record)
+    if order is None:
+        return None
+    order_event = event_of(order)
+    return _Outgoing(_sequence_number(record), order_event, bus_entry(order_event, _bus))
+
+
+def _what_is_wrong(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _order_that_moved(record: dict[str, Any]) -> Order | None:
@@ -85,7 +102,7 @@ def _park(record: dict[str, Any], error: Exception) -> bool:
     metrics.add_metric("RecordsParked", "Count", 1)
     body = {
         "kind": "UnreadableStreamRecord",
-        "error": f"{type(error).__name__}: {error}",
+        "error": _what_is_wrong(error),
         "record": msgspec.Raw(text.encode()),
     }
     try:

@@ -13,7 +13,7 @@ from aws_lambda_powertools.utilities.batch import process_partial_response
 from msgspec import Struct
 
 from orders.aws import client
-from orders.model import Address, Busy, PricedLine, WarehouseError
+from orders.model import Busy, PricedLine, StoredAddress, WarehouseError
 from orders.queues import QueueProcessor, back_off
 from orders.table import OrdersTable
 from orders.telemetry import logger, metrics, tracer
@@ -43,7 +43,7 @@ class ShippingOrder(Struct, rename="camel"):
     order_id: str
     correlation_id: str
     lines: list[PricedLine]
-    shipping_address: Address
+    shipping_address: StoredAddress
 
 
 @tracer.capture_lambda_handler(capture_response=False)

@@ -13,9 +13,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from orders.aws import client
-from orders.failures import Action, FailureRecord, NotAllowed, Status
+from orders.failures import Action, FailureRecord, NotAllowed, Status, order_waits_for
 from orders.failures_table import Contended, FailuresTable
-from orders.model import TERMINAL, seconds_since, timestamp_before
+from orders.model import TERMINAL, TRANSITIONS, seconds_since, timestamp_before
 from orders.table import OrdersTable
 from orders.telemetry import logger, metrics, tracer
 
@@ -78,6 +78,8 @@ def _restart(customer_id: str, order_id: str, promise_s: float) -> str:
     order = _orders.get(customer_id, order_id, consistent=True)
     if order is None or order.status in TERMINAL:
         return "fine"  # the index lags behind
+    if order.status not in TRANSITIONS:
+        return "fine"  # newer code is at work on it
     if any(_in_sight(record, promise_s) for record in _failures.of_order(order_id)):
         return "inInbox"
     name = f"{order_id}-sweep-{int(seconds_since(order.placed_at) / promise_s)}"
@@ -106,19 +108,10 @@ def _restart(customer_id: str, order_id: str, promise_s: float) -> str:
 
 def _in_sight(record: FailureRecord, promise_s: float) -> bool:
     """Whether an operator sees this failure, or has sent it on its way so lately that it may still arrive."""
-    if not _moves_order(record):
+    if not order_waits_for(record, os.environ["FULFILMENT_QUEUE_ARN"]):
         return False
     redriven_lately = record.claimed_at is not None and record.claimed_at > timestamp_before(promise_s)
     return record.status is Status.NEW or (record.status is Status.REDRIVEN and redriven_lately)
-
-
-def _moves_order(record: FailureRecord) -> bool:
-    """Whether the order waits for what failed; a receipt or a mail is missing without keeping its order."""
-    return (
-        record.redrive.action in {Action.RESUME, Action.PUBLISH}
-        or ":states:" in record.redrive.to
-        or record.resource_arn == os.environ["FULFILMENT_QUEUE_ARN"]
-    )
 
 
 def _settle(counts: dict[str, int], quiet_s: float, context: "LambdaContext") -> bool:
@@ -140,14 +133,17 @@ def _settle(counts: dict[str, int], quiet_s: float, context: "LambdaContext") ->
                     counts["released"] += 1
             except (NotAllowed, LookupError, Contended):
                 continue  # somebody else is at it
+            except Exception:
+                # One failure whose order can't be read must not keep the others open.
+                logger.exception("failure not settled", extra={"failure_id": record.failure_id})
     return True
 
 
 def _why_over(record: FailureRecord, quiet_since: str) -> str:
     """Why there is nothing left to do about a failure; "" if there is."""
     # An event that wasn't published is missing also where its order has ended: it may have said so.
-    moves_order = _moves_order(record) and record.redrive.action is not Action.PUBLISH
-    if moves_order and record.order_id and record.customer_id:
+    waited_for = order_waits_for(record, os.environ["FULFILMENT_QUEUE_ARN"])
+    if waited_for and record.redrive.action != Action.PUBLISH and record.order_id and record.customer_id:
         order = _orders.get(record.customer_id, record.order_id, consistent=True)
         return f"the order is {order.status}" if order is not None and order.status in TERMINAL else ""
     if record.status is Status.REDRIVEN and record.sent_at is not None and record.sent_at < quiet_since:

@@ -28,11 +28,11 @@ class _Data(Struct, rename="camel"):
 
 
 class WorkflowInput(Struct):
-    """What starts a workflow: the detail of an OrderPlaced event, or of a redrive, which names its path."""
+    """What starts a workflow: the detail of an OrderPlaced event; a redrive and the sweep add `path: resume`."""
 
     metadata: _Metadata
     data: _Data
-    path: Literal["forward", "resume", "undo"] = "forward"
+    path: Literal["forward", "resume"] = "forward"
 
 
 @tracer.capture_lambda_handler(capture_response=False)
@@ -53,7 +53,8 @@ def _validate(event: dict[str, Any]) -> dict[str, Any]:
     """See `handler`.
 
     `reserveFrom` is the status that ReserveInventory demands: PLACED where there is something to reserve,
-    otherwise one that no order has, so that the workflow goes on from where the order is.
+    otherwise one that no order has, so that the workflow goes on from where the order is. An order that was given
+    up is undone, whatever started this workflow.
     """
     request = msgspec.convert(event, WorkflowInput)
     logger.append_keys(order_id=request.data.order_id)
@@ -61,7 +62,8 @@ def _validate(event: dict[str, Any]) -> dict[str, Any]:
     if order is None:
         raise LookupError(f"order {request.data.order_id} of customer {request.data.customer_id} is not in the table")
     lines = order.lines
-    reserving = order.status is Status.PLACED and request.path != "undo"
+    path = "undo" if order.given_up else request.path
+    reserving = order.status == Status.PLACED and path != "undo"
     if reserving:
         lines = price_lines(order, find_products(_dynamodb, {line.sku for line in order.lines}))
         if total_of(lines) == 0:
@@ -70,10 +72,11 @@ def _validate(event: dict[str, Any]) -> dict[str, Any]:
         "customerId": order.customer_id,
         "orderId": order.order_id,
         "correlationId": order.correlation_id,
-        "path": request.path,
+        "path": path,
         "status": order.status,
         "reserveFrom": Status.PLACED if reserving else "-",
         "currency": order.currency,
+        **({"givenUp": msgspec.to_builtins(order.given_up)} if order.given_up else {}),
         # An order that is given up before it was priced has no prices; the workflow needs numbers all the same.
         "lines": [{"sku": line.sku, "quantity": line.quantity, "unitPrice": line.unit_price or 0} for line in lines],
         "total": total_of(lines),
