@@ -410,8 +410,8 @@ class World:
         """The stream hands on a record that publish_events can't read; a redrive publishes what it says."""
         record = copy.deepcopy(aws.stream("OrdersTable")[number])
         del record["dynamodb"]["NewImage"]["currency"]
-        HANDLERS["PublishEventsFunction"]({"Records": [record]}, Context())
-        self.stream_position = max(self.stream_position, number + 1)
+        if not HANDLERS["PublishEventsFunction"]({"Records": [record]}, Context())["batchItemFailures"]:
+            self.stream_position = max(self.stream_position, number + 1)
 
     def redrive(self, failure: Failure) -> None:
         """What an operator does with an entry of the inbox: send it on its way again."""
@@ -419,13 +419,15 @@ class World:
         if failure.delivery.to == "FulfilmentQueue" and "givenUp" in order:
             self.discard(failure)  # a redrive of it is refused
             return
-        self.inbox.remove(failure)
-        delivery = Delivery(failure.delivery.to, failure.delivery.payload)
         if failure.known.redrive.action is Action.PUBLISH:
             parked = json.loads(failure.delivery.payload)["record"]["dynamodb"]["SequenceNumber"]
             mended = [each for each in aws.stream("OrdersTable") if each["dynamodb"]["SequenceNumber"] == parked]
-            HANDLERS["PublishEventsFunction"]({"Records": copy.deepcopy(mended), "redrive": True}, Context())
+            request = {"Records": copy.deepcopy(mended), "redrive": True}
+            if not HANDLERS["PublishEventsFunction"](request, Context())["batchItemFailures"]:
+                self.inbox.remove(failure)
             return
+        self.inbox.remove(failure)
+        delivery = Delivery(failure.delivery.to, failure.delivery.payload)
         if failure.execution:
             data = json.loads(delivery.payload)
             delivery.payload = json.dumps({"metadata": data["metadata"], "data": data["data"], "path": "resume"})

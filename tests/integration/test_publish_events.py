@@ -274,3 +274,27 @@ def test_log_lines_name_the_order_and_its_correlation_id(
     named = {(line["message"], line.get("correlation_id")) for line in logs()}
     assert ("event published", "c-1") in named
     assert ("stream record can't be read", "correlation-1") in named
+
+
+def test_an_event_of_a_status_that_only_newer_code_knows_is_parked(world: World, use: Callable[[Any], Bus]) -> None:
+    bus = use(Bus())
+    order = an_order(status=Status("PACKING"), version=2)
+    change = {"NewImage": to_item(msgspec.to_builtins(order)), "SequenceNumber": str(FIRST)}
+
+    answer = invoke("publish_events", {"Records": [{"eventName": "MODIFY", "dynamodb": change}]})
+
+    assert (answer, bus.sent) == ({"batchItemFailures": []}, [])
+    (parked,) = world.messages("FailuresQueue")
+    assert "PACKING" in json.loads(parked)["error"]
+
+
+def test_a_redriven_record_that_still_cannot_be_read_is_told_and_not_parked_again(
+    world: World, use: Callable[[Any], Bus]
+) -> None:
+    use(Bus())
+    record = {"eventName": "INSERT", "dynamodb": {"NewImage": {}, "SequenceNumber": str(FIRST)}}
+
+    answer = invoke("publish_events", {"Records": [record], "redrive": True})
+
+    assert "ValidationError" in answer["unreadable"][0]
+    assert world.messages("FailuresQueue") == []

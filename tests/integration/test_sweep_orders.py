@@ -149,6 +149,28 @@ def test_an_order_that_an_operator_sees_is_not_restarted(
     assert sweep()["restarted"] == restarted
 
 
+def test_an_order_in_a_status_that_only_newer_code_knows_is_left_to_that_code(
+    world: World, workflows: Workflows
+) -> None:
+    an_overdue_order(world, status=model.Status("PACKING"))
+
+    assert sweep() == {**NOTHING, "fine": 1}
+
+
+def test_a_failure_whose_order_cannot_be_read_does_not_keep_the_others_open(
+    world: World, workflows: Workflows, inbox: FailuresTable
+) -> None:
+    # GIVEN a damaged order's failure, and one of an order that has ended
+    damaged = an_order(order_id="00000000-8218-51d2-a18e-3e00fd0aa7a7")
+    world.put("OrdersTable", customerId=damaged.customer_id, orderId=damaged.order_id)
+    a_failure(world, damaged, failure_id="damaged", last_seen_at="2026-11-20T00:00:01.000Z")
+    ended = a_failure(world, world.store(an_order(status=model.Status.FAILED, open_shard=None)))
+
+    assert sweep()["resolved"] == 1
+
+    assert status_of(inbox, ended) is Status.RESOLVED
+
+
 @pytest.mark.parametrize("status", [Status.NEW, Status.REDRIVEN])
 def test_a_stuck_orders_failure_is_over_when_the_order_has_ended(
     world: World, workflows: Workflows, inbox: FailuresTable, status: Status

@@ -421,6 +421,12 @@ BREACHES: list[tuple[Rule, str, Mutation]] = [
     ),
     (workflow_rules.states_lead_somewhere, "FulfillOrder", in_state("FulfillOrder", End=None, Next="Party")),
     (workflow_rules.states_lead_somewhere, "New", in_state("New", Type="Succeed")),
+    (
+        workflow_rules.business_errors_are_not_retried,
+        "ReleaseInventory",
+        in_state("ReleaseInventory", Retry=[{"ErrorEquals": ["States.ALL"], "MaxAttempts": 8}]),
+    ),
+    (workflow_rules.tasks_catch_everything, "RefundPayment", in_state("HasItEnded", Default="NothingToDo")),
     (workflow_rules.states_lead_somewhere, "ReleaseRefused", in_state("ReleaseRefused", Default=None)),
     (
         workflow_rules.substitutions_are_filled,
@@ -435,7 +441,7 @@ BREACHES: list[tuple[Rule, str, Mutation]] = [
     (
         workflow_rules.the_workflow_may_do_what_it_does_and_no_more,
         "OrderWorkflowRole",
-        put(A_STATEMENT, *statements("OrderWorkflow"), "+"),
+        put(A_STATEMENT | {"Action": "dynamodb:DeleteItem"}, *statements("OrderWorkflow"), "+"),
     ),
     (
         workflow_rules.states_outwait_their_functions,

@@ -63,7 +63,7 @@ def test_a_late_copy_does_not_reopen_what_was_redriven() -> None:
 
 
 @pytest.mark.parametrize("settled", [None, Status.RESOLVED, Status.DISCARDED])
-def test_a_new_occurrence_reopens_with_the_latest_error_and_the_first_payload(settled: Status | None) -> None:
+def test_a_new_occurrence_reopens_with_the_latest_error_and_payload(settled: Status | None) -> None:
     # GIVEN a failure that was redriven, and perhaps settled
     record = a_redriven_record()
     if settled:
@@ -74,9 +74,15 @@ def test_a_new_occurrence_reopens_with_the_latest_error_and_the_first_payload(se
     record = failures.seen_again(record, again, at=THIRD, message_id="message-2")
 
     # THEN it is as good as new, and doesn't expire
-    assert (record.status, record.error_name, record.payload) == (Status.NEW, "TimeoutError", "{}")
+    assert (record.status, record.error_name, record.payload) == (Status.NEW, "TimeoutError", "something else")
     assert (record.expires_at, record.claimed_by, record.sent_at, record.redrives) == (None, None, None, 1)
     assert record.history[-1].what == "failed again"
+
+
+def test_a_new_occurrence_that_brings_no_payload_keeps_the_one_there_is() -> None:
+    record = failures.seen_again(a_redriven_record(), a_failure(occurrence="2", payload=""), at=THIRD, message_id="2")
+
+    assert (record.status, record.payload) == (Status.NEW, "{}")
 
 
 def test_of_two_operators_one_gets_the_failure() -> None:

@@ -1,0 +1,221 @@
+"""A discarded failure gives its order up: a mark in the order, which everybody who takes the order up obeys."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import boto3
+import msgspec
+import pytest
+from botocore.exceptions import ClientError
+
+from orderctl import failures_redrive
+from orderctl.failures_redrive import discard_one, redrive_one
+from orderctl.target import Target
+from orders import model
+from orders.attributes import to_item
+from orders.failures import Action, FailureRecord, Kind, Redrive, Status
+from orders.failures_table import FailuresTable
+from orders.model import DISCARDED, Order, OrderCancelled, timestamp
+from tests.integration.world import ENVIRONMENT, REGION, World, an_order
+
+MACHINE = ENVIRONMENT["STATE_MACHINE_ARN"]
+FULFILMENT = ENVIRONMENT["FULFILMENT_QUEUE_ARN"]
+STREAM = "arn:aws:dynamodb:us-east-1:123456789012:table/OrdersTable/stream/1"
+
+
+class Workflows:
+    """Step Functions, as far as a discard asks it: a name starts once."""
+
+    class exceptions:  # noqa: N801
+        class ExecutionAlreadyExists(ClientError):  # noqa: N818
+            pass
+
+    def __init__(self) -> None:
+        self.started: dict[str, Any] = {}
+        self.down = False
+
+    def start_execution(self, *, stateMachineArn: str, name: str, input: str) -> None:  # noqa: A002, N803
+        assert stateMachineArn == MACHINE
+        if self.down:
+            raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "StartExecution")
+        if name in self.started:
+            raise self.exceptions.ExecutionAlreadyExists({"Error": {}}, "StartExecution")
+        self.started[name] = json.loads(input)
+
+
+@pytest.fixture
+def workflows() -> Workflows:
+    return Workflows()
+
+
+@pytest.fixture
+def there(world: World, workflows: Workflows) -> Target:
+    outputs = {
+        "OrdersTable": "OrdersTable",
+        "CatalogueTable": "CatalogueTable",
+        "FailuresTable": "FailuresTable",
+        "FailedPayloadsBucket": "failed-payloads-bucket",
+        "FulfilmentQueueArn": FULFILMENT,
+        "StateMachineArn": MACHINE,
+    }
+    target = Target("test", outputs, "", boto3.session.Session(region_name=REGION))
+    target._clients["stepfunctions"] = workflows
+    return target
+
+
+@pytest.fixture
+def inbox(there: Target) -> FailuresTable:
+    return failures_redrive.open_table(there)
+
+
+def stream_record(order: Order) -> str:
+    return json.dumps({"eventSourceARN": STREAM, "dynamodb": {"NewImage": {"status": {"S": order.status}}}})
+
+
+WAITED_FOR = {
+    "a stuck workflow": (Kind.EXECUTION, MACHINE, Redrive(Action.RESUME, MACHINE)),
+    "an event that did not start its workflow": (Kind.RULE_TARGET, MACHINE, Redrive(Action.DELIVER, MACHINE, "rule")),
+    "a message that the warehouse never got": (Kind.QUEUE, FULFILMENT, Redrive(Action.SEND, FULFILMENT)),
+    "an event that was never published": (Kind.STREAM, STREAM, Redrive(Action.PUBLISH)),
+}
+OTHERS = {
+    "a receipt": (
+        Kind.FUNCTION,
+        "arn:aws:lambda:::function:r",
+        Redrive(Action.INVOKE, "arn:aws:lambda:::function:r"),
+    ),
+    "a mail": (Kind.QUEUE, "arn:aws:sqs:::mails", Redrive(Action.SEND, "arn:aws:sqs:::mails")),
+}
+
+
+def a_failure_of(world: World, order: Order, of: tuple[Kind, str, Redrive], **changes: Any) -> str:
+    kind, resource_arn, redrive = of
+    record = FailureRecord(
+        failure_id="0123456789abcdef0123",
+        kind=kind,
+        component="somewhere",
+        resource_arn=resource_arn,
+        error_name="SomeError",
+        error_message="no",
+        occurrence="1",
+        redrive=redrive,
+        payload=stream_record(order) if kind is Kind.STREAM else "{}",
+        order_id=order.order_id,
+        customer_id=order.customer_id,
+        status=Status.NEW,
+        first_seen_at=timestamp(),
+        last_seen_at=timestamp(),
+    )
+    record = msgspec.structs.replace(record, **changes)
+    world.dynamodb.put_item(TableName="FailuresTable", Item=to_item(msgspec.to_builtins(record)))
+    return record.failure_id
+
+
+def status_of(inbox: FailuresTable, failure_id: str) -> Status:
+    found = inbox.get(failure_id)
+    assert found is not None
+    return found.status
+
+
+@pytest.mark.parametrize("of", WAITED_FOR.values(), ids=WAITED_FOR.keys())
+@pytest.mark.parametrize("status", [Status.NEW, Status.REDRIVEN])
+def test_discarding_what_an_order_waits_for_gives_the_order_up_and_undoes_it(
+    *, world: World, there: Target, inbox: FailuresTable, workflows: Workflows, of: Any, status: Status
+) -> None:
+    order = world.store(an_order())
+    failure_id = a_failure_of(world, order, of, status=status, claimed_at=timestamp())
+
+    outcome = discard_one(there, inbox, failure_id, "ada", "a test")
+
+    assert (outcome.result, outcome.order_id) == ("discarded", order.order_id)
+    assert world.order(order).given_up == DISCARDED
+    ((_, given),) = workflows.started.items()
+    assert given["data"] == {"customerId": order.customer_id, "orderId": order.order_id}
+    assert status_of(inbox, failure_id) is Status.DISCARDED
+
+
+@pytest.mark.parametrize("of", OTHERS.values(), ids=OTHERS.keys())
+def test_discarding_a_receipt_or_a_mail_leaves_the_order_alone(
+    world: World, there: Target, inbox: FailuresTable, workflows: Workflows, of: Any
+) -> None:
+    order = world.store(an_order())
+
+    assert discard_one(there, inbox, a_failure_of(world, order, of), "ada", "a test").result == "discarded"
+
+    assert (world.order(order).given_up, workflows.started) == (None, {})
+
+
+def test_discarding_a_later_event_does_not_give_up_an_order_that_goes_on_without_it(
+    world: World, there: Target, inbox: FailuresTable, workflows: Workflows
+) -> None:
+    order = world.store(an_order(status=model.Status.RESERVED, version=2))
+    failure_id = a_failure_of(world, order, WAITED_FOR["an event that was never published"])
+
+    outcome = discard_one(there, inbox, failure_id, "ada", "a test")
+
+    assert "goes on" in outcome.detail
+    assert (world.order(order).given_up, workflows.started) == (None, {})
+
+
+@pytest.mark.parametrize("status", sorted(model.TERMINAL))
+def test_an_order_that_has_ended_is_not_given_up(
+    world: World, there: Target, inbox: FailuresTable, workflows: Workflows, status: model.Status
+) -> None:
+    order = world.store(an_order(status=status, open_shard=None))
+
+    outcome = discard_one(there, inbox, a_failure_of(world, order, WAITED_FOR["a stuck workflow"]), "ada", "a test")
+
+    assert (outcome.result, outcome.detail) == ("discarded", f"nothing needed to be undone: the order is {status}")
+    assert workflows.started == {}
+
+
+def test_an_undoing_that_cannot_be_started_leaves_the_failure_open_and_the_order_given_up(
+    world: World, there: Target, inbox: FailuresTable, workflows: Workflows
+) -> None:
+    order = world.store(an_order())
+    failure_id = a_failure_of(world, order, WAITED_FOR["a stuck workflow"])
+    workflows.down = True
+
+    outcome = discard_one(there, inbox, failure_id, "ada", "a test")
+
+    assert (outcome.result, "discard the failure again" in outcome.detail) == ("failed", True)
+    assert (status_of(inbox, failure_id), world.order(order).given_up) == (Status.NEW, DISCARDED)
+    workflows.down = False
+    assert discard_one(there, inbox, failure_id, "ada", "a test").result == "discarded"
+
+
+def test_a_given_up_order_is_not_paid(world: World) -> None:
+    order = world.store(an_order(status=model.Status.RESERVED, given_up=DISCARDED))
+
+    with pytest.raises(OrderCancelled, match="given up"):
+        world.orders.mark_paid(order.customer_id, order.order_id, "pay_1")
+
+    assert world.order(order).status is model.Status.RESERVED
+
+
+def test_a_given_up_orders_message_is_not_sent_to_the_warehouse_again(
+    world: World, there: Target, inbox: FailuresTable
+) -> None:
+    order = world.store(an_order(status=model.Status.PAID, given_up=DISCARDED))
+    failure_id = a_failure_of(world, order, WAITED_FOR["a message that the warehouse never got"])
+
+    outcome = redrive_one(there, inbox, failure_id, "ada", rules={})
+
+    assert (outcome.result, "given up" in outcome.detail) == ("failed", True)
+    assert world.messages("FulfilmentQueue") == []
+
+
+def test_the_first_reason_for_giving_up_stays(world: World) -> None:
+    order = world.store(an_order())
+    world.orders.give_up(order.customer_id, order.order_id, DISCARDED)
+
+    later = world.orders.give_up(order.customer_id, order.order_id, model.Reason("Other", "other"))
+
+    assert later.given_up == DISCARDED
+
+
+def test_an_order_that_is_not_there_cannot_be_given_up(world: World) -> None:
+    with pytest.raises(LookupError):
+        world.orders.give_up("nobody", "nothing", DISCARDED)
