@@ -18,7 +18,7 @@ from rich.console import Console
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "mutants.md"
-COPIED = ("src", "statemachine", "proof", "localcloud", "template.yaml", "docs")
+COPIED = ("src", "statemachine", "proof", "localcloud", "orderctl", "template.yaml", "docs")
 MATRIX = ("matrix", "--short")
 # So many because some defects take several coincidences; it ends at the first story that goes wrong.
 STORIES = ("stories", "--examples", "2000", "--no-shrink")
@@ -90,8 +90,8 @@ MUTANTS = (
     Mutant(
         "an order is marked PAID whatever its status",
         "src/orders/table.py",
-        'ConditionExpression="#status = :reserved",',
-        'ConditionExpression="#status = :reserved OR attribute_exists(orderId)",',
+        'ConditionExpression="#status = :reserved AND',
+        'ConditionExpression="attribute_exists(orderId) OR #status = :reserved AND',
     ),
     Mutant(
         "an order is cancelled whatever has become of it",
@@ -148,8 +148,8 @@ MUTANTS = (
     Mutant(
         "an order is reserved whatever its status",
         ASL,
-        "'ConditionExpression': '#status = :from'",
-        "'ConditionExpression': '#status = :from OR attribute_exists(orderId)'",
+        "'ConditionExpression': '#status = :from AND",
+        "'ConditionExpression': 'attribute_exists(orderId) OR #status = :from AND",
     ),
     Mutant(
         "an order is fulfilled whatever its status",
@@ -243,7 +243,7 @@ MUTANTS = (
         ASL,
         "    Catch:\n      - ErrorEquals: [States.ALL]\n        Assign:\n"
         "          stuck: \"{% {'state': 'RefundPayment', 'error': $states.errorOutput} %}\"\n"
-        "        Next: OrderStuck\n",
+        "        Next: LookOnceMore\n",
         "",
     ),
     Mutant(
@@ -268,14 +268,73 @@ MUTANTS = (
     Mutant(
         "an execution that gets nowhere ends well",
         ASL,
-        "    Default: OrderStuck\n\n  NothingToDo",
-        "    Default: NothingToDo\n\n  NothingToDo",
+        "    Default: OrderStuck\n",
+        "    Default: NothingToDo\n",
+        after="  HasItEnded:",
     ),
     Mutant(
         "a conflict over a product counts as out of stock",
         ASL,
-        "$contains($refusal, 'TransactionConflict') and $conflicts < 10 %}\"\n        Next: ReserveAgain",
-        "$contains($refusal, 'TransactionConflict') and $conflicts < 10 %}\"\n        Next: NothingToDo",
+        "        Next: ReserveAgain",
+        "        Next: NothingToDo",
+    ),
+    Mutant(
+        "a throttled reservation goes to the inbox at once",
+        ASL,
+        "$contains($refusal, 'ThrottlingError')",
+        "$contains($refusal, 'NoSuchReason')",
+    ),
+    Mutant(
+        "an order that its customer has cancelled meanwhile goes to the inbox",
+        ASL,
+        "$status in ['FULFILLED', 'FAILED', 'CANCELLED']",
+        "$status in ['FULFILLED', 'FAILED']",
+    ),
+    # ---- Giving up
+    Mutant(
+        "a workflow carries on an order that was given up",
+        f"{FUNCTIONS}/validate_order.py",
+        'path = "undo" if order.given_up else request.path',
+        "path = request.path",
+    ),
+    Mutant(
+        "an order that was given up is reserved",
+        ASL,
+        "'#status = :from AND attribute_not_exists(givenUp)'",
+        "'#status = :from'",
+    ),
+    Mutant(
+        "an order that was given up becomes PAID",
+        "src/orders/table.py",
+        "#status = :reserved AND attribute_not_exists(givenUp)",
+        "#status = :reserved",
+    ),
+    Mutant(
+        "only a stuck workflow's order is undone when its failure is discarded",
+        "src/orders/failures.py",
+        'or ":states:" in failure.redrive.to',
+        "or False",
+        first=STORIES,
+    ),
+    Mutant(
+        "a discarded message to the warehouse leaves its order as it is",
+        "src/orders/failures.py",
+        "or failure.resource_arn == fulfilment_queue_arn",
+        "or False",
+        first=STORIES,
+    ),
+    Mutant(
+        "a discarded event leaves its order waiting",
+        "src/orders/failures.py",
+        "{Action.RESUME, Action.PUBLISH}",
+        "{Action.RESUME}",
+        first=STORIES,
+    ),
+    Mutant(
+        "an order is given up and nobody starts its undoing",
+        "orderctl/failures_redrive.py",
+        'started = _start(there, there.output("StateMachineArn"), name, _undo_input(order))',
+        'started = "never"',
     ),
     # ---- The template's nets
     Mutant(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
@@ -18,7 +19,7 @@ from orders.attributes import to_item
 from orders.failures import Action, FailureRecord, Kind, Redrive, Status
 from orders.failures_table import FailuresTable
 from orders.model import timestamp
-from tests.integration.world import REGION, World
+from tests.integration.world import REGION, World, an_order
 
 ACCOUNT = "123456789012"
 QUEUE = f"arn:aws:sqs:{REGION}:{ACCOUNT}:NotificationsQueue"
@@ -31,6 +32,7 @@ def there(world: World) -> Target:
         "FailuresTable": "FailuresTable",
         "FailedPayloadsBucket": "failed-payloads-bucket",
         "OrdersTable": "OrdersTable",
+        "PublishEventsFunction": "publish-events",
     }
     return Target("in memory", outputs, "", boto3.session.Session(region_name=REGION))
 
@@ -227,3 +229,44 @@ def test_a_duration(text: str, expected: int) -> None:
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(Stop):
         seconds(text)
+
+
+class Publisher:
+    """Lambda, when it runs publish_events: answers as that function would."""
+
+    def __init__(self, answer: dict[str, Any]) -> None:
+        self.answer = answer
+        self.asked: dict[str, Any] = {}
+
+    def invoke(self, *, FunctionName: str, Payload: bytes) -> dict[str, Any]:  # noqa: N803
+        self.asked = json.loads(Payload)
+        return {"Payload": io.BytesIO(json.dumps(self.answer).encode())}
+
+
+def an_unpublished_event(world: World) -> str:
+    order = world.store(an_order())
+    keys = {"customerId": {"S": order.customer_id}, "orderId": {"S": order.order_id}}
+    record = {"eventName": "INSERT", "dynamodb": {"Keys": keys, "NewImage": {"version": {"N": "1"}}}}
+    return a_failure(world, kind=Kind.STREAM, redrive=Redrive(Action.PUBLISH), payload=json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("answer", "result", "status"),
+    [
+        ({"batchItemFailures": []}, "resolved", Status.RESOLVED),
+        ({"batchItemFailures": [], "unreadable": ["ValueError: no total"]}, "failed", Status.NEW),
+        ({"batchItemFailures": [{"itemIdentifier": "1"}]}, "failed", Status.NEW),
+    ],
+    ids=["published", "still unreadable", "not taken by the bus"],
+)
+def test_a_redriven_event_is_resolved_only_if_it_was_published(
+    *, world: World, there: Target, inbox: FailuresTable, answer: dict[str, Any], result: str, status: Status
+) -> None:
+    failure_id = an_unpublished_event(world)
+    there._clients["lambda"] = publisher = Publisher(answer)
+
+    outcome = redrive_one(there, inbox, failure_id, "ada", rules={})
+
+    assert (outcome.result, record_of(inbox, failure_id).status) == (result, status)
+    assert publisher.asked["redrive"] is True
+    assert ("no total" in outcome.detail) == ("unreadable" in answer)
