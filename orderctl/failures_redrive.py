@@ -19,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from orderctl import records
 from orderctl.target import Target
+from orders.failure_messages import component_of
 from orders.failures import SETTLED, Action, FailureRecord, NotAllowed, Status, execution_name, order_waits_for
 from orders.failures_table import Contended, FailuresTable
 from orders.model import DISCARDED, TERMINAL, Order, timestamp, undoing_of
@@ -262,7 +263,7 @@ def discard_one(there: Target, table: FailuresTable, failure_id: str, by: str, r
     waited_for = order_waits_for(record, there.output("FulfilmentQueueArn"))
     if record.status is Status.REDRIVEN and not waited_for:
         return Outcome(failure_id, "refused", f"it was redriven at {record.claimed_at}: wait for what comes of it")
-    done, order_id = "nothing needed to be undone", None
+    done, order_id = what_is_dropped(record), None
     try:
         if waited_for:
             done, order_id = give_order_up(there, table, record)
@@ -277,6 +278,21 @@ def discard_one(there: Target, table: FailuresTable, failure_id: str, by: str, r
     if settled.status is not Status.DISCARDED:
         return Outcome(failure_id, "failed", f"it changed at this moment and is {settled.status}")
     return Outcome(failure_id, "discarded", done, order_id)
+
+
+# What never comes once a failure of this component is discarded.
+DROPPED = {
+    "RefundPaymentFunction": "a cancelled order's refund is dropped: if the order was charged, it stays charged",
+    "IssueReceiptFunction": "its customer gets no receipt",
+    "NotificationsQueue": "its customer gets no mail about it",
+}
+
+
+def what_is_dropped(record: FailureRecord) -> str:
+    """Return what a discard of this failure means, where no order waits for it."""
+    if record.redrive.action is Action.PUBLISH:
+        return "its event is never published: the mail, receipt or refund that follows from it never comes"
+    return DROPPED.get(component_of(record.redrive.to), "nothing needed to be undone")
 
 
 def give_order_up(there: Target, table: FailuresTable, record: FailureRecord) -> tuple[str, str | None]:
@@ -298,8 +314,8 @@ def give_order_up(there: Target, table: FailuresTable, record: FailureRecord) ->
         return f"{error}, so nothing was undone", None
     if order.given_up is None:
         if order.status in TERMINAL:
-            return f"nothing needed to be undone: the order is {order.status}", None
-        return f"the order doesn't wait for this event: it is {order.status} and goes on", None
+            return f"the order is {order.status}{_and_dropped(record)}", None
+        return f"the order is {order.status} and goes on{_and_dropped(record)}", None
     if order.status in TERMINAL:
         return undoing_of(order), order.order_id
     name = execution_name(record, "undo")
@@ -311,6 +327,10 @@ def give_order_up(there: Target, table: FailuresTable, record: FailureRecord) ->
             "discard the failure again, or wait for the sweep"
         ) from error
     return f"the order is given up and is being undone: {started}", order.order_id
+
+
+def _and_dropped(record: FailureRecord) -> str:
+    return f"; {what_is_dropped(record)}" if record.redrive.action is Action.PUBLISH else ""
 
 
 def _says_placed(payload: str) -> bool:
