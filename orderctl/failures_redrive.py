@@ -258,11 +258,9 @@ def discard_one(there: Target, table: FailuresTable, failure_id: str, by: str, r
     record = table.get(failure_id)
     if record is None:
         return Outcome(failure_id, "refused", "there is no such failure")
-    if record.status in SETTLED:
-        return Outcome(failure_id, "refused", f"it is {record.status} already")
     waited_for = order_waits_for(record, there.output("FulfilmentQueueArn"))
-    if record.status is Status.REDRIVEN and not waited_for:
-        return Outcome(failure_id, "refused", f"it was redriven at {record.claimed_at}: wait for what comes of it")
+    if refusal := _why_not_discarded(record, waited_for):
+        return Outcome(failure_id, "refused", refusal)
     done, order_id = what_is_dropped(record), None
     try:
         if waited_for:
@@ -278,6 +276,14 @@ def discard_one(there: Target, table: FailuresTable, failure_id: str, by: str, r
     if settled.status is not Status.DISCARDED:
         return Outcome(failure_id, "failed", f"it changed at this moment and is {settled.status}")
     return Outcome(failure_id, "discarded", done, order_id)
+
+
+def _why_not_discarded(record: FailureRecord, waited_for: bool) -> str:
+    if record.status in SETTLED:
+        return f"it is {record.status} already"
+    if record.status is Status.REDRIVEN and not waited_for:
+        return f"it was redriven at {record.claimed_at}: wait for what comes of it"
+    return ""
 
 
 # What never comes once a failure of this component is discarded.

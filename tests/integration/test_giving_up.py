@@ -80,13 +80,14 @@ WAITED_FOR = {
     "a message that the warehouse never got": (Kind.QUEUE, FULFILMENT, Redrive(Action.SEND, FULFILMENT)),
     "an event that was never published": (Kind.STREAM, STREAM, Redrive(Action.PUBLISH)),
 }
+FUNCTIONS = "arn:aws:lambda:us-east-1:123456789012:function"
+RECEIPTS = f"{FUNCTIONS}:orders-IssueReceiptFunction-AbCdEfGhIjKl"
+REFUNDS = f"{FUNCTIONS}:orders-RefundPaymentFunction-AbCdEfGhIjKl"
+MAILS = "arn:aws:sqs:us-east-1:123456789012:orders-NotificationsQueue-AbCdEfGhIjKl"
 OTHERS = {
-    "a receipt": (
-        Kind.FUNCTION,
-        "arn:aws:lambda:::function:r",
-        Redrive(Action.INVOKE, "arn:aws:lambda:::function:r"),
-    ),
-    "a mail": (Kind.QUEUE, "arn:aws:sqs:::mails", Redrive(Action.SEND, "arn:aws:sqs:::mails")),
+    "no receipt": (Kind.FUNCTION, RECEIPTS, Redrive(Action.INVOKE, RECEIPTS)),
+    "no mail": (Kind.QUEUE, MAILS, Redrive(Action.SEND, MAILS)),
+    "stays charged": (Kind.RULE_TARGET, REFUNDS, Redrive(Action.DELIVER, REFUNDS, "rule")),
 }
 
 
