@@ -131,9 +131,9 @@ def _own_error(value: Any, expected: Any, pointer: str) -> Iterator[dict[str, st
         message = str(error)
         rule = next((rule for rule, words in _RULES if words in message), "combination")
         if rule == "enum":
-            detail = f"expected {_description(expected)}, got '{_quoted(value)}'"
+            detail = f"Expected {_description(expected)}, got '{_quoted(value)}'"
         elif rule == "pattern":
-            detail = f"expected {_description(expected)}"
+            detail = f"Expected {_description(expected)}"
         else:
             detail = message.partition(" - at `$")[0]
         yield {"pointer": pointer, "rule": rule, "detail": detail}

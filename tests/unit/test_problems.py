@@ -131,7 +131,7 @@ def test_a_hostile_field_name_is_cut_and_made_harmless(name: str, pointer: str) 
 def test_a_value_that_is_not_on_the_list_is_quoted() -> None:
     (error,) = find_errors(json.loads(msgspec.json.encode(A_REQUEST)) | {"currency": "EUX"}, OrderRequest)
 
-    assert error["detail"] == "expected an active ISO 4217 currency code, got 'EUX'"
+    assert error["detail"] == "Expected an active ISO 4217 currency code, got 'EUX'"
 
 
 @pytest.mark.parametrize("status", sorted(TITLES))
