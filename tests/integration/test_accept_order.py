@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from orders import openapi
 from orders.model import Status
 from tests.integration.world import World, invoke, sample
 
+DOCUMENTATION = Path(__file__).parents[2] / "docs/api.md"
+DESCRIPTION = openapi.document("v1")
 GOOD = json.loads(sample("accept_order/accepted")["body"])
 
 
@@ -122,6 +128,25 @@ def test_without_a_key_each_request_is_an_order(world: World) -> None:
     invoke("accept_order", request())
 
     assert len(world.items("OrdersTable")) == 2
+
+
+def test_the_documented_refusal_is_what_is_answered(world: World) -> None:
+    # GIVEN the example in docs/api.md
+    example = re.search(r"-d '(\{\"currency\": \"EUX\".*?)'\n(.*?)\n```", DOCUMENTATION.read_text(), re.DOTALL)
+    assert example
+
+    # WHEN it is sent, THEN the answer is the documented one
+    assert json.loads(invoke("accept_order", request(example[1]))["body"]) == json.loads(example[2])
+
+
+@pytest.mark.parametrize("quantity", [2.0, 999.0, 1.5, 0.0, 1000.0, -2.0, 1e300])
+def test_schema_and_api_take_the_same_quantities(world: World, quantity: float) -> None:
+    body = with_field("/lines/0/quantity", quantity)
+    schema = {"$ref": "#/components/schemas/OrderRequest", "components": DESCRIPTION["components"]}
+
+    accepted = invoke("accept_order", request(body))["statusCode"] == 202
+
+    assert accepted == jsonschema.Draft202012Validator(schema).is_valid(body)
 
 
 ADDRESS = GOOD["shippingAddress"]
