@@ -12,7 +12,7 @@ from botocore.stub import Stubber
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from orders.model import Busy, Order, PricedLine, Status
+from orders.model import Busy, Order, PricedLine, Status, StoredAddress
 from tests.integration.world import World, an_order, function, invoke, sample
 
 ADA = "ada"
@@ -72,6 +72,16 @@ def test_a_customer_sees_their_order(world: World) -> None:
     assert answer["statusCode"] == 200
     assert answer["json"]["status"] == "PLACED"
     assert answer["json"]["timeline"][0]["what"] == "PLACED"
+
+
+def test_an_order_from_before_the_rules_were_tightened_is_shown(world: World) -> None:
+    # GIVEN an order that would be refused today
+    address = StoredAddress(" ", "Square\n12", "London", "SW1Y", "ZZ")
+    order = stored(world, shipping_address=address)
+
+    # THEN its customer still sees it, on its own and in the list
+    assert get(order.order_id)["json"]["shippingAddress"]["country"] == "ZZ"
+    assert len(listing()["json"]["orders"]) == 1
 
 
 def test_what_is_ours_is_not_shown(world: World) -> None:
@@ -259,6 +269,14 @@ def test_it_can_be_too_late_to_cancel(world: World, status: Status) -> None:
     assert status in answer["json"]["detail"]
     assert world.order(order) == order
     assert stock(world) == (3, 2)
+
+
+def test_an_order_with_a_status_of_newer_code_is_not_cancelled(world: World) -> None:
+    # GIVEN an order whose status this version doesn't know, as after a rollback
+    order = stored(world, status=Status("ON_HOLD"))
+
+    # WHEN its customer cancels it, THEN that is refused, and is no error of ours
+    assert cancel(order)["statusCode"] == 409
 
 
 @pytest.fixture

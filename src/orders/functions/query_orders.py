@@ -84,7 +84,7 @@ def cancel_order(order_id: str) -> Response[str]:
         order = _order(order_id, consistent=True)
         if order.status is Status.CANCELLED:
             break
-        if Status.CANCELLED not in TRANSITIONS[order.status]:
+        if Status.CANCELLED not in TRANSITIONS.get(order.status, ()):
             raise Problem(409, f"the order is {order.status}: it is too late to cancel it")
         try:
             _orders.cancel(order)
