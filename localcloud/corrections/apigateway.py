@@ -3,15 +3,24 @@
 AWS documents: an OpenAPI body with extensions is the whole API: any-method, request validators and models,
 gateway responses, request and response mappings. A proxy integration whose function fails answers 502
 `{"message": "Internal server error"}`; an invocation that Lambda refuses answers 500, one that exceeds the
-integration's 29 s 504. The bodies come from the API's gateway responses.
+integration's 29 s 504. The bodies come from the API's gateway responses. An authorizer of the type
+COGNITO_USER_POOLS takes an ID token where the method names no OAuth scopes, and an access token where it does. A
+token that has expired is answered 401 "The incoming token has expired". By which gateway response isn't documented:
+EXPIRED_TOKEN is the one for expired tokens, UNAUTHORIZED for what an authorizer doesn't take.
 
 MiniStack 1.5.33: imports path, method, security and the integration's type and address only, answers a failed
-function with the function's own error as a string, and gives an API another id when its document changes.
+function with the function's own error as a string, and gives an API another id when its document changes. Its
+authorizer takes any token that the pool has signed, refresh tokens too, and answers expired ones by UNAUTHORIZED.
+
+Here: the kind of token is checked, and EXPIRED_TOKEN answers for an expired one. An API that is to be right either
+way gives both responses the status 401, as template.yaml does.
 """
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -232,6 +241,37 @@ def install_integration_errors(_: Settings) -> None:
     replace(apigateway_v1, "_gateway_error_response", gateway_error_response)
 
 
+signature_holds: ContextVar[bool] = ContextVar("signature_holds", default=False)
+
+
+def install_token_checks(_: Settings) -> None:
+    """Have the Cognito authorizer ask what kind of token it is given, and tell an expired one from a bad one."""
+    validate: Callable[..., Coroutine[Any, Any, Any]] = internal(apigateway_v1, "_validate_cognito_authorizer")
+    verify = internal(apigateway_v1, "_verify_rs256_signature")
+    token_of = internal(apigateway_v1, "_cognito_token_from_request")
+    decode = internal(apigateway_v1, "_b64url_decode")
+
+    def verify_signature(token: str, key: JsonObject) -> bool:
+        signature_holds.set(verify(token, key))
+        return signature_holds.get()
+
+    async def validate_token(authorizer: JsonObject, method: JsonObject, *request: Any) -> tuple[Any, Any]:
+        signature_holds.set(False)
+        claims, error = await validate(authorizer, method, *request)
+        if not signature_holds.get():
+            return claims, error
+        # Only now is what the token says of itself worth anything.
+        said: JsonObject = json.loads(decode(token_of(authorizer, *request).split(".")[1]))
+        if said.get("token_use") != ("access" if method.get("authorizationScopes") else "id"):
+            return None, GatewayError("UNAUTHORIZED", "Unauthorized")
+        if said["exp"] <= time.time():
+            return None, GatewayError("EXPIRED_TOKEN", "The incoming token has expired")
+        return claims, error
+
+    replace(apigateway_v1, "_verify_rs256_signature", verify_signature)
+    replace(apigateway_v1, "_validate_cognito_authorizer", validate_token)
+
+
 CORRECTIONS = (
     Correction("apigateway-update", "An API keeps its id when its document changes", install_update),
     Correction(
@@ -243,5 +283,10 @@ CORRECTIONS = (
         "apigateway-integration-errors",
         "A failed function answers 502 Internal server error, a throttled one 500, one that is too slow 504",
         install_integration_errors,
+    ),
+    Correction(
+        "apigateway-cognito-tokens",
+        "A Cognito authorizer without scopes takes ID tokens only, and an expired token is an EXPIRED_TOKEN",
+        install_token_checks,
     ),
 )

@@ -2,19 +2,23 @@
 
 AWS documents: an execution environment has one log stream, the one that its context names; START, END and
 REPORT frame each invocation; a multi-line error is one event. Every invocation, whoever asked for it, counts
-in AWS/Lambda. A log line in Embedded Metric Format becomes metrics.
+in AWS/Lambda. A log line in Embedded Metric Format becomes metrics. FilterLogEvents gives up to 10,000 events and,
+if there may be more, a nextToken.
 
 MiniStack 1.5.33: makes a stream for each invocation and an event of each line, counts direct invocations only,
-and takes no notice of embedded metrics.
+and takes no notice of embedded metrics. FilterLogEvents ends at 10,000 events, and nothing says that there are more.
 """
 
+import heapq
 import json
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from ministack.core.responses import error_response_json, json_response
 from ministack.services import cloudwatch, cloudwatch_logs, lambda_svc
 
 from localcloud.corrections.lambda_environments import current_log_stream
@@ -22,6 +26,8 @@ from localcloud.patching import Correction, internal, replace
 from localcloud.settings import Settings
 
 JsonObject = dict[str, Any]
+
+MAX_PAGE = 10_000
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,85 @@ def install_metrics(_: Settings) -> None:
     replace(lambda_svc, "_emit_lambda_metrics", emit_lambda_metrics)
 
 
+@dataclass(frozen=True)
+class Position:
+    """How far a search of a log has come: the time of the last event given, and how many of that time were."""
+
+    timestamp: int
+    given: int
+
+    @classmethod
+    def of_token(cls, token: str) -> "Position":
+        """The position that a nextToken stands for. Raises ValueError for anything else."""
+        timestamp, _, given = token.partition("/")
+        return cls(int(timestamp), int(given))
+
+    def after(self, page: list[JsonObject]) -> str:
+        """The nextToken behind a page that began here."""
+        last = page[-1]["timestamp"]
+        given = sum(event["timestamp"] == last for event in page)
+        return f"{last}/{given + (self.given if last == self.timestamp else 0)}"
+
+
+def _time(event: JsonObject) -> int:
+    return int(event["timestamp"])
+
+
+def _order(event: JsonObject) -> tuple[int, int]:
+    return _time(event), int(event.get("ingestionTime", 0))
+
+
+def events_of(group: JsonObject, names: list[str], start: int, end: int | None) -> Iterator[JsonObject]:
+    """Yield the events of a group's streams from `start` to `end`, both included, in the order of their times."""
+    found = []
+    with internal(cloudwatch_logs, "_log_events_lock"):
+        for name in names:
+            if name in group["streams"]:
+                history = group["streams"][name]["events"]
+                last = len(history) if end is None else bisect_right(history, end, key=_time)
+                events = history[bisect_left(history, start, key=_time) : last]
+                found.append([{**event, "logStreamName": name} for event in events])
+    return heapq.merge(*found, key=_order)
+
+
+def install_search(_: Settings) -> None:
+    """Give a nextToken where a page of FilterLogEvents is not all."""
+    groups = internal(cloudwatch_logs, "_log_groups")
+    name_of = internal(cloudwatch_logs, "_resolve_log_group_name")
+    compile_pattern = internal(cloudwatch_logs, "_compile_filter_pattern")
+    search = internal(cloudwatch_logs, "_filter_log_events")
+
+    def filter_log_events(request: JsonObject) -> Any:
+        name, token, start = name_of(request), request.get("nextToken"), request.get("startTime") or 0
+        if name not in groups:
+            return search(request)  # which says so
+        try:
+            position = Position.of_token(token) if token else Position(start, 0)
+        except ValueError:
+            return error_response_json("InvalidParameterException", "The specified nextToken is invalid.", 400)
+        matches = compile_pattern(request.get("filterPattern", ""))
+        limit = min(request.get("limit") or MAX_PAGE, MAX_PAGE)
+        names = request.get("logStreamNames") or list(groups[name]["streams"])
+        page: list[JsonObject] = []
+        answer: JsonObject = {"events": page, "searchedLogStreams": []}
+        skip = position.given
+        for event in events_of(groups[name], names, max(start, position.timestamp), request.get("endTime")):
+            if not matches(event.get("message", "")):
+                continue
+            if skip and event["timestamp"] == position.timestamp:
+                skip -= 1
+            elif len(page) == limit:
+                answer["nextToken"] = position.after(page)
+                break
+            else:
+                page.append(event)
+        return json_response(answer)
+
+    replace(cloudwatch_logs, "_filter_log_events", filter_log_events)
+
+
 CORRECTIONS = (
+    Correction("logs-filter-pages", "FilterLogEvents gives a nextToken where a page is not all", install_search),
     Correction("lambda-logs", "One log stream for each environment, one event for each error", install_logs),
     Correction("cloudwatch-metrics", "Every invocation counts once; embedded metrics are extracted", install_metrics),
 )

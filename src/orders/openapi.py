@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from orders.model import MAX_LINES, Order, OrderRequest, Status
+from orders.problems import MAX_ERRORS, MAX_QUOTED
 
 _ORDER_ID = {"name": "orderId", "in": "path", "required": True, "schema": {"type": "string"}}
 _CURSOR = {
@@ -50,7 +51,7 @@ def _refusals(*statuses: int) -> dict[str, Any]:
         409: "It is too late",
         413: "The body has more than 64 KiB",
         415: "The body is not application/json",
-        422: "The content can't be accepted; every bad field is listed",
+        422: "The content can't be accepted; the bad fields are listed",
         429: "Too many requests",
     }
     problem = {"$ref": "#/components/schemas/Problem"}
@@ -83,11 +84,17 @@ def document(stage: str) -> dict[str, Any]:
             "detail": {"type": "string"},
             "errors": {
                 "type": "array",
+                "maxItems": MAX_ERRORS,
+                "description": "The bad fields of the body; `detail` says how many more there are",
                 "items": {
                     "type": "object",
                     "required": ["pointer", "detail"],
                     "properties": {
-                        "pointer": {"type": "string", "description": "JSON Pointer (RFC 6901) into the body"},
+                        "pointer": {
+                            "type": "string",
+                            "description": "JSON Pointer (RFC 6901) into the body; "
+                            f"an unknown field's name is cut after {MAX_QUOTED} characters",
+                        },
                         "detail": {"type": "string"},
                     },
                 },

@@ -10,7 +10,6 @@ TITLES = {
     400: "Bad request",
     401: "Not signed in",
     404: "Not found",
-    405: "Method not allowed",
     409: "Conflict",
     413: "Body too large",
     415: "Unsupported media type",
@@ -18,10 +17,16 @@ TITLES = {
     429: "Too many requests",
     500: "Internal server error",
 }
+MAX_ERRORS = 100  # listed in an answer; a refused body can have tens of thousands
+MAX_ERRORS_LOGGED = 20
+MAX_QUOTED = 40  # characters of a name or a value that an answer gives back
 
 
 class Problem(Exception):  # noqa: N818 - RFC 9457's own word
-    """A request that is refused: an HTTP status, a sentence, and the bad fields by JSON Pointer (RFC 6901)."""
+    """A request that is refused: an HTTP status, a sentence, and the bad fields as `find_errors` gives them.
+
+    The sentence must not quote the request.
+    """
 
     def __init__(self, status: int, detail: str, errors: list[dict[str, str]] | None = None) -> None:
         super().__init__(detail)
@@ -31,15 +36,25 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's own word
 
     def body(self) -> dict[str, Any]:
         """The problem document."""
+        unlisted = len(self.errors) - MAX_ERRORS
         document: dict[str, Any] = {
             "type": "about:blank",
             "title": TITLES[self.status],
             "status": self.status,
-            "detail": self.detail,
+            "detail": f"{self.detail}; {unlisted} more are not listed" if unlisted > 0 else self.detail,
         }
         if self.errors:
-            document["errors"] = self.errors
+            listed = self.errors[:MAX_ERRORS]
+            document["errors"] = [{"pointer": error["pointer"], "detail": error["detail"]} for error in listed]
         return document
+
+    def loggable_errors(self) -> list[dict[str, str]]:
+        """Where which rule was broken, without anything that the client wrote: an unknown field's name is theirs."""
+        broken: dict[tuple[str, str], None] = {}
+        for error in self.errors:
+            pointer, rule = error["pointer"], error["rule"]
+            broken[pointer.rpartition("/")[0] if rule == "unknown-field" else pointer, rule] = None
+        return [{"pointer": pointer, "rule": rule} for pointer, rule in list(broken)[:MAX_ERRORS_LOGGED]]
 
     def response(self) -> dict[str, Any]:
         """The answer to API Gateway's proxy integration."""
@@ -55,13 +70,10 @@ def response(status: int, body: Any, headers: dict[str, str] | None = None) -> d
     }
 
 
-def _pointer(parent: str, name: str | int) -> str:
-    return f"{parent}/{str(name).replace('~', '~0').replace('/', '~1')}"
-
-
 def find_errors(value: Any, expected: Any, pointer: str = "") -> Iterator[dict[str, str]]:
-    """Every field of a decoded JSON value that doesn't fit `expected`: `{"pointer", "detail"}` each.
+    """Every field of a decoded JSON value that doesn't fit `expected`: `{"pointer", "rule", "detail"}` each.
 
+    `pointer` is a JSON Pointer (RFC 6901), `rule` a word for the log, `detail` a sentence for the client.
     msgspec stops at the first error, which is right for the fast path; this walks the same types again for
     a request that has already been refused, so that the client learns of all its mistakes at once.
     """
@@ -71,7 +83,7 @@ def find_errors(value: Any, expected: Any, pointer: str = "") -> Iterator[dict[s
     elif get_origin(plain) is list and isinstance(value, list):
         yield from _own_error([None] * len(value), _with_element(expected, Any), pointer)
         for index, element in enumerate(value):
-            yield from find_errors(element, get_args(plain)[0], _pointer(pointer, index))
+            yield from find_errors(element, get_args(plain)[0], f"{pointer}/{index}")
     else:
         yield from _own_error(value, expected, pointer)
 
@@ -81,12 +93,14 @@ def _field_errors(value: dict[str, Any], struct: type[msgspec.Struct], pointer: 
     found = False
     for name in sorted(value.keys() - fields.keys()):
         found = True
-        yield {"pointer": _pointer(pointer, name), "detail": "unknown field"}
+        escaped = _quoted(name).replace("~", "~0").replace("/", "~1")
+        yield {"pointer": f"{pointer}/{escaped}", "rule": "unknown-field", "detail": "unknown field"}
     for name, field in fields.items():
+        place = f"{pointer}/{name}"
         if name in value:
-            errors = list(find_errors(value[name], field.type, _pointer(pointer, name)))
+            errors = list(find_errors(value[name], field.type, place))
         else:
-            errors = [{"pointer": _pointer(pointer, name), "detail": "required"}] if field.required else []
+            errors = [{"pointer": place, "rule": "required", "detail": "required"}] if field.required else []
         found = found or bool(errors)
         yield from errors
     if not found:  # the fields are right one by one; what is left is a rule over all of them
@@ -98,9 +112,42 @@ def _with_element(expected: Any, element: Any) -> Any:
     return Annotated[list[element], *constraints] if constraints else list[element]
 
 
+# A rule and what msgspec's message has in it if that rule is broken, the first that fits.
+_RULES = (
+    ("enum", "Invalid enum value"),  # has the client's value in it: this must be recognized first
+    ("pattern", "matching regex"),
+    ("length", "of length"),
+    ("type", "`, got `"),
+    ("range", "` >= "),
+    ("range", "` <= "),
+    ("range", "out of range"),
+)
+
+
 def _own_error(value: Any, expected: Any, pointer: str) -> Iterator[dict[str, str]]:
     try:
         msgspec.convert(value, expected)
     except msgspec.ValidationError as error:
-        detail = str(error).partition(" - at `$")[0].replace("\\\\Z", "$")
-        yield {"pointer": pointer, "detail": detail}
+        message = str(error)
+        rule = next((rule for rule, words in _RULES if words in message), "combination")
+        if rule == "enum":
+            detail = f"Expected {_description(expected)}, got '{_quoted(value)}'"
+        elif rule == "pattern":
+            detail = f"Expected {_description(expected)}"
+        else:
+            detail = message.partition(" - at `$")[0]
+        yield {"pointer": pointer, "rule": rule, "detail": detail}
+
+
+def _description(expected: Any) -> str:
+    for part in (expected, *get_args(expected)):
+        for meta in getattr(part, "__metadata__", ()):
+            if meta.description:
+                return str(meta.description)
+    return "another value"
+
+
+def _quoted(text: str) -> str:
+    """What a client wrote, as an answer may repeat it: short, and nothing in it that moves a cursor or text."""
+    cut = text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}…"
+    return "".join(character if character.isprintable() else "\ufffd" for character in cut)

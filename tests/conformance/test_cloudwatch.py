@@ -114,3 +114,75 @@ def test_the_own_log_group_of_a_function_gets_its_log(cloud: LocalCloud) -> None
     # THEN the line is there
     events = cloud.client("logs").filter_log_events(logGroupName=group)["events"]
     assert json.dumps({"order": 1}) in [event["message"] for event in events]
+
+
+def written(cloud: LocalCloud, streams: int, events: int, milliseconds: int) -> str:
+    """Write numbered events to the streams of a new log group, over so many milliseconds, and return its name."""
+    logs, group = cloud.client("logs"), unique("orders")
+    logs.create_log_group(logGroupName=group)
+    begin = int(datetime.now(UTC).timestamp() * 1000) - 10_000
+    for stream in range(streams):
+        logs.create_log_stream(logGroupName=group, logStreamName=str(stream))
+        batch = [
+            {
+                "timestamp": begin + n * milliseconds // events,
+                "message": f"{stream}-{n} {'even' if n % 2 == 0 else 'odd'}",
+            }
+            for n in range(events)
+        ]
+        logs.put_log_events(logGroupName=group, logStreamName=str(stream), logEvents=batch)
+    return group
+
+
+# All at the same time, too: a page can end between two events of one millisecond.
+@pytest.mark.parametrize("milliseconds", [5000, 7, 1])
+def test_a_search_of_a_long_log_goes_on_until_every_event_was_given_once(
+    cloud: LocalCloud, milliseconds: int
+) -> None:
+    # GIVEN a log of 24,000 events in three streams
+    group = written(cloud, 3, 8000, milliseconds)
+    # WHEN all pages are turned
+    pages = list(cloud.client("logs").get_paginator("filter_log_events").paginate(logGroupName=group))
+    # THEN no page has more than 10,000, and together they have each event once, in the order of their times
+    events = [event for page in pages for event in page["events"]]
+    assert [len(page["events"]) for page in pages] == [10_000, 10_000, 4000]
+    assert len({event["message"] for event in events}) == len(events)
+    assert [event["timestamp"] for event in events] == sorted(event["timestamp"] for event in events)
+
+
+def test_a_search_by_pattern_goes_on_where_its_page_ended(cloud: LocalCloud) -> None:
+    # GIVEN a log with something else between what is searched for
+    group = written(cloud, 2, 500, 50)
+    search = {"logGroupName": group, "filterPattern": "even", "limit": 60}
+    # WHEN all pages are turned, and events are written meanwhile
+    logs, found = cloud.client("logs"), []
+    token: dict[str, str] = {}
+    while True:
+        page = logs.filter_log_events(**search, **token)
+        found += [event["message"] for event in page["events"]]
+        if "nextToken" not in page:
+            break
+        token = {"nextToken": page["nextToken"]}
+        now = int(datetime.now(UTC).timestamp() * 1000)
+        logs.put_log_events(
+            logGroupName=group, logStreamName="0", logEvents=[{"timestamp": now, "message": f"odd {now}"}]
+        )
+    # THEN everything that was searched for has been found, once
+    assert sorted(found) == sorted(f"{stream}-{n} even" for stream in range(2) for n in range(0, 500, 2))
+
+
+def test_a_search_that_is_all_on_one_page_has_no_next_one(cloud: LocalCloud) -> None:
+    group = written(cloud, 1, 10, 5)
+    # WHEN a page has room for exactly what is there
+    page = cloud.client("logs").filter_log_events(logGroupName=group, limit=10)
+    # THEN it is the last
+    assert len(page["events"]) == 10
+    assert "nextToken" not in page
+
+
+@pytest.mark.parametrize("token", ["nonsense", "1", "a/b"])
+def test_a_token_that_was_not_given_is_refused(cloud: LocalCloud, token: str) -> None:
+    group = written(cloud, 1, 1, 1)
+    logs = cloud.client("logs")
+    with pytest.raises(logs.exceptions.InvalidParameterException):
+        logs.filter_log_events(logGroupName=group, nextToken=token)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from orders import openapi
 from orders.model import Status
 from tests.integration.world import World, invoke, sample
 
+DOCUMENTATION = Path(__file__).parents[2] / "docs/api.md"
+DESCRIPTION = openapi.document("v1")
 GOOD = json.loads(sample("accept_order/accepted")["body"])
 
 
@@ -53,7 +59,18 @@ def test_an_order_is_accepted(world: World) -> None:
     assert body["status"] == Status.PLACED
     assert "Idempotency-Replayed" not in answer["headers"]
 
-    # AND it is stored, unpriced, with its first timeline entry
+    # AND how to cancel it
+    event = sample("query_orders/cancel-too-late")
+    event["path"] = body["links"]["cancel"].removeprefix("/v1")
+    event["requestContext"]["authorizer"]["claims"]["sub"] = "ada"
+    cancelled = invoke("query_orders", event)
+    assert json.loads(cancelled["body"]) == {"orderId": body["orderId"], "status": Status.CANCELLED}
+
+
+def test_an_accepted_order_is_stored_unpriced_with_its_first_timeline_entry(world: World) -> None:
+    answer = invoke("accept_order", request())
+    body = json.loads(answer["body"])
+
     (item,) = world.items("OrdersTable")
     assert (item["customerId"], item["orderId"]) == ("ada", body["orderId"])
     assert (item["status"], item["version"], item["schemaVersion"]) == ("PLACED", 1, 1)
@@ -113,6 +130,25 @@ def test_without_a_key_each_request_is_an_order(world: World) -> None:
     assert len(world.items("OrdersTable")) == 2
 
 
+def test_the_documented_refusal_is_what_is_answered(world: World) -> None:
+    # GIVEN the example in docs/api.md
+    example = re.search(r"-d '(\{\"currency\": \"EUX\".*?)'\n(.*?)\n```", DOCUMENTATION.read_text(), re.DOTALL)
+    assert example
+
+    # WHEN it is sent, THEN the answer is the documented one
+    assert json.loads(invoke("accept_order", request(example[1]))["body"]) == json.loads(example[2])
+
+
+@pytest.mark.parametrize("quantity", [2.0, 999.0, 1.5, 0.0, 1000.0, -2.0, 1e300])
+def test_schema_and_api_take_the_same_quantities(world: World, quantity: float) -> None:
+    body = with_field("/lines/0/quantity", quantity)
+    schema = {"$ref": "#/components/schemas/OrderRequest", "components": DESCRIPTION["components"]}
+
+    accepted = invoke("accept_order", request(body))["statusCode"] == 202
+
+    assert accepted == jsonschema.Draft202012Validator(schema).is_valid(body)
+
+
 ADDRESS = GOOD["shippingAddress"]
 BAD_FIELDS: list[tuple[Any, list[str]]] = [
     ({}, ["/currency", "/lines", "/shippingAddress", "/paymentMethod"]),
@@ -145,6 +181,28 @@ BAD_FIELDS: list[tuple[Any, list[str]]] = [
     (with_field("/shippingAddress/country", "Austria"), ["/shippingAddress/country"]),
     (with_field("/shippingAddress/name", "x" * 101), ["/shippingAddress/name"]),
     (with_field("/shippingAddress/line2", 5), ["/shippingAddress/line2"]),
+    (with_field("/shippingAddress/line2", "x" * 201), ["/shippingAddress/line2"]),
+    *(
+        (with_field(f"/shippingAddress/{field}", wrong), [f"/shippingAddress/{field}"])
+        for field in ("name", "line1", "city", "postalCode")
+        for wrong in (
+            "",
+            " ",
+            "\u3000\u200b",
+            "two\nlines",
+            "a\x00b",
+            "a\x1b[2J",
+            "a\x7f",
+            "a\x9b",
+            "a\u2028b",
+            "a\u202eb",
+        )
+    ),
+    *((with_field("/shippingAddress/line2", wrong), ["/shippingAddress/line2"]) for wrong in ("a\nb", "\u2066")),
+    *(
+        (with_field("/shippingAddress/country", wrong), ["/shippingAddress/country"])
+        for wrong in ("ZZ", "UK", "XK", "EU", "gb", "", None)
+    ),
     (with_field("/paymentMethod", "4242424242424242"), ["/paymentMethod"]),
     (with_field("/paymentMethod", "tok_" + "x" * 61), ["/paymentMethod"]),
     (
@@ -198,13 +256,30 @@ def test_a_bad_request_is_refused_and_nothing_is_stored(world: World, event: dic
     assert world.items("OrdersTable") == []
 
 
+@pytest.mark.parametrize("quantity", ["2.0", "2e0", "20E-1"])
+def test_a_quantity_without_a_fraction_is_a_whole_number_however_it_is_written(world: World, quantity: str) -> None:
+    # GIVEN an order of two, and the same with another spelling of 2
+    first = invoke("accept_order", request(key="k"))
+    body = json.dumps(GOOD).replace('"quantity": 2', f'"quantity": {quantity}')
+    assert quantity in body
+
+    # WHEN it is sent with the same key
+    second = invoke("accept_order", request(body, key="k"))
+
+    # THEN it is the same order
+    assert (second["statusCode"], second["body"]) == (202, first["body"])
+    assert second["headers"]["Idempotency-Replayed"] == "true"
+    assert world.items("OrdersTable")[0]["lines"] == GOOD["lines"]
+
+
 @pytest.mark.parametrize(
     "event",
     [
         request(json.dumps(GOOD).ljust(64 * 1024)),
         request(with_field("/lines", [{"sku": f"S{n % 99}", "quantity": 999} for n in range(100)])),
         request(with_field("/shippingAddress/line2", None)),
-        request(with_field("/shippingAddress/name", "Ada 🜁 \u0000")),
+        request(with_field("/shippingAddress/name", "Ada 🜁 👩\u200d🚀 עדה\u200f")),
+        request(with_field("/shippingAddress/line2", "")),
         request(**{"content-type": "Application/JSON; charset=utf-8"}),
         request(key="!" * 255),
         {**request(), "body": base64.b64encode(json.dumps(GOOD).encode()).decode(), "isBase64Encoded": True},
@@ -272,6 +347,90 @@ def test_log_lines_carry_the_correlation_id(world: World, logs: Logs, header: st
     wanted = expected or event["requestContext"]["requestId"]
     assert answer["headers"]["X-Correlation-Id"] == wanted
     assert {line["correlation_id"] for line in logs()} == {wanted}
+
+
+MARK = "PLANTED"
+TEXTS = ("/currency", "/paymentMethod", "/lines/0/sku", *(f"/shippingAddress/{name}" for name in ADDRESS))
+PLANTED: list[dict[str, Any]] = [
+    *(request(with_field(place, f"{MARK} \n{'4' * 60_000}")) for place in TEXTS),
+    *(request(with_field(place, f"{MARK} \n")) for place in TEXTS),
+    *(
+        request(with_field(place, [MARK]))
+        for place in ("/currency", "/lines", "/lines/0", "/shippingAddress", "/lines/0/sku")
+    ),
+    *(request(with_field(place, MARK)) for place in ("/lines", "/lines/0", "/shippingAddress", "/lines/0/quantity")),
+    *(request(with_field(f"{parent}/{MARK} 4242", 1)) for parent in ("", "/lines/0", "/shippingAddress")),
+    request(with_field(f"/{MARK}" + "x" * 60_000, 1)),
+    request(json.dumps({**GOOD, "currency": MARK}).replace('"quantity": 2', '"quantity": 1e999')),
+    request({f"{MARK} {n}": MARK for n in range(3000)}),
+    request([MARK]),
+    request(MARK),
+    request(json.dumps(MARK)),
+    request(f'{{"currency": "{MARK}", '),
+    request(MARK * 10_000),
+    request(key=f"{MARK} with spaces"),
+    request(key=MARK * 50),
+    request(**{"Content-Type": MARK}),
+    request("{", **{"X-Correlation-Id": f"{MARK} with spaces"}),
+    request("{", **{MARK: MARK, "User-Agent": MARK}),
+]
+
+
+@pytest.mark.parametrize("event", PLANTED, ids=range(len(PLANTED)))
+def test_nothing_of_a_refused_request_is_logged(
+    world: World, logs: Logs, caplog: pytest.LogCaptureFixture, event: dict[str, Any]
+) -> None:
+    # WHEN a request with an address, a card number or anything else in the wrong place is refused
+    answer = invoke("accept_order", event)
+
+    # THEN the log says what was wrong with it and nothing of what was in it, in a few words
+    lines = logs()
+    assert answer["statusCode"] >= 400
+    assert [line["message"] for line in lines] == ["order refused"]
+    assert MARK not in json.dumps(lines)
+    assert MARK not in caplog.text
+    assert len(json.dumps(lines)) < 2000
+    # AND the answer repeats little of it
+    assert len(answer["body"]) < 20_000
+    assert all(len(error["pointer"]) < 100 for error in json.loads(answer["body"]).get("errors", []))
+
+
+def test_a_bad_value_of_60_000_characters_gets_a_short_answer(world: World) -> None:
+    answer = invoke("accept_order", request(with_field("/currency", "x" * 60_000)))
+
+    assert answer["statusCode"] == 422
+    assert len(answer["body"]) < 400
+
+
+def test_a_refusal_is_logged_by_pointer_and_rule(world: World, logs: Logs) -> None:
+    body = with_field("/lines", [{"sku": "a b", "quantity": 0}, {"quantity": "2"}, *GOOD["lines"] * 50])
+    body |= {"colour": "red", "size": 3, "currency": "EUX"}
+    body["shippingAddress"] = {**ADDRESS, "name": " ", "city": "x" * 101, "colour": "red"}
+
+    invoke("accept_order", request(body))
+
+    (line,) = logs()
+    assert line["status"] == 422
+    assert line["errors"] == [
+        {"pointer": "", "rule": "unknown-field"},
+        {"pointer": "/currency", "rule": "enum"},
+        {"pointer": "/lines", "rule": "length"},
+        {"pointer": "/lines/0/sku", "rule": "pattern"},
+        {"pointer": "/lines/0/quantity", "rule": "range"},
+        {"pointer": "/lines/1/sku", "rule": "required"},
+        {"pointer": "/lines/1/quantity", "rule": "type"},
+        {"pointer": "/shippingAddress", "rule": "unknown-field"},
+        {"pointer": "/shippingAddress/name", "rule": "pattern"},
+        {"pointer": "/shippingAddress/city", "rule": "length"},
+    ]
+
+
+def test_an_answer_lists_a_hundred_errors_and_says_how_many_more_there_are(world: World) -> None:
+    answer = invoke("accept_order", request({**GOOD, **{f"field{n}": 1 for n in range(1234)}}))
+
+    problem = json.loads(answer["body"])
+    assert len(problem["errors"]) == 100
+    assert problem["detail"].endswith("; 1134 more are not listed")
 
 
 def test_neither_address_nor_payment_method_is_logged(world: World, logs: Logs) -> None:

@@ -12,7 +12,7 @@ from botocore.stub import Stubber
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from orders.model import Busy, Order, PricedLine, Status
+from orders.model import Busy, Order, PricedLine, Status, StoredAddress
 from tests.integration.world import World, an_order, function, invoke, sample
 
 ADA = "ada"
@@ -74,6 +74,16 @@ def test_a_customer_sees_their_order(world: World) -> None:
     assert answer["json"]["timeline"][0]["what"] == "PLACED"
 
 
+def test_an_order_from_before_the_rules_were_tightened_is_shown(world: World) -> None:
+    # GIVEN an order that would be refused today
+    address = StoredAddress(" ", "Square\n12", "London", "SW1Y", "ZZ")
+    order = stored(world, shipping_address=address)
+
+    # THEN its customer still sees it, on its own and in the list
+    assert get(order.order_id)["json"]["shippingAddress"]["country"] == "ZZ"
+    assert len(listing()["json"]["orders"]) == 1
+
+
 def test_what_is_ours_is_not_shown(world: World) -> None:
     shown = get(stored(world).order_id)["json"]
 
@@ -85,6 +95,32 @@ def test_what_is_ours_is_not_shown(world: World) -> None:
 def test_an_unknown_order_is_404(world: World, order_id: str) -> None:
     stored(world)
     assert get(order_id)["statusCode"] == 404
+
+
+@pytest.mark.parametrize("order_id", ["x", "x" * 3000, f"{OTHER_ID}x", OTHER_ID.upper()])
+def test_a_malformed_order_id_never_reaches_dynamodb(
+    world: World, monkeypatch: pytest.MonkeyPatch, order_id: str
+) -> None:
+    # GIVEN a DynamoDB that refuses an id, as it does one of more than 1024 bytes
+    def refuse(**_: Any) -> Any:
+        raise AssertionError("asked for a malformed id")
+
+    monkeypatch.setattr(function("query_orders")._orders._client, "get_item", refuse)
+
+    # WHEN somebody asks for the order, or cancels it
+    answers = [get(order_id), call("query_orders/cancel-too-late", f"/orders/{order_id}/cancel", ADA)]
+
+    # THEN there is no such order, and no error of ours
+    assert [answer["statusCode"] for answer in answers] == [404, 404]
+
+
+@pytest.mark.parametrize("path", ["/", "/nowhere", "/orders/a/b", "/orders/a/cancel/b", f"/orders/{OTHER_ID}/"])
+def test_an_unknown_path_is_a_problem_document(world: World, path: str) -> None:
+    answer = call("query_orders/get-order", path, ADA)
+
+    assert (answer["statusCode"], answer["json"]["status"]) == (404, 404)
+    assert answer["multiValueHeaders"]["Content-Type"] == ["application/problem+json"]
+    assert answer["json"]["detail"]
 
 
 def test_somebody_elses_order_is_404(world: World) -> None:
@@ -142,12 +178,15 @@ def encoded(value: Any) -> str:
 @pytest.mark.parametrize(
     "query",
     [
+        {"limit": ""},
+        {"limit": " "},
         {"limit": "0"},
         {"limit": "101"},
         {"limit": "-1"},
         {"limit": "1.5"},
         {"limit": "ten"},
         {"limit": "²"},
+        {"cursor": ""},
         {"cursor": "!"},
         {"cursor": "é"},
         {"cursor": encoded({})},
@@ -230,6 +269,14 @@ def test_it_can_be_too_late_to_cancel(world: World, status: Status) -> None:
     assert status in answer["json"]["detail"]
     assert world.order(order) == order
     assert stock(world) == (3, 2)
+
+
+def test_an_order_with_a_status_of_newer_code_is_not_cancelled(world: World) -> None:
+    # GIVEN an order whose status this version doesn't know, as after a rollback
+    order = stored(world, status=Status("ON_HOLD"))
+
+    # WHEN its customer cancels it, THEN that is refused, and is no error of ours
+    assert cancel(order)["statusCode"] == 409
 
 
 @pytest.fixture
@@ -353,6 +400,49 @@ def test_the_open_endpoints_need_no_customer(world: World) -> None:
         event["path"] = path
         del event["requestContext"]["authorizer"]
         assert invoke("query_orders", event)["statusCode"] == 200
+
+
+def test_the_description_names_the_stage_that_the_api_is_at(world: World) -> None:
+    # GIVEN an API that is deployed at the stage v1
+    answer = call("query_orders/list-orders", "/openapi.json", ADA)
+
+    # THEN a client that is made from the description calls paths that are there
+    assert answer["json"]["servers"] == [{"url": "/v1"}]
+
+
+MARK = "PLANTED"
+PLANTED = [
+    (f"/{MARK}", {}),
+    (f"/orders/{MARK}", {}),
+    (f"/orders/{MARK}/cancel", {}),
+    (f"/orders/{MARK}{'x' * 5000}", {}),
+    (f"/orders/{OTHER_ID}/{MARK}", {}),
+    ("/orders", {"limit": MARK}),
+    ("/orders", {"cursor": MARK}),
+    ("/orders", {"cursor": encoded([MARK, MARK])}),
+    ("/orders", {"limit": "0", MARK: MARK}),
+]
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_nothing_of_a_refused_request_is_logged_or_given_back(
+    world: World,
+    logs: Callable[[], list[dict[str, Any]]],
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    planted: tuple[str, dict[str, str]],
+) -> None:
+    # GIVEN the level at which functions log, for Powertools' own lines too
+    caplog.set_level("INFO")
+
+    # WHEN a request with a marked value in its path or its parameters is refused
+    path, query = planted
+    name = "query_orders/cancel-too-late" if path.endswith("/cancel") else "query_orders/get-order"
+    answer = call(name, path, ADA, query)
+
+    # THEN neither a log line nor the answer has it
+    assert answer["statusCode"] in {400, 404}
+    assert MARK not in json.dumps(logs()) + caplog.text + capsys.readouterr().out + answer["body"]
 
 
 def test_log_lines_carry_request_and_order(world: World, logs: Callable[[], list[dict[str, Any]]]) -> None:

@@ -31,7 +31,7 @@ from orders.model import (
 
 SKUS = st.text("ABCabc019._-", max_size=10).map("A{}".format)
 LINES = st.builds(model.Line, sku=SKUS, quantity=st.integers(1, 999))
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc", "Cf", "Zl", "Zp"]), max_size=19).map("A{}".format)
 ADDRESSES = st.builds(
     model.Address,
     name=TEXT,

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
 MAX_BODY = 64 * 1024
-# A refused body can have tens of thousands of errors.
-MAX_ERRORS_LOGGED = 20
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 _CORRELATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 
@@ -41,7 +39,7 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
         return _accept(event)
     except Problem as problem:
         metrics.add_metric("OrderRefused", "Count", 1)
-        logger.info("order refused", extra={"status": problem.status, "errors": problem.errors[:MAX_ERRORS_LOGGED]})
+        logger.info("order refused", extra={"status": problem.status, "errors": problem.loggable_errors()})
         return problem.response()
 
 
@@ -91,20 +89,36 @@ def _read(event: dict[str, Any], headers: dict[str, str]) -> OrderRequest:
     try:
         try:
             return _decoder.decode(body)
-        except msgspec.ValidationError as error:
-            errors = _errors(body, str(error))
-            raise Problem(422, "the order has fields that can't be accepted", errors) from None
+        except msgspec.ValidationError:
+            return _read_again(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Problem(400, "the body is not valid JSON") from None
 
 
-def _errors(body: bytes, first: str) -> list[dict[str, str]]:
-    """Every bad field of a body. Raises `msgspec.DecodeError` where it turns out to be no JSON further on."""
+def _read_again(body: bytes) -> OrderRequest:
+    """The order in a body that the decoder refused for a whole number written as 2.0; else a `Problem`.
+
+    Raises `msgspec.DecodeError` where the body turns out to be no JSON further on.
+    """
     try:
-        return list(problems.find_errors(msgspec.json.decode(body), OrderRequest))
+        value = msgspec.json.decode(body)
     except msgspec.ValidationError:
-        # A number beyond any range: no value could be made to look at, so only the first error can be named.
-        return [{"pointer": "", "detail": first}]
+        errors = [{"pointer": "", "rule": "range", "detail": "a number in the body is too large to be read"}]
+    else:
+        _make_quantities_whole(value)
+        errors = list(problems.find_errors(value, OrderRequest))
+        if not errors:
+            return msgspec.convert(value, OrderRequest)
+    raise Problem(422, "the order has fields that can't be accepted", errors) from None
+
+
+def _make_quantities_whole(value: Any) -> None:
+    """JSON Schema's integers are all numbers without a fraction, so 2.0 is one; msgspec's aren't."""
+    lines = value.get("lines") if isinstance(value, dict) else None
+    for line in lines if isinstance(lines, list) else ():
+        quantity = line.get("quantity") if isinstance(line, dict) else None
+        if isinstance(quantity, float) and quantity.is_integer():
+            line["quantity"] = int(quantity)
 
 
 def _accepted(order: Order, context: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:

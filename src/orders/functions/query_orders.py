@@ -57,7 +57,7 @@ def get_order(order_id: str) -> Response[str]:
 def list_orders() -> Response[str]:
     """The customer's orders, newest first, a page at a time."""
     event = app.current_event
-    text = event.get_query_string_value("limit") or "20"
+    text = event.get_query_string_value("limit", "20")
     # Not str.isdigit(), which also takes digits that int() doesn't.
     limit = int(text) if text.isascii() and text.isdecimal() and len(text) < 4 else 0
     if not 1 <= limit <= MAX_PAGE:
@@ -84,7 +84,7 @@ def cancel_order(order_id: str) -> Response[str]:
         order = _order(order_id, consistent=True)
         if order.status is Status.CANCELLED:
             break
-        if Status.CANCELLED not in TRANSITIONS[order.status]:
+        if Status.CANCELLED not in TRANSITIONS.get(order.status, ()):
             raise Problem(409, f"the order is {order.status}: it is too late to cancel it")
         try:
             _orders.cancel(order)
