@@ -113,3 +113,16 @@ def test_what_is_hidden_is_not_described() -> None:
 
 def test_patterns_are_ecmascripts() -> None:
     assert "\\\\Z" not in json.dumps(DOCUMENT)
+
+
+def test_no_gateway_response_repeats_what_a_client_sent() -> None:
+    # API Gateway's own messages can have the Authorization header in them, however long it is.
+    from tests.template.cloudformation import load_raw
+
+    responses = load_raw()["Resources"]["Api"]["Properties"]["GatewayResponses"]
+
+    assert "DEFAULT_4XX" in responses
+    for kind, response in responses.items():
+        (template,) = response["ResponseTemplates"].values()
+        assert "$" not in template, kind
+        assert {"type", "title", "detail"} <= json.loads(template).keys(), kind
