@@ -138,6 +138,7 @@ class World:
     excused_mails: int = 0
     # Orders of which an operator has discarded something: what was dropped then may be missing at the end.
     discarded: set[str] = field(default_factory=set)
+    not_given_up: list[str] = field(default_factory=list)
     stream_position: int = 0
     racing: Actor | None = None
 
@@ -441,6 +442,14 @@ class World:
         if failure in self.inbox:
             self.inbox.remove(failure)
         self.discarded.add(failure.order_id)
+        if failure.execution or failure.delivery.to in (blueprint.WORKFLOW, "FulfilmentQueue"):
+            for order in self.orders():
+                if (
+                    order["orderId"] == failure.order_id
+                    and "givenUp" not in order
+                    and order["status"] not in TERMINAL
+                ):
+                    self.not_given_up.append(f"{failure.order_id} was discarded and is not given up")
 
     def a_failure_of(self, order: Json) -> Failure:
         """An order's stuck execution, as the inbox knows it from before."""
@@ -478,7 +487,13 @@ class World:
 
     def check(self) -> list[str]:
         """What is wrong just now, whatever is still on its way."""
-        return [*_wrong_with_stock(self.orders()), *_wrong_with_ledgers(), *_wrong_with_history(self.orders())]
+        orders = self.orders()
+        return [
+            *_wrong_with_stock(orders),
+            *_wrong_with_ledgers(),
+            *_wrong_with_history(orders),
+            *self.not_given_up,
+        ]
 
     def check_end(self) -> list[str]:
         """What is wrong now that nothing is on its way any more and the inbox is empty."""
