@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orderctl import explain
+from orderctl import explain, hints
 from orderctl.explain import Attempts, Execution
 from orderctl.target import Target
 from orders.model import timestamp, timestamp_before
@@ -30,7 +30,7 @@ class Stack(Target):
         return States()
 
 
-STACK = Stack("stack", {}, "", None)
+STACK = Stack("stack orders-test", {}, "", None)
 
 
 def an_order(**changes: Any) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def test_waiting_for_the_warehouse_names_the_queue() -> None:
 def test_a_stuck_order_names_cause_and_command() -> None:
     assert sentence(an_order(), failures=[a_failure()]) == (
         "Stuck since 2026-11-21T07:00:00.000Z in the failure inbox, status RESERVED: ProcessPayment failed with "
-        "PaymentProviderError: answered 503; once that is mended: orderctl failures redrive f1."
+        "PaymentProviderError: answered 503; once that is mended: " + hints.toward("failures redrive f1", STACK)
     )
 
 
@@ -128,7 +128,7 @@ def test_an_order_that_has_ended_without_its_receipt_says_so() -> None:
 
     assert said == (
         "Fulfilled at T: paid and shipped; but IssueReceiptFunction failed with PaymentProviderError (answered 503): "
-        "orderctl failures redrive f1."
+        + hints.toward("failures redrive f1", STACK)
     )
 
 
