@@ -191,14 +191,18 @@ def _followed(read: Read, start_ms: int) -> Iterator[Line]:
         time.sleep(POLL_S)
 
 
-def events(there: Target, group: str, pattern: str, start_ms: int) -> Iterator[dict[str, Any]]:
-    """Yield every event of a log group since a time that fits the filter pattern, however many there are.
+def events(
+    there: Target, group: str, pattern: str, start_ms: int, end_ms: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield every event of a log group that fits the filter pattern, from one time on, up to another if there is one.
 
     AWS continues a full page with a token. The local cloud gives none: there a full page is continued from the time
     of its last event.
     """
     client = there.client("logs")
     asked: dict[str, Any] = {"logGroupName": group, **({"filterPattern": pattern} if pattern else {})}
+    if end_ms is not None:
+        asked["endTime"] = end_ms
     position: dict[str, Any] = {"startTime": start_ms}
     seen: set[str] = set()  # of the last event's millisecond
     while True:

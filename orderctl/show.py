@@ -93,7 +93,7 @@ def _shared(one: str, other: str) -> int:
 def shorten(text: str, most: int) -> str:
     """Return the text on one line; an ellipsis stands for what is left out."""
     line = " ".join(text.split())
-    return line if len(line) <= most else line[: most - 1] + "…"
+    return line if len(line) <= most else line[: most - 1].rstrip() + "…"
 
 
 def age(at: str) -> str:
