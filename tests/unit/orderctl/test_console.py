@@ -134,3 +134,13 @@ def test_watching_ends_well_by_an_interruption(monkeypatch: pytest.MonkeyPatch) 
     shown = screen.file.getvalue()  # type: ignore[attr-defined]
     assert all(each in shown for each in looks)
     assert "\x1b[?1049l" in shown
+
+
+def test_a_table_measures_what_it_shows() -> None:
+    screen = Screen(file=io.StringIO(), width=80, soft_wrap=True, highlight=False)
+    table = show.table(show.whole("Id"), "Text")
+    table.add_row("12345678", escape(HOSTILE))
+    screen.print(table)
+    lines = screen.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(len(line) for line in lines) <= 80
+    assert "".join("".join(lines).split()).count("\\u009b") == 2  # nothing of it is lost
