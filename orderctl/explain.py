@@ -372,7 +372,19 @@ def sentence(
     open_failures = [failure for failure in failures if failure["status"] in {"NEW", "REDRIVEN"}]
     if order["status"] in TERMINAL:
         return _ended(order) + _but(there, open_failures)
-    stuck = [failure for failure in open_failures if failure["status"] == "NEW" and _keeps_order(failure)]
+    given_up = "Given up by an operator, and to be undone. " if "givenUp" in order else ""
+    return given_up + _open(there, order, executions, open_failures, queues)
+
+
+def _open(
+    there: Target,
+    order: dict[str, Any],
+    executions: list[Execution],
+    open_failures: list[dict[str, Any]],
+    queues: dict[str, dict[str, int]],
+) -> str:
+    kept_by = [failure for failure in open_failures if _keeps_order(there, failure)]
+    stuck = [failure for failure in kept_by if failure["status"] == "NEW"]
     running = [execution for execution in executions if execution.status == "RUNNING"]
     if running:
         return _running(there, running[-1], queues) + _but(there, open_failures)
@@ -383,7 +395,7 @@ def sentence(
             f"{failure['component']} failed with {failure['errorName']}: {failure['errorMessage'].rstrip('.')}; "
             f"once that is mended: {hints.toward('failures redrive ' + failure['failureId'], there)}"
         )
-    redriven = [failure for failure in open_failures if failure["status"] == "REDRIVEN" and _keeps_order(failure)]
+    redriven = [failure for failure in kept_by if failure["status"] == "REDRIVEN"]
     if redriven:
         return f"On its way again since {redriven[-1].get('claimedAt')}, and not yet back in a workflow."
     if not executions:
@@ -391,13 +403,13 @@ def sentence(
     return f"Nobody is at work on it: its last workflow has ended, the order is {order['status']}" + SWEPT
 
 
-def _keeps_order(failure: dict[str, Any]) -> bool:
+def _keeps_order(there: Target, failure: dict[str, Any]) -> bool:
     """Whether the order waits for what failed; it doesn't wait for a mail or a receipt."""
-    return (
-        failure["kind"] in {"execution", "stream"}
-        or ":states:" in failure["redrive"].get("to", "")
-        or failure["component"] == "FulfilmentQueue"
-    )
+    import msgspec  # noqa: PLC0415
+
+    from orders.failures import FailureRecord, order_waits_for  # noqa: PLC0415
+
+    return order_waits_for(msgspec.convert(failure, FailureRecord), there.output("FulfilmentQueueArn"))
 
 
 SWEPT = ". Once it is overdue, about 2 hours after it was placed, the sweep starts it again."

@@ -111,7 +111,7 @@ def _causes(records: list[FailureRecord]) -> Table:
 def status_of(record: FailureRecord) -> str:
     """Return the status as rich markup, saying if a redrive was begun and never confirmed."""
     unconfirmed = " (not confirmed)" if record.status == "REDRIVEN" and record.sent_at is None else ""
-    return f"[{COLOURS[record.status]}]{record.status}[/]{unconfirmed}"
+    return f"[{COLOURS.get(record.status, 'cyan')}]{escape(record.status)}[/]{unconfirmed}"
 
 
 def show_failure(record: FailureRecord, plan: str) -> None:

@@ -50,7 +50,7 @@ def money(minor_units: int | None, currency: str) -> str:
 
 def status(word: str) -> str:
     """Return a status with its colour, as rich markup."""
-    return f"[{COLOURS.get(word, 'cyan')}]{word}[/]"
+    return f"[{COLOURS.get(word, 'cyan')}]{escape(word)}[/]"
 
 
 # ---- What tables have in common ----------------------------------------------------------------------------------
@@ -125,6 +125,8 @@ def order(found: dict[str, Any]) -> Table:
     grid.add_row("Status", status(found["status"]))
     if reason := found.get("reason"):
         grid.add_row("Reason", escape(f"{reason['code']}: {reason['message']}"))
+    if given_up := found.get("givenUp"):
+        grid.add_row("Given up", escape(f"{given_up['code']}: {given_up['message']}"))
     if "customerId" in found:
         grid.add_row("Customer", escape(f"{found['customerId']} {found.get('email', '')}".strip()))
     for index, line in enumerate(found["lines"]):

@@ -118,6 +118,8 @@ def there(world: World, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> Target:
         "FailuresTable": "FailuresTable",
         "FailedPayloadsBucket": "failed-payloads-bucket",
         "OrdersTable": "OrdersTable",
+        "CatalogueTable": "CatalogueTable",
+        "FulfilmentQueueArn": QUEUE.replace("Notifications", "Fulfilment"),
         "EventBusName": f"{STACK}-orders",
         "StateMachineArn": MACHINE,
         **queues,

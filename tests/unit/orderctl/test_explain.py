@@ -30,7 +30,7 @@ class Stack(Target):
         return States()
 
 
-STACK = Stack("stack orders-test", {}, "", None)
+STACK = Stack("stack orders-test", {"FulfilmentQueueArn": "arn:aws:sqs:::fulfilment"}, "", None)
 
 
 def an_order(**changes: Any) -> dict[str, Any]:
@@ -46,6 +46,10 @@ def a_failure(**changes: Any) -> dict[str, Any]:
         "component": "ProcessPayment",
         "errorName": "PaymentProviderError",
         "errorMessage": "answered 503.",
+        "resourceArn": "arn:aws:states:::m",
+        "occurrence": "o",
+        "version": 1,
+        "firstSeenAt": "2026-11-21T07:00:00.000Z",
         "lastSeenAt": "2026-11-21T07:00:00.000Z",
         "redrive": {"action": "resume", "to": "arn:aws:states:::m"},
         **changes,
@@ -157,3 +161,10 @@ def test_the_message_in_a_cause(cause: str, message: str) -> None:
 )
 def test_ordinals(number: int, word: str) -> None:
     assert explain._ordinal(number) == word
+
+
+def test_an_order_that_was_given_up_says_so() -> None:
+    order = an_order(givenUp={"code": "Discarded", "message": "no"})
+    assert sentence(order, running("ReleaseInventory")).startswith(
+        "Given up by an operator, and to be undone. In Rele"
+    )
