@@ -61,7 +61,7 @@ def require_order(target: Target, order_id: str) -> dict[str, Any]:
             Exit.REFUSED,
             f"There is no order {order_id!r}."
             if len(order_id) >= prefixes.ORDER_ID_LENGTH
-            else f"No open or failed order has an id that begins with {order_id!r}.",
+            else f"There is no order {order_id!r} among those that are open or have a failure.",
             f"An order that has ended needs its whole id. List orders with: {hints.toward('orders', target)}",
         )
     return found
