@@ -6,7 +6,9 @@ import re
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
+from orderctl import hints
 from orderctl.cloud import DEFAULT_PORT
 from orderctl.exits import Exit, Stop
 
@@ -51,5 +53,7 @@ def seconds(text: str) -> int:
 
 
 def examples(*lines: str) -> str:
-    """Return command lines as the epilogue of a command's help."""
-    return "Examples:\n\n" + "\n\n".join(f"[cyan]{line}[/]" for line in lines)
+    """Return command lines as the epilogue of a command's help, with orderctl as it is called here."""
+    program = hints.program()
+    written = (f"[cyan]{escape(line.replace('orderctl', program, 1))}[/]" for line in lines)
+    return "Examples:\n\n" + "\n\n".join(written)
