@@ -143,13 +143,13 @@ def test_the_workflows_lines_are_found_by_the_orders_executions(
 
 def test_lines_of_all_components_come_in_the_order_of_time(there: Target, logs: Logs, run: Run) -> None:
     # GIVEN lines whose own time is earlier than when they arrived, as where a function's lines come at its end
-    logs.add("ShipOrder", NOW_MS, entry("third", timestamp="2026-11-21 17:52:34,430+0000"))
-    logs.add("AcceptOrder", NOW_MS, entry("first", timestamp="2026-11-21 17:52:34,428+0000"))
+    logs.add("ShipOrder", NOW_MS, entry("first", timestamp="2026-11-21 17:52:34,428+0000"))
+    logs.add("AcceptOrder", NOW_MS, entry("third", timestamp="2026-11-21 17:52:34,430+0000"))
     logs.add("ProcessPayment", NOW_MS, entry("second", timestamp="2026-11-21 17:52:34,429+0000"))
     code, shown, _ = run("logs")
     assert code == 0
     assert [line.split()[3] for line in shown.splitlines()] == ["first", "second", "third"]
-    assert shown.splitlines()[0].startswith("2026-11-21T17:52:34.428Z  AcceptOrderFunction  INFO  first")
+    assert shown.splitlines()[0].startswith("2026-11-21T17:52:34.428Z  ShipOrderFunction  INFO  first")
 
 
 @pytest.mark.parametrize(
