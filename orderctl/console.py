@@ -5,23 +5,90 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.live import Live
 from rich.markup import escape
+from rich.segment import Segment
+from rich.text import Text
 
-# Where nobody looks at a terminal, tables are as wide as they need to be.
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+from orderctl.exits import Exit, Interrupted, Stop
+
+# What a terminal obeys instead of showing: C0 except tab and newline, DEL, C1, line separators, directions
+# of writing. And surrogates, which UTF-8 can't write.
+OBEYED = [
+    *(code for code in range(0x20) if chr(code) not in "\t\n"),
+    *range(0x7F, 0xA0),
+    0x061C,
+    *range(0x200E, 0x2010),
+    *range(0x2028, 0x202F),
+    *range(0x2066, 0x206A),
+    *range(0xD800, 0xE000),
+]
+ESCAPES = {code: f"\\u{code:04x}" for code in OBEYED}
 
 HEARTBEAT_S = 10.0  # without a terminal, a long step says at least this often that it is alive
+REFRESH_S = 2.0
+
+
+def harmless(text: str) -> str:
+    """Return the text with every character that a terminal would obey written as JSON writes it: \\u001b."""
+    return text.translate(ESCAPES)
+
+
+class Screen(Console):
+    """A console that shows only harmless text, whoever wrote it and in whatever it is wrapped."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Turn a string into text. Here, so that a table measures what it will show."""
+        return super().render_str(harmless(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render anything. Text that was no string before is checked here; rich's own control codes pass."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(harmless(segment.text), segment.style)
+
+
+# Where nobody looks at a terminal, tables are wide.
+out = Screen(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+err = Screen(stderr=True, highlight=False, soft_wrap=True)
 
 
 def emit_json(value: Any) -> None:
     """Write one JSON document to stdout, for a program to read."""
-    sys.stdout.write(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
+    _write_json(json.dumps(value, indent=2, default=str, ensure_ascii=False))
+
+
+def emit_json_line(value: Any) -> None:
+    """Write one of many JSON documents to stdout, on a line of its own."""
+    _write_json(json.dumps(value, default=str, ensure_ascii=False))
+
+
+def _write_json(document: str) -> None:
+    # These characters occur inside strings only, where the escape means the same.
+    sys.stdout.write(harmless(document) + "\n")
+    sys.stdout.flush()
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 failure", "2 failures"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def watch(look: Callable[[], RenderableType]) -> None:
+    """Show what `look` returns, anew every REFRESH_S seconds, until the user interrupts: that is how it ends well."""
+    if not out.is_terminal:
+        raise Stop(Exit.USAGE, "--watch needs a terminal.", "Without one, repeat the command with --json.")
+    try:
+        with Live(look(), console=out, screen=True, auto_refresh=False) as live:
+            while True:
+                time.sleep(REFRESH_S)
+                live.update(look(), refresh=True)
+    except (Interrupted, KeyboardInterrupt):
+        return
 
 
 def say(text: str) -> None:
@@ -67,3 +134,14 @@ def step(title: str) -> Iterator[Note]:
 
         yield note_plain
     err.print(f"[green]done[/] {escape(title)} ({time.monotonic() - began:.1f} s)")
+
+
+@contextmanager
+def working(title: str) -> Iterator[Note]:
+    """Show that something is at work that reports by itself how it ended; yields a function that takes the news."""
+    if err.is_terminal:
+        with err.status(escape(title)) as status:
+            yield lambda news: status.update(f"{escape(title)}  [dim]{escape(news)}[/]")
+    else:
+        say(f"{title} ...")
+        yield lambda _: None

@@ -66,10 +66,10 @@ def _calls(average: dict[str, Any], read: dict[str, Any]) -> Table:
     table.add_column("")
     for column in ("invocations", "ms", "log bytes", "AWS calls"):
         table.add_column(column, justify="right")
-    table.add_column("")
+    table.add_column("", overflow="fold")
     functions = [*average["functions"].items(), *((f"{name} (a read)", f) for name, f in read["functions"].items())]
     for name, function in functions:
-        calls = ", ".join(f"{count:g} {call}" for call, count in function["calls"].items())
+        calls = "\n".join(f"{count:g} {call}" for call, count in function["calls"].items())
         table.add_row(
             name,
             f"{function['invocations']:g}",
@@ -79,7 +79,7 @@ def _calls(average: dict[str, Any], read: dict[str, Any]) -> Table:
             calls,
         )
     workflow = average["workflow"]
-    calls = ", ".join(f"{count:g} {call}" for call, count in workflow["calls"].items())
+    calls = "\n".join(f"{count:g} {call}" for call, count in workflow["calls"].items())
     table.add_row(
         "workflow", f"{workflow['transitions']:g} states", "", "", f"{sum(workflow['calls'].values()):g}", calls
     )

@@ -10,24 +10,21 @@ import datetime
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from orderctl import console, show
+from orderctl import console, hints, logs, show
 from orderctl.cloud import DEFAULT_NAME
-from orderctl.exits import Exit, Stop
-from orderctl.options import Json, Name, Profile, Region, Stack
+from orderctl.options import Json, Name, OrderId, Profile, Region, Stack
 from orderctl.target import Target
 
-TERMINAL = frozenset({"FULFILLED", "FAILED", "CANCELLED"})
 # How many executions to look through for the one of an order that hasn't noted its own yet.
 MOST_EXECUTIONS = 200
 START_WINDOW_S = 600
-SHORTEST_PROMISE_S = 3600
-MOST_SWEEPS = 50
+SWEEP = "SweepOrdersFunction"
 QUEUES = {
     "FulfilmentQueueUrl": "fulfilment",
     "NotificationsQueueUrl": "notifications",
@@ -94,9 +91,9 @@ class Explanation:
 
 
 def explain(
-    order_id: Annotated[str, typer.Argument(help="The order's id.")],
+    order_id: OrderId,
     *,
-    logs: Annotated[bool, typer.Option(help="Look for log lines too; slower.")] = True,
+    with_logs: Annotated[bool, typer.Option("--logs/--no-logs", help="Look for log lines too; slower.")] = True,
     stack: Stack = None,
     profile: Profile = None,
     region: Region = None,
@@ -104,9 +101,11 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Say where an order is and why: timeline, workflow, failures, queues and log lines on one page."""
-    from orderctl import target  # noqa: PLC0415
+    from orderctl import prefixes, records, target  # noqa: PLC0415
 
-    page = examine(target.choose(stack, name, profile, region), order_id, with_logs=logs)
+    there = target.choose(stack, name, profile, region)
+    with records.tables_named(there):
+        page = examine(there, prefixes.order_id(there, order_id), with_logs=with_logs)
     if as_json:
         console.emit_json(
             {
@@ -118,13 +117,18 @@ def explain(
             }
         )
         return
-    if not console.out.is_terminal:
-        console.out.width = 240
     console.out.print(show.order({**page.order, "timeline": []}))
-    happened = Table("At", "Source", "What happened", box=None, pad_edge=False)
+    console.out.print()
+    happened = show.table(show.whole("At (UTC)"), "Source", "What happened")
+    day = ""
     for line in page.lines:
-        happened.add_row(line.at, escape(line.source), escape(line.what))
+        date, _, clock = line.at.removesuffix("Z").partition("T")
+        if date != day:
+            day = date
+            happened.add_row(date, "", "")
+        happened.add_row(clock, escape(line.source), escape(line.what))
     console.out.print(happened)
+    console.out.print()
     for queue, counts in page.queues.items():
         console.out.print(
             f"Queue {queue}: {counts['waiting']} waiting, {counts['inFlight']} in flight, {counts['delayed']} delayed"
@@ -138,11 +142,13 @@ def examine(there: Target, order_id: str, *, with_logs: bool = True) -> Explanat
     """Gather everything about an order. Stop(REFUSED) if there is no such order."""
     from orderctl import records  # noqa: PLC0415
 
-    order = records.find_order(there, order_id)
-    if order is None:
-        raise Stop(Exit.REFUSED, f"There is no order {order_id}.", "List them with: orderctl orders")
+    order = records.require_order(there, order_id)
     failures = records.failures_of(there, order_id)
-    known = (read_execution(there, arn) for arn in execution_arns(there, order, failures))
+    logged = list(log_lines(there, order, None if with_logs else SWEEP))
+    known = (
+        read_execution(there, arn)
+        for arn in dict.fromkeys(chain(execution_arns(there, order, failures), started_by(there, order, logged)))
+    )
     executions = sorted((each for each in known if each), key=lambda each: each.lines[0].at if each.lines else "")
     queues = queue_counts(there)
     lines = [
@@ -155,7 +161,7 @@ def examine(there: Target, order_id: str, *, with_logs: bool = True) -> Explanat
             for failure in failures
             for entry in failure.get("history", [])
         ),
-        *(log_lines(there, order) if with_logs else ()),
+        *(as_line(line) for line in logged if with_logs and line.level in LEVELS),
     ]
     lines.sort(key=lambda line: line.at)
     return Explanation(order, lines, queues, failures, sentence(there, order, executions, failures, queues))
@@ -171,10 +177,11 @@ def _joined(what: str, detail: str | None) -> str:
 def execution_arns(there: Target, order: dict[str, Any], failures: list[dict[str, Any]]) -> list[str]:
     """Return the order's executions, as far as they are noted anywhere, oldest first.
 
-    The order notes the one that reserved its stock; failures note the ones that failed; redrives and sweeps name
-    theirs after the order. Only for an order without any of these the newest executions are looked through.
+    The order notes the one that reserved its stock; failures note the ones that failed; redrives name theirs after
+    the order. Only for an order without a noted one the newest executions are looked through. What the sweep
+    started is in its log: see `started_by`.
     """
-    prefix = there.output("StateMachineArn").replace(":stateMachine:", ":execution:")
+    prefix = _execution_prefix(there)
     noted = [str(order["executionArn"])] if "executionArn" in order else []
     for failure in failures:
         source = failure.get("source", {})
@@ -185,17 +192,20 @@ def execution_arns(there: Target, order: dict[str, Any], failures: list[dict[str
             for path in ("resume", "undo", "again")
             for number in range(int(failure.get("redrives", 0)) + 1)
         ]
-    noted += [f"{prefix}:{order['orderId']}-sweep-{number}" for number in _sweeps(order)]
     return (
         list(dict.fromkeys(noted)) if "executionArn" in order else [*dict.fromkeys(noted), *_look_for(there, order)]
     )
 
 
-def _sweeps(order: dict[str, Any]) -> range:
-    """The numbers that sweeps have in their executions' names: how many promises were broken while it was open."""
-    open_until = _moment(order["updatedAt"]) if order["status"] in TERMINAL else datetime.datetime.now(datetime.UTC)
-    open_s = (open_until - _moment(order["placedAt"])).total_seconds()
-    return range(1, 1 + min(MOST_SWEEPS, int(open_s // SHORTEST_PROMISE_S)))
+def started_by(there: Target, order: dict[str, Any], logged: list[logs.Line]) -> list[str]:
+    """Return the executions that log lines about the order say were started: the sweep names each one it starts."""
+    names = (str(line.fields.get("execution", "")) for line in logged)
+    prefix = _execution_prefix(there)
+    return [f"{prefix}:{name}" for name in dict.fromkeys(names) if name.startswith(f"{order['orderId']}-")]
+
+
+def _execution_prefix(there: Target) -> str:
+    return there.output("StateMachineArn").replace(":stateMachine:", ":execution:")
 
 
 def _look_for(there: Target, order: dict[str, Any]) -> Iterator[str]:
@@ -214,6 +224,9 @@ def _look_for(there: Target, order: dict[str, Any]) -> Iterator[str]:
             if started > placed + datetime.timedelta(seconds=START_WINDOW_S):
                 continue
             looked_at += 1
+            if execution["name"].startswith(f"{order['orderId']}-"):
+                yield execution["executionArn"]
+                continue
             given = states.describe_execution(executionArn=execution["executionArn"]).get("input", "")
             if str(order["orderId"]) in given:
                 yield execution["executionArn"]
@@ -235,7 +248,7 @@ def read_execution(there: Target, arn: str) -> Execution | None:
     at = Attempts()
     source = f"workflow {arn.rpartition(':')[2][-12:]}"
     for event in events:
-        time, kind = _written(event["timestamp"]), event["type"]
+        time, kind = logs.iso(event["timestamp"]), event["type"]
         text = ""
         if kind == "ExecutionStarted":
             text = "started" + _path_of(event["executionStartedEventDetails"].get("input", ""))
@@ -328,60 +341,19 @@ def queue_counts(there: Target) -> dict[str, dict[str, int]]:
     return counts
 
 
-def log_lines(there: Target, order: dict[str, Any]) -> Iterator[Line]:
-    """Yield what the functions logged about the order, found by its correlation id."""
-    logs = there.client("logs")
-    start = int((_moment(order["placedAt"]).timestamp() - 60) * 1000)
-    for group in _log_groups(there):
-        pages = logs.get_paginator("filter_log_events").paginate(
-            logGroupName=group,
-            filterPattern=f'"{order["correlationId"]}"',
-            startTime=start,
-            PaginationConfig={"MaxItems": 200},
-        )
-        for page in pages:
-            for event in page["events"]:
-                line = _log_line(event["message"], str(order["correlationId"]))
-                if line:
-                    yield line
+def log_lines(there: Target, order: dict[str, Any], only: str | None = None) -> Iterator[logs.Line]:
+    """Yield what the functions logged about the order, or only one of them; see `logs.of_order`."""
+    groups = {name: group for name, group in logs.groups_of(there, only).items() if name != logs.WORKFLOW}
+    return logs.of_order(there, groups, order)(logs.milliseconds(order["placedAt"]) - 60_000)
 
 
-def _log_groups(there: Target) -> list[str]:
-    # The bus is named after the stack (template.yaml).
-    stack = there.output("EventBusName").removesuffix("-orders")
-    pages = there.client("cloudformation").get_paginator("list_stack_resources").paginate(StackName=stack)
-    return [
-        resource["PhysicalResourceId"]
-        for page in pages
-        for resource in page["StackResourceSummaries"]
-        if resource["ResourceType"] == "AWS::Logs::LogGroup" and not resource["LogicalResourceId"].startswith("Order")
-    ]
-
-
-def _log_line(message: str, correlation_id: str) -> Line | None:
-    try:
-        entry = json.loads(message)
-    except ValueError:
-        return None
-    if (
-        not isinstance(entry, dict)
-        or entry.get("correlation_id") != correlation_id
-        or entry.get("level") not in LEVELS
-    ):
-        return None
-    when = datetime.datetime.strptime(entry["timestamp"], "%Y-%m-%d %H:%M:%S,%f%z")
-    function = entry.get("function_name", "?")
-    text = f"{entry['level']} {entry['message']}"
-    if "exception_name" in entry:
-        text += f": {entry['exception_name']}: {str(entry.get('exception', '')).strip().splitlines()[-1][:200]}"
-    return Line(_written(when), f"log of {component(function)}", text)
-
-
-def component(function_name: str) -> str:
-    """Return a function's name as the template has it."""
-    from orders.failure_messages import component_of  # noqa: PLC0415
-
-    return component_of(function_name)
+def as_line(line: logs.Line) -> Line:
+    """Return a log line as the page shows it."""
+    text = f"{line.level} {line.fields['message']}"
+    if "exception_name" in line.fields:
+        last = str(line.fields.get("exception", "")).strip().rpartition("\n")[2]
+        text += f": {line.fields['exception_name']}: {show.shorten(last, 200)}"
+    return Line(line.at, f"log of {line.component.removesuffix('Function')}", text)
 
 
 # ---- The sentence ----------------------------------------------------------------------------------------------
@@ -395,35 +367,49 @@ def sentence(
     queues: dict[str, dict[str, int]],
 ) -> str:
     """Return in one plain sentence where the order is and what it waits for."""
+    from orders.model import TERMINAL  # noqa: PLC0415
+
     open_failures = [failure for failure in failures if failure["status"] in {"NEW", "REDRIVEN"}]
     if order["status"] in TERMINAL:
-        return _ended(order) + _but(open_failures) + "."
-    stuck = [failure for failure in open_failures if failure["status"] == "NEW" and _keeps_order(failure)]
+        return _ended(order) + _but(there, open_failures)
+    given_up = "Given up by an operator, and to be undone. " if "givenUp" in order else ""
+    return given_up + _open(there, order, executions, open_failures, queues)
+
+
+def _open(
+    there: Target,
+    order: dict[str, Any],
+    executions: list[Execution],
+    open_failures: list[dict[str, Any]],
+    queues: dict[str, dict[str, int]],
+) -> str:
+    kept_by = [failure for failure in open_failures if _keeps_order(there, failure)]
+    stuck = [failure for failure in kept_by if failure["status"] == "NEW"]
     running = [execution for execution in executions if execution.status == "RUNNING"]
     if running:
-        return _running(there, running[-1], queues) + _but(open_failures) + "."
+        return _running(there, running[-1], queues) + _but(there, open_failures)
     if stuck:
         failure = stuck[-1]
         return (
             f"Stuck since {failure['lastSeenAt']} in the failure inbox, status {order['status']}: "
             f"{failure['component']} failed with {failure['errorName']}: {failure['errorMessage'].rstrip('.')}; "
-            f"once that is mended: orderctl failures redrive {failure['failureId']}."
+            f"once that is mended: {hints.toward('failures redrive ' + failure['failureId'], there)}"
         )
-    redriven = [failure for failure in open_failures if failure["status"] == "REDRIVEN" and _keeps_order(failure)]
+    redriven = [failure for failure in kept_by if failure["status"] == "REDRIVEN"]
     if redriven:
         return f"On its way again since {redriven[-1].get('claimedAt')}, and not yet back in a workflow."
     if not executions:
-        return f"Placed {_ago(order['placedAt'])} ago; its event has not started a workflow yet" + SWEPT
+        return f"Placed {show.age(order['placedAt'])} ago; its event has not started a workflow yet" + SWEPT
     return f"Nobody is at work on it: its last workflow has ended, the order is {order['status']}" + SWEPT
 
 
-def _keeps_order(failure: dict[str, Any]) -> bool:
+def _keeps_order(there: Target, failure: dict[str, Any]) -> bool:
     """Whether the order waits for what failed; it doesn't wait for a mail or a receipt."""
-    return (
-        failure["kind"] in {"execution", "stream"}
-        or ":states:" in failure["redrive"].get("to", "")
-        or failure["component"] == "FulfilmentQueue"
-    )
+    import msgspec  # noqa: PLC0415
+
+    from orders.failures import FailureRecord, order_waits_for  # noqa: PLC0415
+
+    return order_waits_for(msgspec.convert(failure, FailureRecord), there.output("FulfilmentQueueArn"))
 
 
 SWEPT = ". Once it is overdue, about 2 hours after it was placed, the sweep starts it again."
@@ -440,15 +426,16 @@ def _ended(order: dict[str, Any]) -> str:
     return f"Failed at {at}, with everything undone: {reason.get('code')}: {reason.get('message')}"
 
 
-def _but(failures: list[dict[str, Any]]) -> str:
+def _but(there: Target, failures: list[dict[str, Any]]) -> str:
+    """Return how the sentence ends: with a full stop, or with a command, which none may follow."""
     if not failures:
-        return ""
+        return "."
     failure = failures[-1]
     what = f"{failure['component']} failed with {failure['errorName']} ({failure['errorMessage'].rstrip('.')})"
     if failure["status"] == "REDRIVEN":
-        return f"; {what} and was redriven at {failure.get('claimedAt')}"
+        return f"; {what} and was redriven at {failure.get('claimedAt')}."
     more = f", and {len(failures) - 1} more" if len(failures) > 1 else ""
-    return f"; but {what}{more}: orderctl failures redrive {failure['failureId']}"
+    return f"; but {what}{more}: {hints.toward('failures redrive ' + failure['failureId'], there)}"
 
 
 def _running(there: Target, execution: Execution, queues: dict[str, dict[str, int]]) -> str:
@@ -461,7 +448,7 @@ def _running(there: Target, execution: Execution, queues: dict[str, dict[str, in
             f"Waiting for {at.state}'s {_ordinal(len(at.errors) + 1)} attempt{', ' + due if due else ''}: "
             f"it failed {times}, the last time with {error}: {message.rstrip('.')}"
         )
-    since = _ago(at.entered_at) if at.entered_at else "a moment"
+    since = show.age(at.entered_at) if at.entered_at else "a moment"
     if at.state == "FulfillOrder":
         queue = queues.get("fulfilment", {"waiting": 0, "inFlight": 0})
         return (
@@ -483,12 +470,3 @@ def _moment(at: str) -> datetime.datetime:
 
 def _age_s(at: str) -> float:
     return (datetime.datetime.now(datetime.UTC) - _moment(at)).total_seconds()
-
-
-def _ago(at: str) -> str:
-    age = _age_s(at)
-    return f"{age:.0f} s" if age < 120 else f"{age / 60:.0f} min" if age < 7200 else f"{age / 3600:.1f} h"
-
-
-def _written(when: datetime.datetime) -> str:
-    return when.astimezone(datetime.UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"

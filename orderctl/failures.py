@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import getpass
-import re
+import time
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orderctl import console
+from orderctl import console, hints
 from orderctl.cloud import DEFAULT_NAME
 from orderctl.exits import Exit, Stop
-from orderctl.options import Json, Name, Profile, Region, Stack, examples
+from orderctl.options import Json, Name, Profile, Region, Stack, Watch, examples, seconds
 
 if TYPE_CHECKING:
-    from orderctl.failures_redrive import Run
+    from rich.console import RenderableType
+
+    from orderctl.failures_redrive import ComeBacks, Run
     from orderctl.target import Target
     from orders.failures import FailureRecord
     from orders.failures_table import FailuresTable
@@ -35,14 +37,14 @@ Component = Annotated[
     str | None, typer.Option(help="Where it failed: a function, queue, state …; part of the name is enough.")
 ]
 Error = Annotated[str | None, typer.Option(help="The error's name; part of it is enough.")]
-Order = Annotated[str | None, typer.Option("--order", help="The order's id.")]
+Order = Annotated[str | None, typer.Option("--order", help="The order's id, or its start.")]
 OlderThan = Annotated[str | None, typer.Option(help="First seen longer ago than this: 45s, 30m, 2h, 7d.")]
 NewerThan = Annotated[str | None, typer.Option(help="Last seen within this time: 45s, 30m, 2h, 7d.")]
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Failure ids.")]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Failure ids, or their starts.")]
 
-UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 OPEN = ("NEW", "REDRIVEN")
 MAX_REASON = 500
+POLL_S = 0.5
 
 
 @app.command(
@@ -50,7 +52,8 @@ MAX_REASON = 500
     epilog=examples(
         "orderctl failures list",
         "orderctl failures list --component IssueReceipt --newer-than 2h",
-        "orderctl failures list --status ALL --order 6f1c… --json",
+        "orderctl failures list --status ALL --order 6f1c2d3e --json",
+        "orderctl failures list --watch",
     ),
 )
 def list_failures(
@@ -62,6 +65,7 @@ def list_failures(
     older_than: OlderThan = None,
     newer_than: NewerThan = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many to read at most.")] = 1000,
+    watch: Watch = False,
     stack: Stack = None,
     profile: Profile = None,
     region: Region = None,
@@ -69,34 +73,55 @@ def list_failures(
     as_json: Json = False,
 ) -> None:
     """List failures, grouped by cause, last seen first."""
-    from orderctl import failures_redrive, failures_show, target  # noqa: PLC0415
+    from orderctl import failures_redrive, failures_show, prefixes, records, target  # noqa: PLC0415
 
+    if watch and as_json:
+        raise Stop(Exit.USAGE, "--watch and --json exclude each other.", "Choose one.")
     there = target.choose(stack, name, profile, region)
-    chosen = _matching(
-        failures_redrive.open_table(there),
-        statuses=_statuses(status),
-        component=component,
-        error=error,
-        order=order,
-        older_than=older_than,
-        newer_than=newer_than,
-    )
-    found = list(islice(chosen, limit))
-    if as_json:
-        console.emit_json(
-            {"groups": failures_show.groups(found), "failures": [failures_show.summary(record) for record in found]}
-        )
-    elif found:
-        failures_show.show_list(found)
-        if len(found) == limit:
-            console.say(f"These are the first {limit}; see more with --limit.")
-    else:
-        console.out.print("No failures match." if any((status, component, error, order)) else "Nothing is stuck.")
+    statuses = _statuses(status)
+    with records.tables_named(there):
+        table = failures_redrive.open_table(there)
+        whole_order = prefixes.order_id(there, order) if order else None
+
+        def look() -> tuple[list[FailureRecord], bool]:
+            chosen = _matching(
+                table,
+                statuses=statuses,
+                component=component,
+                error=error,
+                order=whole_order,
+                older_than=older_than,
+                newer_than=newer_than,
+            )
+            found = list(islice(chosen, limit + 1))
+            return found[:limit], len(found) > limit
+
+        def page() -> RenderableType:
+            found, more = look()
+            if not found:
+                narrowed = any((status, component, error, order, older_than, newer_than))
+                return "No failures match." if narrowed else "Nothing is stuck."
+            next_step = hints.command("failures show ID", name=name, stack=stack)
+            return failures_show.listing(found, more=more, next_step=next_step, fit=watch)
+
+        if watch:
+            console.watch(page)
+        elif as_json:
+            found, more = look()
+            console.emit_json(
+                {
+                    "groups": failures_show.groups(found),
+                    "failures": [failures_show.summary(record) for record in found],
+                    "more": more,
+                }
+            )
+        else:
+            console.out.print(page())
 
 
-@app.command("show", epilog=examples("orderctl failures show 3f0c…", "orderctl failures show 3f0c… --json"))
+@app.command("show", epilog=examples("orderctl failures show 3f0c9a1b", "orderctl failures show 3f0c9a1b --json"))
 def show_failure(
-    failure_id: Annotated[str, typer.Argument(metavar="ID", help="The failure's id.")],
+    failure_id: Annotated[str, typer.Argument(metavar="ID", help="The failure's id, or its start.")],
     *,
     stack: Stack = None,
     profile: Profile = None,
@@ -107,22 +132,24 @@ def show_failure(
     """Show one failure: where, what, the whole payload, how to redrive it, and what was done about it."""
     import msgspec  # noqa: PLC0415
 
-    from orderctl import failures_redrive, failures_show, target  # noqa: PLC0415
+    from orderctl import failures_redrive, failures_show, prefixes, records, target  # noqa: PLC0415
 
     there = target.choose(stack, name, profile, region)
-    table = failures_redrive.open_table(there)
-    record = _existing(table, failure_id)
+    with records.tables_named(there):
+        table = failures_redrive.open_table(there)
+        (whole,) = prefixes.failure_ids(table, [failure_id])
+        record = _existing(there, table, whole)
     record.payload = table.payload_of(record)
     if as_json:
         console.emit_json({**msgspec.to_builtins(record), "redriveSays": failures_redrive.describe(record)})
     else:
-        failures_show.show(record, failures_redrive.describe(record))
+        failures_show.show_failure(record, failures_redrive.describe(record))
 
 
 @app.command(
     "redrive",
     epilog=examples(
-        "orderctl failures redrive 3f0c… 9ab2…",
+        "orderctl failures redrive 3f0c9a1b 9ab2c3d4",
         "orderctl failures redrive --error PaymentProviderError --dry-run",
         "orderctl failures redrive --component IssueReceipt --rate 50 --stack orders-prod",
     ),
@@ -141,6 +168,9 @@ def redrive(
     again: Annotated[
         bool, typer.Option("--again", help="Also what was redriven before and hasn't come back.")
     ] = False,
+    wait: Annotated[
+        float, typer.Option(min=0, max=600, help="Watch for so many seconds whether what was sent fails again.")
+    ] = 6,
     stack: Stack = None,
     profile: Profile = None,
     region: Region = None,
@@ -150,10 +180,10 @@ def redrive(
     """Send failures' payloads to where they were going; those given, or the NEW ones that match.
 
     Stops when more than a fifth of them can't be sent or fail again. Redriving twice, or what has meanwhile
-    succeeded, has no second effect. Exit 0: all sent or already done; 4: something was refused, such as an unknown
-    id; 5: something failed, or the redrive stopped.
+    succeeded, has no second effect. Exit 0: all were sent and none has failed again so far; 4: something was refused,
+    such as an unknown id; 5: something could not be sent or has failed again, or the redrive stopped.
     """
-    from orderctl import failures_redrive, failures_show, target  # noqa: PLC0415
+    from orderctl import failures_redrive, failures_show, prefixes, records, target  # noqa: PLC0415
 
     if bool(failure_ids) == any((component, error, order, older_than, newer_than, everything)):
         raise Stop(
@@ -162,24 +192,30 @@ def redrive(
             "Every NEW failure is meant by --all.",
         )
     there = target.choose(stack, name, profile, region)
-    table = failures_redrive.open_table(there)
-    ids = failure_ids or [
-        record.failure_id
-        for record in _matching(
-            table,
-            statuses=OPEN,
-            component=component,
-            error=error,
-            order=order,
-            older_than=older_than,
-            newer_than=newer_than,
-        )
-        if record.status == "NEW" or again or record.sent_at is None
-    ]
+    with records.tables_named(there):
+        table = failures_redrive.open_table(there)
+        whole_order = prefixes.order_id(there, order) if order else None
+        if failure_ids:
+            ids = prefixes.failure_ids(table, failure_ids)
+        else:
+            ids = [
+                record.failure_id
+                for record in _matching(
+                    table,
+                    statuses=OPEN,
+                    component=component,
+                    error=error,
+                    order=whole_order,
+                    older_than=older_than,
+                    newer_than=newer_than,
+                )
+                if record.status == "NEW" or again or record.sent_at is None
+            ]
     if dry_run:
-        _say_what_would_be_sent([_existing(table, each) for each in ids], as_json)
+        _say_what_would_be_sent([_existing(there, table, each) for each in ids], as_json)
         return
-    with console.step(f"Redriving {len(ids)} failures, at most {rate:g} a second") as note:
+    come_backs = failures_redrive.ComeBacks(table)
+    with console.working(f"Redriving {console.count(len(ids), 'failure')}, at most {rate:g} a second") as note:
         run = failures_redrive.redrive_many(
             there,
             ids,
@@ -190,15 +226,29 @@ def redrive(
                 f"{len(run.outcomes)} of {len(ids)}: {run.count('failed')} failed, {run.came_back} came back"
             ),
         )
+    watched_s = _watch_for_failures(run, come_backs, wait)
     if as_json:
         console.emit_json(failures_show.run_as_json(run))
     else:
-        failures_show.show_run(run, len(ids))
+        failures_show.show_run(run, len(ids), watched_s, hints.command("failures list", name=name, stack=stack))
     _end(run)
 
 
+def _watch_for_failures(run: Run, come_backs: ComeBacks, wait_s: float) -> float:
+    """Count what fails again, for at most so long; returns how long that took, 0 if there was nothing to watch."""
+    sent = {outcome.failure_id for outcome in run.outcomes if outcome.result == "redriven"}
+    if not sent or not wait_s:
+        return 0.0
+    began = time.monotonic()
+    with console.working(f"Watching for {wait_s:g} s whether {console.count(len(sent), 'failure')} come back"):
+        while run.came_back < len(sent) and time.monotonic() - began < wait_s:
+            time.sleep(min(POLL_S, wait_s))
+            run.came_back = max(run.came_back, come_backs.count(sent))
+    return time.monotonic() - began
+
+
 def _end(run: Run) -> None:
-    if run.stopped or run.count("failed"):
+    if run.stopped or run.count("failed") or run.came_back:
         raise SystemExit(int(Exit.NOT_AS_EXPECTED))
     if run.count("refused"):
         raise SystemExit(int(Exit.REFUSED))
@@ -218,10 +268,10 @@ def _say_what_would_be_sent(records: list[FailureRecord], as_json: bool) -> None
 
 @app.command(
     "discard",
-    epilog=examples('orderctl failures discard 3f0c… --reason "test data"'),
+    epilog=examples('orderctl failures discard 3f0c9a1b --reason "test data"'),
 )
 def discard(
-    failure_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Failure ids.")],
+    failure_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Failure ids, or their starts.")],
     *,
     reason: Annotated[str, typer.Option(help="Why nothing shall be done about it; kept in the history.")],
     stack: Stack = None,
@@ -234,7 +284,7 @@ def discard(
 
     If its parcel has left already, the order is completed instead.
     """
-    from orderctl import failures_redrive, target  # noqa: PLC0415
+    from orderctl import failures_redrive, prefixes, records, target  # noqa: PLC0415
 
     if not reason.strip():
         raise Stop(Exit.USAGE, "The reason is empty.", 'Say why: --reason "…"')
@@ -242,8 +292,10 @@ def discard(
         raise Stop(Exit.USAGE, f"The reason has {len(reason)} characters.", f"At most {MAX_REASON} are kept.")
     there = target.choose(stack, name, profile, region)
     by = operator(there)
-    table = failures_redrive.open_table(there)
-    outcomes = [failures_redrive.discard_one(there, table, each, by, reason) for each in failure_ids]
+    with records.tables_named(there):
+        table = failures_redrive.open_table(there)
+        ids = prefixes.failure_ids(table, failure_ids)
+        outcomes = [failures_redrive.discard_one(there, table, each, by, reason) for each in ids]
     if as_json:
         console.emit_json([vars(outcome) for outcome in outcomes])
     for outcome in outcomes:
@@ -266,13 +318,13 @@ def operator(there: Target) -> str:
         return "somebody"
 
 
-def _existing(table: FailuresTable, failure_id: str) -> FailureRecord:
+def _existing(there: Target, table: FailuresTable, failure_id: str) -> FailureRecord:
     record = table.get(failure_id) if failure_id else None
     if record is None:
         raise Stop(
             Exit.REFUSED,
             f"There is no failure {failure_id!r}.",
-            "List them with: orderctl failures list --status ALL",
+            f"List them with: {hints.toward('failures list --status ALL', there)}",
         )
     return record
 
@@ -288,14 +340,6 @@ def _statuses(word: str | None) -> tuple[str, ...]:
     if word.upper() not in every:
         raise Stop(Exit.USAGE, f"{word!r} is no status of a failure.", f"Known: {', '.join(every)}, ALL.")
     return (word.upper(),)
-
-
-def seconds(text: str) -> int:
-    """Return a duration such as "30m" in seconds; Stop(USAGE) if it isn't one."""
-    parts = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
-    if parts is None:
-        raise Stop(Exit.USAGE, f"{text!r} is no duration.", "Write a number and s, m, h or d: 45s, 30m, 2h, 7d.")
-    return int(parts[1]) * UNITS_S[parts[2]]
 
 
 def _matching(

@@ -7,10 +7,11 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from rich.console import Group, RenderableType
 from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Table
 
-from orderctl import console
+from orderctl import console, show
 
 if TYPE_CHECKING:
     from orderctl.failures_redrive import Run
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 COLOURS = {"NEW": "red", "REDRIVEN": "yellow", "RESOLVED": "green", "DISCARDED": "dim"}
 SHOWN = 50
-WIDE = 240
+ROOMY = 110  # columns from which on a list has room for what is nice to know
+MAX_MESSAGE = 200
 # What a list leaves out: it is long, and `failures show` has it.
 LONG = frozenset({"payload", "stackTrace", "history", "occurrences", "messageIds", "source"})
 
@@ -54,64 +56,67 @@ def groups(records: list[FailureRecord]) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda group: -int(group["failures"]))
 
 
-def show_list(records: list[FailureRecord]) -> None:
-    """Print the causes, then the failures."""
-    causes = Table("Failures", "Where", "Error", "Oldest", "Newest", "Message", box=None, pad_edge=False)
-    for group in groups(records):
-        causes.add_row(
-            str(group["failures"]),
-            escape(group["component"]),
-            escape(group["error"]),
-            group["oldest"],
-            group["newest"],
-            escape(group["message"][:80]),
-        )
-    _print(causes)
-    console.out.print()
-    rows = Table(
-        "Failure",
+def listing(records: list[FailureRecord], *, more: bool, next_step: str, fit: bool = False) -> RenderableType:
+    """Return the causes, then the failures, then what to type next; with `fit`, as many as the terminal shows.
+
+    `more` says that there are more than these.
+    """
+    causes = _causes(records)
+    shown = SHOWN
+    if fit:
+        shown = max(1, console.out.height - len(console.out.render_lines(causes)) - 5)
+    ids = show.short_ids(record.failure_id for record in records)
+    orders = show.short_ids(record.order_id for record in records if record.order_id)
+    roomy = console.out.width >= ROOMY
+    rows = show.table(
+        show.whole("Failure"),
         "Status",
-        "Last seen",
+        show.whole("Last seen"),
         "Where",
         "Error",
-        "Tries",
-        "Count",
-        Column("Order", no_wrap=True, min_width=36),
-        box=None,
-        pad_edge=False,
+        *([show.whole("Tries"), show.whole("Count")] if roomy else []),
+        show.whole("Order"),
     )
-    for record in records[:SHOWN]:
+    for record in records[:shown]:
         rows.add_row(
-            record.failure_id,
+            ids[record.failure_id],
             status_of(record),
-            record.last_seen_at,
+            show.ago(record.last_seen_at),
             escape(record.component),
             escape(record.error_name),
-            str(record.attempts),
-            str(record.count),
-            escape(record.order_id or ""),
+            *([str(record.attempts), str(record.count)] if roomy else []),
+            escape(show.shorten(orders.get(record.order_id or "", ""), 36)),
         )
-    _print(rows)
-    if len(records) > SHOWN:
-        console.say(f"… and {len(records) - SHOWN} more; narrow them down, or see all with --json.")
+    every = f"more than {len(records):,}" if more else f"{len(records):,}"
+    count = f"{min(shown, len(records))} of {every} failures; narrow them down, or see all with --json. "
+    below = (count if more or shown < len(records) else "") + f"Look at one: {next_step}"
+    return Group(causes, "", rows, "", f"[dim]{escape(below)}[/]")
 
 
-def _print(table: Table) -> None:
-    """Print a table; without a terminal, as wide as it needs, so that no id is cut."""
-    if not console.out.is_terminal:
-        console.out.width = WIDE
-    console.out.print(table)
+def _causes(records: list[FailureRecord]) -> Table:
+    """Return the causes; each status has a column, so that what was redriven isn't taken for what is stuck."""
+    known = {record.status.value for record in records}
+    statuses = [status for status in COLOURS if status in known or status in {"NEW", "REDRIVEN"}]
+    table = show.table(*(show.whole(status) for status in statuses), show.whole("Last seen"), "Cause")
+    for group in groups(records):
+        message = show.shorten(group["message"], MAX_MESSAGE)
+        table.add_row(
+            *(str(group["statuses"][status]) for status in statuses),
+            show.ago(group["newest"]),
+            f"{escape(group['component'])}: {escape(group['error'])}\n[dim]{escape(message)}[/]",
+        )
+    return table
 
 
 def status_of(record: FailureRecord) -> str:
     """Return the status as rich markup, saying if a redrive was begun and never confirmed."""
     unconfirmed = " (not confirmed)" if record.status == "REDRIVEN" and record.sent_at is None else ""
-    return f"[{COLOURS[record.status]}]{record.status}[/]{unconfirmed}"
+    return f"[{COLOURS.get(record.status, 'cyan')}]{escape(record.status)}[/]{unconfirmed}"
 
 
-def show(record: FailureRecord, plan: str) -> None:
+def show_failure(record: FailureRecord, plan: str) -> None:
     """Print everything about one failure."""
-    grid = Table.grid(padding=(0, 2))
+    grid = show.details()
     grid.add_row("Failure", record.failure_id)
     grid.add_row("Status", status_of(record))
     grid.add_row("Where", escape(f"{record.component} ({record.kind})"))
@@ -119,7 +124,9 @@ def show(record: FailureRecord, plan: str) -> None:
     grid.add_row("Error", escape(record.error_name))
     grid.add_row("Message", escape(record.error_message))
     grid.add_row("Attempts", str(record.attempts))
-    grid.add_row("Seen", f"{record.count} times, first {record.first_seen_at}, last {record.last_seen_at}")
+    grid.add_row("Seen", console.count(record.count, "time"))
+    grid.add_row("First", f"{record.first_seen_at}, {show.ago(record.first_seen_at)}")
+    grid.add_row("Last", f"{record.last_seen_at}, {show.ago(record.last_seen_at)}")
     grid.add_row("Order", escape(record.order_id or "not known"))
     grid.add_row("Correlation id", escape(record.correlation_id or "not known"))
     for name, value in record.source.items():
@@ -130,7 +137,7 @@ def show(record: FailureRecord, plan: str) -> None:
     for index, entry in enumerate(record.history):
         line = f"{entry.at}  {entry.what} by {entry.by}" + (f": {entry.detail}" if entry.detail else "")
         grid.add_row("" if index else "History", escape(line))
-    _print(grid)
+    console.out.print(grid)
     if record.stack_trace:
         console.out.print("\nStack trace")
         console.out.print("".join(f"{line.rstrip()}\n" for line in record.stack_trace), markup=False)
@@ -150,7 +157,7 @@ def show_plans(plans: list[tuple[FailureRecord, str]]) -> None:
     for record, plan in plans:
         blocked = "" if record.status in {"NEW", "REDRIVEN"} else f" - but it is {record.status} already"
         console.out.print(f"{record.failure_id}  would {plan}{blocked}", markup=False)
-    console.out.print(f"{len(plans)} failures; nothing was sent.")
+    console.out.print(f"{console.count(len(plans), 'failure')}; nothing was sent.")
 
 
 def run_as_json(run: Run) -> dict[str, Any]:
@@ -166,8 +173,8 @@ def run_as_json(run: Run) -> dict[str, Any]:
     }
 
 
-def show_run(run: Run, wanted: int) -> None:
-    """Print a redrive's outcome."""
+def show_run(run: Run, wanted: int, watched_s: float, list_command: str) -> None:
+    """Print a redrive's outcome; `watched_s` is for how long it was watched what fails again."""
     for outcome in run.outcomes if wanted <= SHOWN else [each for each in run.outcomes if each.result != "redriven"]:
         text = f"{outcome.failure_id}  {outcome.result}: {outcome.detail}"
         if outcome.result in {"failed", "refused"}:
@@ -175,7 +182,19 @@ def show_run(run: Run, wanted: int) -> None:
         else:
             console.out.print(text, markup=False)
     counts = ", ".join(f"{run.count(result)} {result}" for result in ("redriven", "resolved", "refused", "failed"))
-    console.out.print(f"{wanted} failures: {counts}.")
+    console.out.print(f"{console.count(wanted, 'failure')}: {counts}.")
+    if run.came_back:
+        console.complain(
+            f"{run.came_back} of {run.count('redriven')} redriven have failed again: the cause is still there.",
+            f"See it with: {list_command}",
+        )
+    elif run.count("redriven"):
+        console.out.print(
+            (f"None has failed again in {watched_s:.0f} s. " if watched_s else "")
+            + "Whether it worked is known later: an order's end resolves its failures, and what fails again (a queue "
+            f"takes a minute, a function up to four) is NEW again. Look with: {list_command}",
+            markup=False,
+        )
     if run.stopped:
         console.complain(
             f"Stopped: {run.stopped}.", f"{wanted - len(run.outcomes)} were not touched. Mend the cause first."

@@ -6,9 +6,9 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.markup import escape
 
-from orderctl import console
+from orderctl import console, show
 from orderctl.cloud import DEFAULT_NAME, Cloud
 from orderctl.exits import Exit, Stop
 from orderctl.options import Json, Name
@@ -65,7 +65,7 @@ def load(
 
 
 def _show(run: Load, found: dict[str, Any]) -> None:
-    table = Table.grid(padding=(0, 2))
+    table = show.details()
     table.add_row("Accepted", f"{found['accepted']} of {run.orders}")
     for title, key in (("Fulfilled", "fulfilled"), ("Failed", "failed"), ("In the inbox", "inInbox")):
         table.add_row(title, f"{found[key]}  [dim]before redriving: {found['beforeRedrive'][key]}[/]")
@@ -73,7 +73,7 @@ def _show(run: Load, found: dict[str, Any]) -> None:
         colour = "red" if found[key] else "green"
         table.add_row(title, f"[{colour}]{len(found[key])}[/]")
         for order_id, why in list(found[key].items())[:MOST_SHOWN]:
-            table.add_row("", f"{order_id}: {why}")
+            table.add_row("", escape(f"{order_id}: {why}"))
     table.add_row(
         "Done to it", ", ".join(f"{number} {what}" for what, number in found["doneToIt"].items()) or "nothing"
     )

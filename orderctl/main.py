@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import traceback
+from importlib import metadata
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 from typer.core import TyperGroup
 
-from orderctl import console, cost_show, explain, failures, interrupts, load_command, orders, replay
+from orderctl import console, cost_show, explain, failures, hints, interrupts, load_command, logs, orders, replay
 from orderctl.cloud import DEFAULT_NAME, LOCAL, ROOT, Cloud
 from orderctl.exits import EXIT_CODES_HELP, Exit, Interrupted, Stop
 from orderctl.options import Json, Name, Password, Port, Profile, Region, Stack, Username, examples
@@ -52,7 +53,9 @@ def _explain(error: Exception) -> Stop | None:
     if isinstance(error, BotoCoreError):
         return Stop(Exit.NO_TARGET, f"AWS can't be reached: {error}", "Check the target, network and credentials.")
     if isinstance(error, httpx.TransportError):
-        return Stop(Exit.NO_TARGET, f"The API can't be reached: {error}", "See what runs with: orderctl status")
+        return Stop(
+            Exit.NO_TARGET, f"The API can't be reached: {error}", f"See what runs with: {hints.command('status')}"
+        )
     if isinstance(error, OSError):
         return Stop(Exit.STEP_FAILED, f"{error.strerror or error}: {error.filename or 'no file'}")
     return None
@@ -75,11 +78,25 @@ app = typer.Typer(
     cls=Commands,
     help=f"Run the order pipeline here, and place and watch orders, here or on AWS.\n\n{EXIT_CODES_HELP}",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        console.out.print(f"orderctl {metadata.version('order-pipeline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Hold the options that come before a command."""
 
 
 @app.command(epilog=examples("orderctl up", "orderctl up --name second --port 4600"))
@@ -184,10 +201,18 @@ app.command(
         "orderctl submit declined --stack orders-dev --region eu-west-1 --user ada@example.com",
     )
 )(orders.submit)
-app.command(epilog=examples("orderctl order 6f1c…", "orderctl order 6f1c… --json --stack orders-dev"))(orders.order)
+app.command(epilog=examples("orderctl cancel 6f1c2d3e", "orderctl cancel 6f1c2d3e --user ada@example.com --json"))(
+    orders.cancel
+)
+app.command(epilog=examples("orderctl order 6f1c2d3e", "orderctl order 6f1c2d3e --json --stack orders-dev"))(
+    orders.order
+)
 app.command(
-    epilog=examples("orderctl orders --limit 5", "orderctl orders --open", "orderctl orders --customer SUB --json")
+    epilog=examples(
+        "orderctl orders --limit 5", "orderctl orders --open --watch", "orderctl orders --customer SUB --json"
+    )
 )(orders.orders)
+app.command(name="open", epilog=examples("orderctl open", "orderctl open --json | jq -r .url"))(orders.open_api)
 
 
 @app.command(epilog=examples("orderctl demo", "orderctl demo --json", "orderctl demo --stack orders-dev"))
@@ -210,9 +235,17 @@ def demo(
 
 
 app.add_typer(failures.app, name="failures")
-app.command(epilog=examples("orderctl explain 6f1c…", "orderctl explain 6f1c… --stack orders-prod --json"))(
+app.command(epilog=examples("orderctl explain 6f1c2d3e", "orderctl explain 6f1c2d3e --stack orders-prod --json"))(
     explain.explain
 )
+app.command(
+    epilog=examples(
+        "orderctl logs --order 6f1c2d3e",
+        "orderctl logs --component ProcessPayment --since 15m",
+        "orderctl logs --follow --stack orders-dev",
+        "orderctl logs --since 7d --json | jq 'select(.level == \"ERROR\")'",
+    )
+)(logs.logs)
 app.command(
     epilog=examples(
         "orderctl replay --from 2026-11-20T09:00Z --to 2026-11-20T10:00Z --dry-run",

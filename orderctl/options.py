@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
+from orderctl import hints
 from orderctl.cloud import DEFAULT_PORT
+from orderctl.exits import Exit, Stop
 
 Name = Annotated[str, typer.Option("--name", help="Which local cloud.", envvar="ORDERCTL_NAME")]
 Port = Annotated[
@@ -32,8 +36,24 @@ Username = Annotated[
 Password = Annotated[
     str | None, typer.Option(help="The customer's password; needed on AWS.", envvar="ORDERCTL_PASSWORD")
 ]
+OrderId = Annotated[
+    str, typer.Argument(metavar="ORDER_ID", help="The order's id; its start is enough for an open or failed order.")
+]
+Watch = Annotated[bool, typer.Option("--watch", help="Show it anew every 2 seconds, until Ctrl-C.")]
+
+UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def seconds(text: str) -> int:
+    """Return a duration such as "30m" in seconds; Stop(USAGE) if it isn't one."""
+    parts = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
+    if parts is None:
+        raise Stop(Exit.USAGE, f"{text!r} is no duration.", "Write a number and s, m, h or d: 45s, 30m, 2h, 7d.")
+    return int(parts[1]) * UNITS_S[parts[2]]
 
 
 def examples(*lines: str) -> str:
-    """Return command lines as the epilogue of a command's help."""
-    return "Examples:\n\n" + "\n\n".join(f"[cyan]{line}[/]" for line in lines)
+    """Return command lines as the epilogue of a command's help, with orderctl as it is called here."""
+    program = hints.program()
+    written = (f"[cyan]{escape(line.replace('orderctl', program, 1))}[/]" for line in lines)
+    return "Examples:\n\n" + "\n\n".join(written)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
 from boto3.dynamodb.types import TypeDeserializer
+from botocore.exceptions import ClientError
 
+from orderctl import hints, prefixes
+from orderctl.exits import Exit, Stop
 from orderctl.target import Target
+from orders.model import OPEN_SHARDS
 
-OPEN_SHARDS = 16
+TABLES = ("OrdersTable", "FailuresTable")
 BATCH_GET_QUOTA = 100  # DynamoDB, BatchGetItem
 
 _deserializer = TypeDeserializer()
@@ -48,6 +53,20 @@ def find_order(target: Target, order_id: str) -> dict[str, Any] | None:
     return plain(found) if found else None
 
 
+def require_order(target: Target, order_id: str) -> dict[str, Any]:
+    """Return an order by its whole id; Stop(REFUSED) if there is none."""
+    found = find_order(target, order_id)
+    if found is None:
+        raise Stop(
+            Exit.REFUSED,
+            f"There is no order {order_id!r}."
+            if len(order_id) >= prefixes.ORDER_ID_LENGTH
+            else f"There is no order {order_id!r} among those that are open or have a failure.",
+            f"An order that has ended needs its whole id. List orders with: {hints.toward('orders', target)}",
+        )
+    return found
+
+
 def orders_of(target: Target, customer_id: str, limit: int) -> list[dict[str, Any]]:
     """Return a customer's newest `limit` orders, newest first."""
     keys = _query(
@@ -74,6 +93,78 @@ def open_orders(target: Target, limit: int) -> list[dict[str, Any]]:
         )
     keys.sort(key=lambda key: str(key["placedAt"]["S"]))
     return _newest_first(_get_many(target, keys[:limit]))[::-1]
+
+
+def count_open(target: Target) -> int:
+    """Return how many orders have not ended."""
+    return sum(_count(target, "open-orders", "openShard = :key", f"{shard:02d}") for shard in range(OPEN_SHARDS))
+
+
+def count_of(target: Target, customer_id: str) -> int:
+    """Return how many orders a customer has."""
+    return _count(target, "newest-first", "customerId = :key", customer_id)
+
+
+def _count(target: Target, index: str, condition: str, key: str) -> int:
+    pages = (
+        target.client("dynamodb")
+        .get_paginator("query")
+        .paginate(
+            TableName=target.output("OrdersTable"),
+            IndexName=index,
+            KeyConditionExpression=condition,
+            ExpressionAttributeValues={":key": {"S": key}},
+            Select="COUNT",
+        )
+    )
+    return sum(int(page["Count"]) for page in pages)
+
+
+def open_order_ids(target: Target) -> Iterator[str]:
+    """Yield the ids of all orders that have not ended, by the index open-orders."""
+    for shard in range(OPEN_SHARDS):
+        pages = (
+            target.client("dynamodb")
+            .get_paginator("query")
+            .paginate(
+                TableName=target.output("OrdersTable"),
+                IndexName="open-orders",
+                KeyConditionExpression="openShard = :key",
+                ExpressionAttributeValues={":key": {"S": f"{shard:02d}"}},
+            )
+        )
+        for page in pages:
+            yield from (str(item["orderId"]["S"]) for item in page["Items"])
+
+
+@contextmanager
+def tables_named(target: Target) -> Iterator[None]:
+    """Turn DynamoDB's "resource not found", which names no table, into a Stop that does."""
+    try:
+        yield
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "ResourceNotFoundException":
+            raise
+        missing = [f"{target.outputs[output]} ({output})" for output in TABLES if _is_missing(target, output)]
+        if not missing:
+            raise
+        raise Stop(
+            Exit.NO_TARGET,
+            f"{target.name} has no table {', '.join(missing)}: {error.operation_name} found none.",
+            "Look at the stack in CloudFormation; a table that was deleted by hand comes back by deploying the stack "
+            "anew or from a backup (docs/deploying.md)."
+            if target.local is None
+            else f"Start the local cloud anew: {hints.toward('down', target)}; {hints.toward('up', target)}",
+        ) from error
+
+
+def _is_missing(target: Target, output: str) -> bool:
+    dynamodb = target.client("dynamodb")
+    try:
+        dynamodb.describe_table(TableName=target.output(output))
+    except dynamodb.exceptions.ResourceNotFoundException:
+        return True
+    return False
 
 
 def payment_of(target: Target, order_id: str) -> dict[str, Any] | None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import datetime
 import time
+from itertools import islice
 from typing import Annotated, Any
 
 import typer
 
-from orderctl import console
+from orderctl import console, logs
 from orderctl.cloud import DEFAULT_NAME
 from orderctl.exits import Exit, Stop
 from orderctl.options import Json, Name, Profile, Region, Stack
 from orderctl.target import Target
 
 POLL_S = 1.0
+MOST_COUNTED = 100_000
 ENDED = frozenset({"COMPLETED", "CANCELLED", "FAILED"})
 
 
@@ -49,13 +51,23 @@ def replay(
     archive = archive_of(there)
     rules = rules_of(there, rule or [])
     names = ", ".join(sorted(rules))
+    archived = archived_events(there, since, until)
+    held = f"{'more than ' if archived == MOST_COUNTED else ''}{console.count(archived, 'event')}"
     if dry_run:
-        found = {"archive": archive["ArchiveName"], "from": since, "to": until, "rules": sorted(rules)}
         if as_json:
-            console.emit_json(found)
+            console.emit_json(
+                {
+                    "archive": archive["ArchiveName"],
+                    "from": since,
+                    "to": until,
+                    "rules": sorted(rules),
+                    "archivedEvents": archived,
+                }
+            )
         else:
             console.out.print(
-                f"Would replay what {archive['ArchiveName']} holds from {since} to {until} to: {names}.",
+                f"Would replay what {archive['ArchiveName']} holds from {since} to {until}, {held}, to: {names}. "
+                "Each rule gets the events that fit its pattern.",
                 markup=False,
             )
         return
@@ -64,11 +76,35 @@ def replay(
     events = there.client("events")
     state = wait_for(events, replay_name, timeout) if wait else events.describe_replay(ReplayName=replay_name)
     if as_json:
-        console.emit_json({"replay": replay_name, "state": state["State"], "rules": sorted(rules)})
+        console.emit_json(
+            {
+                "replay": replay_name,
+                "state": state["State"],
+                "rules": sorted(rules),
+                "archivedEvents": archived,
+                "lastEventAt": state.get("EventLastReplayedTime"),
+            }
+        )
     else:
-        console.out.print(f"Replay {replay_name} to {names}: {state['State']}.", markup=False)
+        console.out.print(
+            f"Replay {replay_name} to {names}: {state['State']}. The archive holds {held} of that time (as many as "
+            "publish_events logged); each rule got those that fit its pattern.",
+            markup=False,
+        )
     if state["State"] in {"FAILED", "CANCELLED"}:
         raise Stop(Exit.NOT_AS_EXPECTED, f"The replay is {state['State']}: {state.get('StateReason', 'no reason')}.")
+
+
+def archived_events(there: Target, since: datetime.datetime, until: datetime.datetime) -> int:
+    """Return how many events were published in that time, MOST_COUNTED at most.
+
+    EventBridge says of no replay how many events it sends. The log of publish_events has a line for each event, and
+    is kept as long as the archive.
+    """
+    (group,) = logs.groups_of(there, "PublishEventsFunction").values()
+    start_ms, end_ms = (int(each.timestamp() * 1000) for each in (since, until))
+    found = logs.events(there, group, '"event published"', start_ms, end_ms)
+    return sum(1 for _ in islice(found, MOST_COUNTED))
 
 
 def begin(

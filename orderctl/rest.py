@@ -69,10 +69,10 @@ class OrdersApi:
                 break
         return found
 
-    def follow(self, order_id: str, timeout_s: float) -> Iterator[dict[str, Any]]:
+    def follow(self, order_id: str, timeout_s: float, next_step: str = "") -> Iterator[dict[str, Any]]:
         """Yield the order at each change of status until it has ended.
 
-        Raises Stop(NOT_AS_EXPECTED) if it has not ended after `timeout_s`.
+        Raises Stop(NOT_AS_EXPECTED) with `next_step` if it has not ended after `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
         shown = ""
@@ -87,7 +87,7 @@ class OrdersApi:
                 raise Stop(
                     Exit.NOT_AS_EXPECTED,
                     f"Order {order_id} is still {shown} after {timeout_s:.0f} s.",
-                    f"It may be in the failure inbox; look at it with: orderctl order {order_id}",
+                    next_step,
                 )
             time.sleep(POLL_S)
 
@@ -103,8 +103,8 @@ def _transport(url: str) -> httpx.HTTPTransport | None:
     return httpx.HTTPTransport(retries=2) if url.startswith("http://127.") else None
 
 
-def require_success(answer: httpx.Response) -> None:
-    """Return if the answer is a 2xx, else raise Stop(REFUSED) with every reason that it names."""
+def require_success(answer: httpx.Response, next_step: str = "") -> None:
+    """Return if the answer is a 2xx, else raise Stop(REFUSED) with every reason that it names, or the next step."""
     if answer.is_success:
         return
     try:
@@ -116,5 +116,5 @@ def require_success(answer: httpx.Response) -> None:
     raise Stop(
         Exit.REFUSED,
         f"The API answered {answer.status_code}: {detail}",
-        "\n       ".join(reasons) if reasons else "",
+        "\n       ".join(reasons) if reasons else next_step,
     )

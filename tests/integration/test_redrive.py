@@ -12,8 +12,8 @@ import pytest
 
 from orderctl import failures_redrive
 from orderctl.exits import Stop
-from orderctl.failures import seconds
 from orderctl.failures_redrive import redrive_many, redrive_one
+from orderctl.options import seconds
 from orderctl.target import Target
 from orders.attributes import to_item
 from orders.failures import Action, FailureRecord, Kind, Redrive, Status

@@ -83,9 +83,9 @@ class Inbox:
         failure_id = failure["failureId"]
         (plan,) = self.run("failures", "redrive", failure_id, "--dry-run")
         assert plan["failureId"] == failure_id
-        outcome = self.run("failures", "redrive", failure_id)
+        outcome = self.run("failures", "redrive", failure_id, "--wait", "0")
         assert outcome["redriven"] + outcome["resolved"] == 1
-        again = self.run("failures", "redrive", failure_id, code=4)
+        again = self.run("failures", "redrive", failure_id, "--wait", "0", code=4)
         assert again["refused"] == 1
 
     def sentence(self, order_id: str) -> str:
@@ -258,13 +258,13 @@ def test_a_target_that_was_deleted(cloud: Target, api: OrdersApi, inbox: Inbox, 
 
     # WHEN the queue is back and they are sent again
     before = mails(cloud, order_id)
-    outcome = inbox.run("failures", "redrive", "--order", order_id)
+    outcome = inbox.run("failures", "redrive", "--order", order_id, "--wait", "0")
     assert outcome["redriven"] == 2
 
     # THEN the customer gets the mails of an order placed and shipped, and no more for being sent once more
     assert before == 0
     eventually(lambda: mails(cloud, order_id) == 2, "two mails")
-    inbox.run("failures", "redrive", *(failure["failureId"] for failure in lost), "--again")
+    inbox.run("failures", "redrive", *(failure["failureId"] for failure in lost), "--again", "--wait", "0")
     eventually(lambda: queue_is_empty(cloud, "NotificationsQueueUrl"), "the queue to drain")
     assert mails(cloud, order_id) == 2
 
@@ -333,7 +333,7 @@ def test_a_stream_record_that_cannot_be_read(
     ends(cloud, place(api), "FULFILLED")
 
     # WHEN it is sent again without a repair, it comes back
-    inbox.run("failures", "redrive", failure["failureId"])
+    inbox.run("failures", "redrive", failure["failureId"], "--wait", "0")
     eventually(lambda: inbox.wait_for(failureId=failure["failureId"])["count"] == 2, "it to fail again")
     assert inbox.wait_for(failureId=failure["failureId"])["status"] == "NEW"
 
@@ -406,7 +406,7 @@ def test_a_message_that_nobody_can_classify(cloud: Target, inbox: Inbox) -> None
     # THEN it is kept as it is, and says that nobody knows where it was going
     failure = inbox.wait_for(payload=text)
     assert failure["kind"] == "unknown"
-    outcome = inbox.run("failures", "redrive", failure["failureId"], code=5)
+    outcome = inbox.run("failures", "redrive", failure["failureId"], "--wait", "0", code=5)
     assert "nobody knows" in outcome["outcomes"][0]["detail"]
 
     # WHEN it is discarded
@@ -527,7 +527,7 @@ def test_a_failed_execution(cloud: Target, inbox: Inbox, under_way: dict[str, st
     assert charges(cloud, order_id) == 1
 
     # WHEN it is sent once more all the same
-    outcome = inbox.run("failures", "redrive", failure["failureId"], "--again")
+    outcome = inbox.run("failures", "redrive", failure["failureId"], "--again", "--wait", "0")
 
     # THEN nothing happens, because the order has ended
     assert outcome["resolved"] == 1

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orderctl import explain
+from orderctl import explain, hints
 from orderctl.explain import Attempts, Execution
 from orderctl.target import Target
 from orders.model import timestamp, timestamp_before
@@ -30,7 +30,7 @@ class Stack(Target):
         return States()
 
 
-STACK = Stack("stack", {}, "", None)
+STACK = Stack("stack orders-test", {"FulfilmentQueueArn": "arn:aws:sqs:::fulfilment"}, "", None)
 
 
 def an_order(**changes: Any) -> dict[str, Any]:
@@ -46,6 +46,10 @@ def a_failure(**changes: Any) -> dict[str, Any]:
         "component": "ProcessPayment",
         "errorName": "PaymentProviderError",
         "errorMessage": "answered 503.",
+        "resourceArn": "arn:aws:states:::m",
+        "occurrence": "o",
+        "version": 1,
+        "firstSeenAt": "2026-11-21T07:00:00.000Z",
         "lastSeenAt": "2026-11-21T07:00:00.000Z",
         "redrive": {"action": "resume", "to": "arn:aws:states:::m"},
         **changes,
@@ -92,7 +96,7 @@ def test_waiting_for_the_warehouse_names_the_queue() -> None:
 def test_a_stuck_order_names_cause_and_command() -> None:
     assert sentence(an_order(), failures=[a_failure()]) == (
         "Stuck since 2026-11-21T07:00:00.000Z in the failure inbox, status RESERVED: ProcessPayment failed with "
-        "PaymentProviderError: answered 503; once that is mended: orderctl failures redrive f1."
+        "PaymentProviderError: answered 503; once that is mended: " + hints.toward("failures redrive f1", STACK)
     )
 
 
@@ -128,7 +132,7 @@ def test_an_order_that_has_ended_without_its_receipt_says_so() -> None:
 
     assert said == (
         "Fulfilled at T: paid and shipped; but IssueReceiptFunction failed with PaymentProviderError (answered 503): "
-        "orderctl failures redrive f1."
+        + hints.toward("failures redrive f1", STACK)
     )
 
 
@@ -157,3 +161,10 @@ def test_the_message_in_a_cause(cause: str, message: str) -> None:
 )
 def test_ordinals(number: int, word: str) -> None:
     assert explain._ordinal(number) == word
+
+
+def test_an_order_that_was_given_up_says_so() -> None:
+    order = an_order(givenUp={"code": "Discarded", "message": "no"})
+    assert sentence(order, running("ReleaseInventory")).startswith(
+        "Given up by an operator, and to be undone. In Rele"
+    )
