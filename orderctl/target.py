@@ -63,20 +63,27 @@ def choose(stack: str | None, cloud_name: str, profile: str | None = None, regio
 
 def local_target(cloud: Cloud) -> Target:
     """Return the running local cloud; Stop(NO_TARGET) if it does not run or is not ready."""
-    from orderctl import server  # noqa: PLC0415
+    from orderctl import hints, server  # noqa: PLC0415
 
     state = cloud.load()
-    if state is None or not server.alive(state):
+    start = f"Start it: {hints.command('run', name=cloud.name)}"
+    if state and not server.alive(state):
+        log = server.shown(cloud.log("server"))
+        raise Stop(Exit.NO_TARGET, server.fate(cloud, state), f"{start}\n       Its log is {log}.")
+    if state is None:
+        others = [f"{other.name} (port {other.port})" for other in server.running()]
+        those = f" Of this checkout run: {', '.join(others)}." if others else ""
+        choose = "Choose one that runs with --name, or a stack on AWS with --stack." if others else ""
         raise Stop(
             Exit.NO_TARGET,
-            f"The local cloud {cloud.name!r} is not running.",
-            "Start it with `make run` or `orderctl up`, or name a stack on AWS with --stack.",
+            f"The local cloud {cloud.name!r} is not running.{those}",
+            f"{start}\n       {choose or 'A stack on AWS is chosen with --stack.'}",
         )
     if not state.ready:
         raise Stop(
             Exit.NO_TARGET,
-            f"The local cloud {cloud.name!r} is still starting.",
-            "Wait until `orderctl up` has finished.",
+            f"The local cloud {cloud.name!r} is still starting, or its deployment has failed.",
+            f"See how far it is: {hints.command('status', name=cloud.name)}",
         )
     return of_state(state)
 

@@ -163,7 +163,7 @@ def test_a_recorded_cloud_whose_process_is_gone_is_dead(cloud: Cloud) -> None:
     assert lifecycle.status(cloud)["status"] == "dead"
 
 
-def test_a_taken_port_is_refused_by_name() -> None:
+def test_a_taken_port_is_refused_by_name(cloud: Cloud) -> None:
     # GIVEN a port that somebody listens on
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -172,7 +172,7 @@ def test_a_taken_port_is_refused_by_name() -> None:
 
         # WHEN it is asked for
         with pytest.raises(Stop) as stop:
-            server.refuse_taken_port(port)
+            server.refuse_taken_port(cloud, port)
 
     # THEN the message names it
     assert stop.value.code is Exit.STEP_FAILED
