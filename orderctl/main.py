@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -166,6 +167,8 @@ def _show_status(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         console.emit_json(found)
         return
+    from orderctl import server  # noqa: PLC0415
+
     name = found["name"]
     table = Table.grid(padding=(0, 2))
     table.add_row("Local cloud", f"{name}: [bold]{found['status']}[/]")
@@ -182,7 +185,7 @@ def _show_status(found: dict[str, Any], as_json: bool) -> None:
             table.add_row("Running", ", ".join(others))
         table.add_row("Start it", hints.command("up", name=name))
     if "log" in found:
-        table.add_row("Log", found["log"])
+        table.add_row("Log", server.shown(Path(found["log"])))
     if "fate" in found:
         console.out.print(found["fate"])
     console.out.print(table)

@@ -116,10 +116,18 @@ def wait_until_healthy(cloud: Cloud, state: CloudState, note: Note) -> None:
             raise Stop(
                 Exit.STEP_FAILED,
                 f"The local cloud {what}. Its last lines:\n{processes.last_lines(log, 15)}",
-                f"The whole log is {shown(log)}.",
+                f"The whole log is {shown(log)}.{_without_orders(cloud)}",
             )
         note(processes.last_lines(cloud.log("server"), 1))
         time.sleep(0.05)
+
+
+def _without_orders(cloud: Cloud) -> str:
+    return (
+        f"\n       Start without the saved orders: {hints.command('up --fresh', name=cloud.name)}"
+        if cloud.saved_at()
+        else ""
+    )
 
 
 def stop(cloud: Cloud, state: CloudState, *, save: bool = True) -> int:
@@ -167,10 +175,8 @@ def fate(cloud: Cloud, state: CloudState) -> str:
     if saved and saved >= started:
         return f"The local cloud {cloud.name!r} ended without `down`: {gone} All its orders are kept."
     kept = f"those saved at {local_time(saved)} are kept" if saved else "there were no others"
-    return (
-        f"The local cloud {cloud.name!r} died: {gone} Its orders since {local_time(started)} are lost, because orders "
-        f"are saved when it is stopped; {kept}."
-    )
+    lost = f"Its orders since {local_time(started)} are lost, because orders are saved when it is stopped"
+    return f"The local cloud {cloud.name!r} died: {gone} {lost}; {kept}."
 
 
 def local_time(when: datetime) -> str:

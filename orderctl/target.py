@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from orderctl import hints
 from orderctl.cloud import LOCAL_AWS_ENVIRONMENT, Cloud, CloudState
 from orderctl.exits import Exit, Stop
 
@@ -24,6 +25,12 @@ class Target:
     endpoint: str | None = None
     local: CloudState | None = None
     _clients: dict[str, Any] = field(default_factory=dict)
+
+    def command(self, arguments: str) -> str:
+        """Return a command line of orderctl for this target, to paste."""
+        if self.local:
+            return hints.command(arguments, name=self.local.name)
+        return hints.command(arguments, stack=self.name.removeprefix("stack "))
 
     def client(self, service: str) -> Any:
         """Return the boto3 client for a service, made once."""
@@ -63,7 +70,7 @@ def choose(stack: str | None, cloud_name: str, profile: str | None = None, regio
 
 def local_target(cloud: Cloud) -> Target:
     """Return the running local cloud; Stop(NO_TARGET) if it does not run or is not ready."""
-    from orderctl import hints, server  # noqa: PLC0415
+    from orderctl import server  # noqa: PLC0415
 
     state = cloud.load()
     start = f"Start it: {hints.command('run', name=cloud.name)}"
