@@ -145,6 +145,11 @@ class Cloud:
             yield
 
 
+def known_clouds() -> list[Cloud]:
+    """Return the local clouds that are recorded in this checkout, by name."""
+    return [Cloud(path.parent.name) for path in sorted(CLOUDS.glob("*/state.json"))]
+
+
 def _write(path: Path, text: str) -> None:
     partial = path.with_suffix(".part")
     partial.write_text(text)

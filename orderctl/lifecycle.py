@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orderctl import console, deployment, hints, samples, server, signin, target
-from orderctl.cloud import CLOUDS, DEFAULT_PORT, STACK_NAME, Cloud, CloudState
+from orderctl.cloud import DEFAULT_PORT, STACK_NAME, Cloud, CloudState
 from orderctl.exits import Exit, Stop
 
 
@@ -137,11 +137,6 @@ def down(cloud: Cloud) -> int:
         if not server.alive(state):
             console.say(server.fate(cloud, state))
         return server.stop(cloud, state)
-
-
-def known_clouds() -> list[Cloud]:
-    """Return the local clouds that are recorded in this checkout, by name."""
-    return [Cloud(path.parent.name) for path in sorted(CLOUDS.glob("*/state.json"))]
 
 
 def running_names() -> list[str]:

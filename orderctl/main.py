@@ -12,7 +12,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from orderctl import console, cost_show, explain, failures, hints, load_command, orders, replay
-from orderctl.cloud import DEFAULT_NAME, LOCAL, ROOT, Cloud
+from orderctl.cloud import DEFAULT_NAME, LOCAL, ROOT, Cloud, known_clouds
 from orderctl.exits import EXIT_CODES_HELP, Exit, Interrupted, Stop
 from orderctl.options import Json, Name, Password, Port, Profile, Region, Stack, Username, examples
 
@@ -130,7 +130,7 @@ def down(
     """Stop the local cloud and all its workers, and check that no process is left; its orders are kept."""
     from orderctl import lifecycle, server  # noqa: PLC0415
 
-    clouds = lifecycle.known_clouds() if every else [Cloud(name)]
+    clouds = known_clouds() if every else [Cloud(name)]
     ended = {cloud.name: lifecycle.down(cloud) for cloud in clouds}
     if as_json:
         console.emit_json({"ended": ended})

@@ -13,9 +13,8 @@ import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
 
-from orderctl import cloud as cloud_files
 from orderctl import console, hints, interrupts, processes
-from orderctl.cloud import ROOT, Cloud, CloudState, cloud_environment
+from orderctl.cloud import ROOT, Cloud, CloudState, cloud_environment, known_clouds
 from orderctl.console import Note
 from orderctl.deployment import CLOUD_PYTHON, server_fingerprint
 from orderctl.exits import Exit, Stop
@@ -163,7 +162,7 @@ def shown(path: Path) -> str:
 
 def running() -> list[CloudState]:
     """Return the local clouds of this checkout that run, by name."""
-    states = (Cloud(path.parent.name).load() for path in sorted(cloud_files.CLOUDS.glob("*/state.json")))
+    states = (cloud.load() for cloud in known_clouds())
     return [state for state in states if state and alive(state)]
 
 

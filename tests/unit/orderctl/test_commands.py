@@ -26,7 +26,6 @@ from orderctl.target import Target
 @pytest.fixture(autouse=True)
 def no_clouds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clouds, "CLOUDS", tmp_path)
-    monkeypatch.setattr(lifecycle, "CLOUDS", tmp_path)
     monkeypatch.setattr(interrupts, "install", lambda: None)  # the test run keeps its own signal handlers
     for name in ("ORDERCTL_USERNAME", "ORDERCTL_PASSWORD", "ORDERCTL_STACK", "ORDERCTL_NAME"):
         monkeypatch.delenv(name, raising=False)
