@@ -150,6 +150,11 @@ def known_clouds() -> list[Cloud]:
     return [Cloud(path.parent.name) for path in sorted(CLOUDS.glob("*/state.json"))]
 
 
+def shown(path: Path) -> str:
+    """Return a file's path as one can open it from here."""
+    return min(str(path), os.path.relpath(path), key=len)
+
+
 def _write(path: Path, text: str) -> None:
     partial = path.with_suffix(".part")
     partial.write_text(text)

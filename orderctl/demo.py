@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import time
 import uuid
@@ -17,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orderctl import console, records, samples, show
+from orderctl.cloud import shown
 from orderctl.exits import Exit, Stop
 from orderctl.rest import TERMINAL, OrdersApi, require_success
 from orderctl.signin import token_source
@@ -358,12 +358,11 @@ def summarise(target: Target, journeys: list[Journey], seconds: float) -> None:
 
 def curl(target: Target) -> str:
     """Return a command for a POSIX shell that submits a sample order anew each time."""
-    sample = samples.HERE / "samples" / "fulfilled.json"
-    path = min(str(sample), os.path.relpath(sample), key=len)
+    sample = shown(samples.HERE / "samples" / "fulfilled.json")
     lines = [
         f'curl -i -H "Authorization: $({target.command("token")})"',
         "-H 'Content-Type: application/json' -H \"Idempotency-Key: $(date +%s)\"",
-        f"-d {shlex.quote(f'@{path}')}",
+        f"-d {shlex.quote(f'@{sample}')}",
         shlex.quote(f"{target.api_url}/orders"),
     ]
     return " \\\n  ".join(lines)

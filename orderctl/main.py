@@ -12,7 +12,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from orderctl import console, cost_show, explain, failures, hints, load_command, orders, replay
-from orderctl.cloud import DEFAULT_NAME, LOCAL, ROOT, Cloud, known_clouds
+from orderctl.cloud import DEFAULT_NAME, LOCAL, Cloud, known_clouds, shown
 from orderctl.exits import EXIT_CODES_HELP, Exit, Interrupted, Stop
 from orderctl.options import Json, Name, Password, Port, Profile, Region, Stack, Username, examples
 
@@ -66,7 +66,7 @@ def _report_bug(error: Exception) -> Exit:
     log.write_text("".join(traceback.format_exception(error)))
     console.complain(
         f"orderctl met something that it does not expect: {type(error).__name__}: {error}",
-        f"The details are in {log.relative_to(ROOT)}.",
+        f"The details are in {shown(log)}.",
     )
     return Exit.UNEXPECTED
 
@@ -167,8 +167,6 @@ def _show_status(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         console.emit_json(found)
         return
-    from orderctl import server  # noqa: PLC0415
-
     name = found["name"]
     table = Table.grid(padding=(0, 2))
     table.add_row("Local cloud", f"{name}: [bold]{found['status']}[/]")
@@ -185,7 +183,7 @@ def _show_status(found: dict[str, Any], as_json: bool) -> None:
             table.add_row("Running", ", ".join(others))
         table.add_row("Start it", hints.command("up", name=name))
     if "log" in found:
-        table.add_row("Log", server.shown(Path(found["log"])))
+        table.add_row("Log", shown(Path(found["log"])))
     if "fate" in found:
         console.out.print(found["fate"])
     console.out.print(table)

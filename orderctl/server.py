@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
 import socket
 import time
@@ -14,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from orderctl import console, hints, interrupts, processes
-from orderctl.cloud import ROOT, Cloud, CloudState, cloud_environment, known_clouds
+from orderctl.cloud import ROOT, Cloud, CloudState, cloud_environment, known_clouds, shown
 from orderctl.console import Note
 from orderctl.deployment import CLOUD_PYTHON, server_fingerprint
 from orderctl.exits import Exit, Stop
@@ -153,11 +152,6 @@ def stop(cloud: Cloud, state: CloudState, *, save: bool = True) -> int:
             )
         cloud.forget()
         return len(members)
-
-
-def shown(path: Path) -> str:
-    """Return a file's path as one can open it from here."""
-    return min(str(path), os.path.relpath(path), key=len)
 
 
 def running() -> list[CloudState]:

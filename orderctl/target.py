@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orderctl import hints
-from orderctl.cloud import LOCAL_AWS_ENVIRONMENT, Cloud, CloudState
+from orderctl.cloud import LOCAL_AWS_ENVIRONMENT, Cloud, CloudState, shown
 from orderctl.exits import Exit, Stop
 
 
@@ -75,7 +75,7 @@ def local_target(cloud: Cloud) -> Target:
     state = cloud.load()
     start = f"Start it: {hints.command('run', name=cloud.name)}"
     if state and not server.alive(state):
-        log = server.shown(cloud.log("server"))
+        log = shown(cloud.log("server"))
         raise Stop(Exit.NO_TARGET, server.fate(cloud, state), f"{start}\n       Its log is {log}.")
     if state is None:
         others = [f"{other.name} (port {other.port})" for other in server.running()]

@@ -6,6 +6,7 @@ import base64
 import json
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,6 @@ from orderctl.target import Target
 @pytest.fixture(autouse=True)
 def no_clouds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clouds, "CLOUDS", tmp_path)
-    monkeypatch.setattr(interrupts, "install", lambda: None)  # the test run keeps its own signal handlers
     for name in ("ORDERCTL_USERNAME", "ORDERCTL_PASSWORD", "ORDERCTL_STACK", "ORDERCTL_NAME"):
         monkeypatch.delenv(name, raising=False)
 
@@ -99,7 +99,6 @@ def test_a_bug_is_reported_without_a_traceback(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr(lifecycle, "status", fail)
     monkeypatch.setattr("orderctl.main.LOCAL", tmp_path)
-    monkeypatch.setattr("orderctl.main.ROOT", tmp_path)
 
     # WHEN it runs
     code, _, stderr = invoke("status")
@@ -124,6 +123,25 @@ def test_status_of_nothing_is_readable_for_a_program() -> None:
     code, stdout, _ = invoke("status", "--json")
     assert code == Exit.NO_TARGET
     assert json.loads(stdout) == {"name": "default", "savedAt": None, "status": "down", "running": []}
+
+
+@pytest.mark.parametrize("number", interrupts.SIGNALS)
+def test_an_interruption_while_the_program_is_still_loading_is_one_line(number: signal.Signals) -> None:
+    # GIVEN a program that is interrupted while its modules are imported
+    script = (
+        "import signal, sys\n"
+        "from orderctl import start\n"
+        "class Interruption:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == 'typer': signal.raise_signal({int(number)})\n"
+        "sys.meta_path.insert(0, Interruption())\n"
+        "start.main()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    # THEN it ends like any other interrupted command
+    assert ended.returncode == Exit.INTERRUPTED
+    assert ended.stderr == "error: interrupted.\n"
 
 
 @pytest.fixture
