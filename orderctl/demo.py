@@ -147,10 +147,10 @@ def same_answer_twice(_target: Target, journey: Journey) -> str:
 
 
 STORIES = (
-    Story("fulfilled", "paid, shipped, receipt written", "FULFILLED", (charged_once, stock_sold, receipt_written)),
+    Story("fulfilled", "paid, shipped, receipt", "FULFILLED", (charged_once, stock_sold, receipt_written)),
     Story(
         "declined",
-        "card declined; stock released",
+        "declined; stock released",
         "FAILED",
         (not_charged, stock_untouched),
         reason="PaymentDeclined",
@@ -158,32 +158,32 @@ STORIES = (
     Story("out-of-stock", "sold out; not charged", "FAILED", (not_charged, stock_untouched), reason="OutOfStock"),
     Story(
         "provider-down",
-        "provider down twice; charged once",
+        "down twice; charged once",
         "FULFILLED",
         (attempts_failed(2), charged_once, stock_sold),
     ),
     Story(
         "payment-timeout",
-        "charge unanswered; charged once",
+        "no answer; charged once",
         "FULFILLED",
         (attempts_failed(1), charged_once, stock_sold),
     ),
     Story(
         "warehouse-refuses",
-        "warehouse refuses; refunded",
+        "refused; payment refunded",
         "FAILED",
         (refunded, stock_untouched),
         reason="WarehouseError",
     ),
     Story(
         "receipt-fails",
-        "shipped; receipt in failure inbox",
+        "receipt in failure inbox",
         "FULFILLED",
         (charged_once, stock_sold, receipt_in_failure_inbox),
     ),
     Story(
         "sent-twice",
-        "one key, sent twice; one order",
+        "one key, one order",
         "FULFILLED",
         (same_answer_twice, charged_once, stock_sold),
         submit_twice=True,
@@ -311,9 +311,10 @@ def check(target: Target, journey: Journey) -> list[str]:
 
 def as_table(journeys: list[Journey]) -> Table:
     """Return all orders and how far they are, a line each; a line that is too long ends in an ellipsis."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), collapse_padding=True)
-    for title, width in (("Order", 17), ("Id", SHORT_ID), ("Status", 9), ("What happened", None)):
-        table.add_column(title, width=width, no_wrap=True, overflow="ellipsis")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
+    for title, width in (("Order", 17), ("Id", SHORT_ID), ("Status", 9)):
+        table.add_column(title, width=width, no_wrap=True)
+    table.add_column("What happened", ratio=1, no_wrap=True, overflow="ellipsis")
     for journey in journeys:
         table.add_row(
             journey.story.sample,
@@ -350,10 +351,11 @@ def summarise(target: Target, journeys: list[Journey], seconds: float) -> None:
     colour = "red" if bad else "green"
     well = len(journeys) - len(bad)
     out(f"\n[{colour}]{well} of {len(journeys)} orders ended where they should[/] ({seconds:.1f} s).\n")
-    out(f"The next order:\n{curl(target)}", markup=False)
-    out(f"Look at one: {target.command(f'order {journeys[0].order_id}')}", markup=False)
+    out("Send the next order, look at one, stop:\n" if target.local else "Send the next order, look at one:\n")
+    out(curl(target), markup=False)
+    out(target.command(f"order {journeys[0].order_id}"), markup=False)
     if target.local:
-        out(f"Stop it:     {target.command('down')}", markup=False)
+        out(target.command("down"), markup=False)
 
 
 def curl(target: Target) -> str:

@@ -27,14 +27,16 @@ def up(
             console.say(f"The local cloud {cloud.name!r} is up already, on {running.endpoint}.")
             _complete(cloud, running)
             return running, False
-        if not cloud.saved_at():
+        saved = cloud.saved_at()
+        if not saved:
             cloud.erase()
         try:
             started = server.start(cloud, port or cloud.last_port or DEFAULT_PORT, runtime, persist=persist)
-            with console.step(f"Starting the local cloud on {started.endpoint}{_with_orders(cloud)}") as note:
+            with console.step(f"Starting the local cloud on {started.endpoint}") as note:
                 server.wait_until_healthy(cloud, started, note)
-            if persist:
+            if persist and saved:
                 cloud.restore(started)
+                console.say(f"Its orders are there as they were at its last stop ({server.local_time(saved)}).")
             _complete(cloud, started)
         except BaseException:
             # From the record, because an interruption may come before the start has returned.
@@ -49,11 +51,6 @@ def _empty(cloud: Cloud) -> None:
         server.stop(cloud, state, save=False)
     cloud.erase()
     console.say(f"The local cloud {cloud.name!r} starts empty: all its earlier orders are removed.")
-
-
-def _with_orders(cloud: Cloud) -> str:
-    saved = cloud.saved_at()
-    return f" with the orders saved at {server.local_time(saved)}" if saved else ""
 
 
 def _running(cloud: Cloud, port: int | None, runtime: str) -> CloudState | None:
