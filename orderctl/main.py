@@ -171,8 +171,9 @@ def _show_status(found: dict[str, Any], as_json: bool) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_row("Local cloud", f"{name}: [bold]{found['status']}[/]")
     if found["status"] in {"up", "starting"}:
-        table.add_row("REST API", found["apiUrl"])
-        table.add_row("Description", f"{found['apiUrl']}/openapi.json")
+        if url := found["apiUrl"]:
+            table.add_row("REST API", url)
+            table.add_row("Description", f"{url}/openapi.json")
         table.add_row("AWS endpoint", f"{found['endpoint']} (any AWS tool: --endpoint-url; key and secret: test)")
         table.add_row("Process", f"{found['pid']}, since {found['startedAt']}, {found['runtime']}")
         table.add_row(
