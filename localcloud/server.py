@@ -22,7 +22,7 @@ from localcloud.patching import MissingInternalError
 from localcloud.settings import Settings
 
 GRACEFUL_STOP_S = 1.0
-LONGEST_SAVE_S = 300.0
+LONGEST_SAVE_S = 120.0
 MOST_FILES_ON_MACOS = 10_240  # where the hard limit is "unlimited", which it then refuses
 DEFAULT_DIRECTORY = Path(".local/cloud/default")
 

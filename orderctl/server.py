@@ -19,7 +19,7 @@ from orderctl.deployment import CLOUD_PYTHON, server_fingerprint
 from orderctl.exits import Exit, Stop
 
 START_TIMEOUT_S = 60.0  # a first start also compiles the emulator's bytecode
-SAVE_TIMEOUT_S = 300.0
+SAVE_TIMEOUT_S = 120.0
 HEALTH_PATH = "/_ministack/health"
 
 
@@ -141,8 +141,14 @@ def stop(cloud: Cloud, state: CloudState, *, save: bool = True) -> int:
         if current and current != state.process_identity:
             members = []
         if members and save and state.persist:
+            before = cloud.saved_at()
             with console.step(f"Stopping the local cloud {cloud.name!r} and saving its orders"):
                 processes.end(state.pid, SAVE_TIMEOUT_S)
+            if state.outputs and cloud.saved_at() == before:
+                since = local_time(datetime.fromisoformat(state.started_at))
+                console.say(
+                    f"Its orders since {since} could not be saved; the reason is in {shown(cloud.log('server'))}."
+                )
         left = processes.end_group(state.pid, 8.0 if save else 0.0) if members else []
         if left:
             raise Stop(

@@ -247,7 +247,7 @@ def test_a_deployment_that_never_was_complete_is_not_kept(cloud: Cloud) -> None:
 
 @pytest.mark.parametrize("save", [True, False])
 def test_a_server_saves_before_it_ends_unless_what_it_holds_is_not_complete(
-    cloud: Cloud, tmp_path: Path, save: bool
+    cloud: Cloud, tmp_path: Path, capsys: pytest.CaptureFixture[str], save: bool
 ) -> None:
     # GIVEN a server that saves on SIGTERM
     script = (
@@ -264,13 +264,15 @@ def test_a_server_saves_before_it_ends_unless_what_it_holds_is_not_complete(
         assert process.stdout
         assert process.stdout.readline()
         state = state_of(cloud, process.pid)
-        state.persist = True
+        state.persist, state.outputs = True, {"ApiId": "x"}
 
         # WHEN it is stopped
         server.stop(cloud, state, save=save)
 
     # THEN it has saved only if that was wanted
     assert (tmp_path / "saved").exists() is save
+    # AND as no complete state was left behind, that is told
+    assert ("could not be saved" in capsys.readouterr().err) is save
 
 
 @pytest.fixture
