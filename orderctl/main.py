@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from typer.core import TyperGroup
 
-from orderctl import console, cost_show, explain, failures, hints, load_command, orders, replay
+from orderctl import console, cost_show, explain, failures, hints, interrupts, load_command, orders, replay
 from orderctl.cloud import DEFAULT_NAME, LOCAL, Cloud, known_clouds, shown
 from orderctl.exits import EXIT_CODES_HELP, Exit, Interrupted, Stop
 from orderctl.options import Json, Name, Password, Port, Profile, Region, Stack, Username, examples
@@ -33,7 +33,7 @@ class Commands(TyperGroup):
         except BrokenPipeError:
             raise SystemExit(int(Exit.OK)) from None
         except Exception as error:
-            known = _explain(error)
+            known = Stop(Exit.INTERRUPTED, "interrupted.") if interrupts.raised() else _explain(error)
             if known is None:
                 raise SystemExit(int(_report_bug(error))) from error
             console.complain(known.what, known.next_step)
