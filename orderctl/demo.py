@@ -136,7 +136,7 @@ def receipt_in_failure_inbox(target: Target, journey: Journey) -> str:
     found = records.failures_of(target, journey.order_id)
     if any("IssueReceipt" in str(failure.get("component")) for failure in found):
         return ""
-    return "the receipt's failure is not in the failure inbox yet"
+    return "its failure is not in the inbox yet"
 
 
 def same_answer_twice(_target: Target, journey: Journey) -> str:

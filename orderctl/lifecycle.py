@@ -60,7 +60,7 @@ def _running(cloud: Cloud, port: int | None, runtime: str) -> CloudState | None:
         cloud.forget()
         return None
     if not server.alive(state):
-        console.say(server.fate(cloud, state))
+        console.say("\n".join(server.fate(cloud, state)))
         server.stop(cloud, state, save=False)
         return None
     if not server.healthy(state.endpoint, timeout_s=10.0):
@@ -75,7 +75,7 @@ def _running(cloud: Cloud, port: int | None, runtime: str) -> CloudState | None:
             f"       Or start another one: {hints.command(f'run --port {port}', name='other')}",
         )
     if state.server != deployment.server_fingerprint(runtime):
-        console.say("The local cloud's own code or interpreter has changed since it was started: starting a new one.")
+        console.say("The local cloud's own code or interpreter has changed: starting a new one.")
         server.stop(cloud, state)
         return None
     return state
@@ -132,7 +132,7 @@ def down(cloud: Cloud) -> int:
             cloud.forget()
             return 0
         if not server.alive(state):
-            console.say(server.fate(cloud, state))
+            console.say("\n".join(server.fate(cloud, state)))
         return server.stop(cloud, state)
 
 
@@ -156,7 +156,7 @@ def status(cloud: Cloud) -> dict[str, Any]:
     return {
         **found,
         "status": word,
-        **({} if runs else {"fate": server.fate(cloud, state)}),
+        **({} if runs else {"fate": " ".join(server.fate(cloud, state))}),
         "pid": state.pid,
         "endpoint": state.endpoint,
         "apiUrl": target.local_api_url(state),

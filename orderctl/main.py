@@ -186,7 +186,7 @@ def _show_status(found: dict[str, Any], as_json: bool) -> None:
     if "log" in found:
         table.add_row("Log", shown(Path(found["log"])))
     if "fate" in found:
-        console.out.print(found["fate"])
+        console.out.print(found["fate"].replace(". ", ".\n"))
     console.out.print(table)
 
 

@@ -166,16 +166,17 @@ def running() -> list[CloudState]:
     return [state for state in states if state and alive(state)]
 
 
-def fate(cloud: Cloud, state: CloudState) -> str:
-    """Say what became of a recorded local cloud whose process is gone, and of its orders."""
+def fate(cloud: Cloud, state: CloudState) -> list[str]:
+    """Say in a few sentences what became of a local cloud whose process is gone, and of its orders."""
     log, saved, started = cloud.log("server"), cloud.saved_at(), datetime.fromisoformat(state.started_at)
     said = datetime.fromtimestamp(log.stat().st_mtime, UTC) if log.exists() else started
-    gone = f"its process {state.pid} is gone. Its last sign of life was at {local_time(said)}."
+    gone = f"its process {state.pid} is gone."
+    sign = f"Its last sign of life was at {local_time(said)}."
     if saved and saved >= started:
-        return f"The local cloud {cloud.name!r} ended without `down`: {gone} All its orders are kept."
-    kept = f"those saved at {local_time(saved)} are kept" if saved else "there were no others"
-    lost = f"Its orders since {local_time(started)} are lost, because orders are saved when it is stopped"
-    return f"The local cloud {cloud.name!r} died: {gone} {lost}; {kept}."
+        return [f"The local cloud {cloud.name!r} ended without `down`: {gone}", sign, "All its orders are kept."]
+    lost = f"Its orders since {local_time(started)} are lost: orders are saved when it is stopped."
+    others = f"Those saved at {local_time(saved)} are kept." if saved else "There were no others."
+    return [f"The local cloud {cloud.name!r} died: {gone}", sign, lost, others]
 
 
 def local_time(when: datetime) -> str:

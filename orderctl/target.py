@@ -11,6 +11,9 @@ from orderctl.cloud import LOCAL_AWS_ENVIRONMENT, Cloud, CloudState, shown
 from orderctl.exits import Exit, Stop
 
 
+_INDENT = "\n       "  # as console.complain begins its second line
+
+
 @dataclass
 class Target:
     """A deployed stack: its outputs, its REST address and clients for its region.
@@ -76,7 +79,7 @@ def local_target(cloud: Cloud) -> Target:
     start = f"Start it: {hints.command('run', name=cloud.name)}"
     if state and not server.alive(state):
         log = shown(cloud.log("server"))
-        raise Stop(Exit.NO_TARGET, server.fate(cloud, state), f"{start}\n       Its log is {log}.")
+        raise Stop(Exit.NO_TARGET, _INDENT.join(server.fate(cloud, state)), f"{start}{_INDENT}Its log is {log}.")
     if state is None:
         others = [f"{other.name} (port {other.port})" for other in server.running()]
         those = f" Of this checkout run: {', '.join(others)}." if others else ""
@@ -84,7 +87,7 @@ def local_target(cloud: Cloud) -> Target:
         raise Stop(
             Exit.NO_TARGET,
             f"The local cloud {cloud.name!r} is not running.{those}",
-            f"{start}\n       {choose or 'A stack on AWS is chosen with --stack.'}",
+            f"{start}{_INDENT}{choose or 'A stack on AWS is chosen with --stack.'}",
         )
     if not state.ready:
         raise Stop(
