@@ -10,7 +10,6 @@ from orderctl import hints
 from orderctl.cloud import LOCAL_AWS_ENVIRONMENT, Cloud, CloudState, shown
 from orderctl.exits import Exit, Stop
 
-
 _INDENT = "\n       "  # as console.complain begins its second line
 
 
