@@ -174,7 +174,8 @@ def _show_status(found: dict[str, Any], as_json: bool) -> None:
         if url := found["apiUrl"]:
             table.add_row("REST API", url)
             table.add_row("Description", f"{url}/openapi.json")
-        table.add_row("AWS endpoint", f"{found['endpoint']} (any AWS tool: --endpoint-url; key and secret: test)")
+        table.add_row("AWS endpoint", found["endpoint"])
+        table.add_row("AWS tools", f"--endpoint-url {found['endpoint']}; key and secret: test")
         table.add_row("Process", f"{found['pid']}, since {found['startedAt']}, {found['runtime']}")
         table.add_row(
             "Latest code", "yes" if found["upToDate"] else f"no; deploy it: {hints.command('up', name=name)}"
