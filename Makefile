@@ -85,5 +85,6 @@ prove-mutants: install-all ## Put in deliberate defects, one at a time: each mus
 	@cd $(HERE) && exec $(PYTHON) -m proof mutants --write
 
 clean: ## Stop every local cloud of this checkout and remove it with its orders, and all that was built or installed
-	@if [ -d $(HERE).venv ]; then $(HERE)scripts/install run && $(ORDERCTL) down --all; fi
-	cd $(HERE) && rm -rf .local .venv .aws-sam
+	@if [ -d $(HERE).venv ]; then $(HERE)scripts/install run && $(ORDERCTL) down --all >/dev/null; fi
+	@cd $(HERE) && rm -rf .local .venv .aws-sam
+	@echo "Removed: every local cloud of this checkout with its orders, and all that was built or installed."
