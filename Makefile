@@ -1,12 +1,17 @@
 # Needs git, make and python3 >= 3.11; everything else is installed into the checkout.
-#   make run            PORT=4567 and NAME=other start a second local cloud beside the first
-#   make test           ARGS="-k receipt" is handed on to pytest
+#   make run NAME=other PORT=4567    a second local cloud beside the first
+#   make run FRESH=1                 without the orders of before
+#   make test ARGS="-k receipt"      handed on to pytest
+# Works from any folder: make -f path/to/Makefile run
 
-NAME ?= default
-PORT ?= 4566
-ARGS ?=
+# An exported variable of one of these names is not meant for us.
+given = $(if $(filter command line,$(origin $(1))),$($(1)))
+CLOUD := --name $(or $(call given,NAME),default)
+START := $(CLOUD) $(addprefix --port ,$(call given,PORT)) $(if $(call given,FRESH),--fresh)
+ARGS := $(call given,ARGS)
+HERE := $(dir $(lastword $(MAKEFILE_LIST)))
 
-ORDERCTL := .venv/bin/orderctl
+ORDERCTL := $(HERE).venv/bin/orderctl
 PYTHON := .venv/bin/python
 SAM := .local/venv-sam/bin/sam
 
@@ -14,7 +19,7 @@ SAM := .local/venv-sam/bin/sam
 unexport AWS_PROFILE AWS_DEFAULT_PROFILE AWS_REGION AWS_DEFAULT_REGION AWS_ENDPOINT_URL
 unexport AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
-export PATH := $(CURDIR)/.local/uv/bin:$(PATH)
+export PATH := $(abspath $(HERE))/.local/uv/bin:$(PATH)
 export SAM_CLI_TELEMETRY := 0
 export UV_SYSTEM_CERTS ?= 1
 
@@ -25,60 +30,61 @@ help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 install:
-	@scripts/install run
+	@$(HERE)scripts/install run
 
 install-all:
-	@scripts/install all
+	@$(HERE)scripts/install all
 
 run: install ## Start the local cloud, deploy to it, send the sample orders and watch them
-	@exec $(ORDERCTL) run --name $(NAME) --port $(PORT)
+	@exec $(ORDERCTL) run $(START)
 
-down: ## Stop the local cloud; leaves no process
-	@if [ -d .venv ]; then scripts/install run && exec $(ORDERCTL) down --name $(NAME); else echo "Nothing is running: nothing is installed here."; fi
+down: ## Stop the local cloud and keep its orders; leaves no process
+	@if [ -d $(HERE).venv ]; then $(HERE)scripts/install run && exec $(ORDERCTL) down $(CLOUD); else echo "Nothing is running: nothing is installed here."; fi
 
 status: install ## Show what runs and where
-	@exec $(ORDERCTL) status --name $(NAME)
+	@exec $(ORDERCTL) status $(CLOUD)
 
 test: install-all ## Run every test suite, on a local cloud of its own
-	@exec $(PYTHON) -m pytest $(ARGS)
+	@cd $(HERE) && exec $(PYTHON) -m pytest $(ARGS)
 
 lint: install-all ## Check formatting, lint and types
-	.venv/bin/ruff format --check .
-	.venv/bin/ruff check .
-	.venv/bin/mypy
+	cd $(HERE) && .venv/bin/ruff format --check .
+	cd $(HERE) && .venv/bin/ruff check .
+	cd $(HERE) && .venv/bin/mypy
 
 format: install-all ## Format the code and mend what the linter can
-	.venv/bin/ruff format .
-	.venv/bin/ruff check --fix .
+	cd $(HERE) && .venv/bin/ruff format .
+	cd $(HERE) && .venv/bin/ruff check --fix .
 
 build: install ## Build the functions as AWS gets them (python3.13, arm64)
-	@exec $(SAM) build
+	@cd $(HERE) && exec $(SAM) build
 
 validate: install ## Check the template with SAM's linter
-	@exec $(SAM) validate --lint
+	@cd $(HERE) && exec $(SAM) validate --lint
 
 invoke-samples: install ## Run every sample event through `sam local invoke` (needs Docker and a running local cloud)
-	@exec $(PYTHON) scripts/invoke_samples.py --name $(NAME)
+	@cd $(HERE) && exec $(PYTHON) scripts/invoke_samples.py $(CLOUD)
 
 bench: install-all ## Measure cold start, warm cost, dollars an order and scaling; also as JSON in .local/bench/
-	@exec $(PYTHON) -m benchmarks
+	@cd $(HERE) && exec $(PYTHON) -m benchmarks
 
 bench-laptop: install ## Measure the local cloud: clone to first order, second run, latencies
-	@exec $(PYTHON) -m benchmarks.laptop
+	@cd $(HERE) && exec $(PYTHON) -m benchmarks.laptop
 
 prove: install-all ## Prove that nothing is lost and nothing happens twice: fault matrix and stories
-	@$(PYTHON) -m proof matrix --write
-	@$(PYTHON) -m proof stories $(ARGS)
+	@cd $(HERE) && $(PYTHON) -m proof matrix --write
+	@cd $(HERE) && $(PYTHON) -m proof stories $(ARGS)
 
 prove-case: install-all ## Run one case of the fault matrix again: CASE='...'
-	@exec $(PYTHON) -m proof case "$(CASE)"
+	@cd $(HERE) && exec $(PYTHON) -m proof case "$(CASE)"
 
 prove-stories: install-all ## Tell the stories alone: ARGS='--seed 7 --examples 500'
-	@exec $(PYTHON) -m proof stories $(ARGS)
+	@cd $(HERE) && exec $(PYTHON) -m proof stories $(ARGS)
 
 prove-mutants: install-all ## Put in deliberate defects, one at a time: each must turn the proof red
-	@exec $(PYTHON) -m proof mutants --write
+	@cd $(HERE) && exec $(PYTHON) -m proof mutants --write
 
-clean: ## Stop every local cloud of this checkout and remove everything that was built or installed
-	@if [ -d .venv ]; then scripts/install run && $(ORDERCTL) down --all; fi
-	rm -rf .local .venv .aws-sam
+clean: ## Stop every local cloud of this checkout and remove it with its orders, and all that was built or installed
+	@if [ -d $(HERE).venv ]; then $(HERE)scripts/install run && $(ORDERCTL) down --all >/dev/null; fi
+	@cd $(HERE) && rm -rf .local .venv .aws-sam
+	@echo "Removed: every local cloud of this checkout with its orders, and all that was built or installed."

@@ -17,11 +17,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from localcloud import MINISTACK_VERSION
+from localcloud import MINISTACK_VERSION, saving
 from localcloud.patching import MissingInternalError
 from localcloud.settings import Settings
 
 GRACEFUL_STOP_S = 1.0
+LONGEST_SAVE_S = 120.0
+MOST_FILES_ON_MACOS = 10_240  # where the hard limit is "unlimited", which it then refuses
 DEFAULT_DIRECTORY = Path(".local/cloud/default")
 
 
@@ -32,7 +34,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--port", type=int, default=4566, help="port on 127.0.0.1 (default: %(default)s)")
     add("--data-dir", type=Path, default=DEFAULT_DIRECTORY / "data", help="saved state (default: %(default)s)")
     add("--tmp-dir", type=Path, default=DEFAULT_DIRECTORY / "tmp", help="unpacked code (default: %(default)s)")
-    add("--persist", action=argparse.BooleanOptionalAction, default=False, help="keep state across restarts")
+    add("--persist", action=argparse.BooleanOptionalAction, default=False, help="save all at a clean stop")
     add("--auth", action=argparse.BooleanOptionalAction, default=True, help="enforce the policies of roles")
     add("--region", default="us-east-1", help="the only region (default: %(default)s)")
     add("--max-environments", type=int, default=4, help="processes per function (default: %(default)s)")
@@ -101,9 +103,10 @@ def raise_file_limit() -> None:
     import resource  # noqa: PLC0415 - not on Windows
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
+    for wanted in (hard, MOST_FILES_ON_MACOS) if soft < hard or hard < 0 else ():
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return
 
 
 def serve(settings: Settings) -> None:
@@ -117,6 +120,7 @@ def serve(settings: Settings) -> None:
     config.bind = [f"127.0.0.1:{settings.port}"]
     config.keep_alive_timeout = 75
     config.graceful_timeout = GRACEFUL_STOP_S
+    config.startup_timeout = config.shutdown_timeout = LONGEST_SAVE_S
     config.loglevel = settings.log_level
 
     async def run() -> None:
@@ -140,6 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shutil.rmtree(settings.tmp_dir, ignore_errors=True)  # left behind by a server that was killed
     for directory in (settings.tmp_dir, settings.data_dir):
         directory.mkdir(parents=True, exist_ok=True)
+    if settings.persist:
+        saving.prepare(settings.data_dir, settings.port)
     settings.apply()
     raise_file_limit()
     status = 0
@@ -148,12 +154,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from localcloud.corrections import install  # noqa: PLC0415 - imports MiniStack
 
             install(settings)
+            saving.install(settings)
         serve(settings)
     except MissingInternalError as error:
         print(error, file=sys.stderr)  # noqa: T201
         status = 1
     finally:
         stop_functions(bare=options.bare)
+        saving.keep(settings.data_dir)
         shutil.rmtree(settings.tmp_dir, ignore_errors=True)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -33,6 +33,11 @@ class Settings:
         """The URL that SDK clients and functions use."""
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def live_dir(self) -> Path:
+        """Where the server writes what it keeps."""
+        return self.data_dir / "live"
+
     def environment(self) -> dict[str, str]:
         """The environment variables MiniStack reads, all at import time."""
         flag = "1" if self.persist else "0"
@@ -49,11 +54,11 @@ class Settings:
             "MINISTACK_HOST": "127.0.0.1",
             "MINISTACK_REGION": self.region,
             "PERSIST_STATE": flag,
-            "S3_DATA_DIR": str(self.data_dir / "s3"),
+            "S3_DATA_DIR": str(self.live_dir / "s3"),
             "S3_PERSIST": flag,
             "SFN_WAIT_SCALE": str(self.wait_scale),
             "SFTP_ENABLED": "0",
-            "STATE_DIR": str(self.data_dir / "state"),
+            "STATE_DIR": str(self.live_dir / "state"),
             "TMPDIR": str(self.tmp_dir),
         }
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ LOCAL = ROOT / ".local"
 CLOUDS = LOCAL / "cloud"
 DEFAULT_NAME = "default"
 DEFAULT_PORT = 4566
+DEPLOYED = "deployed.json"  # lies with what is saved, because it tells what is deployed there
 STACK_NAME = "orders-local"  # as samconfig.toml names it
 
 
@@ -30,7 +32,7 @@ class CloudState:
 
     `process_identity` tells the recorded process from another one that got the same id later.
     `server` is the fingerprint of the server's own code, `deployed` that of what was last deployed completely,
-    "" while a deployment is under way. `persist` says that a clean stop saves what is in it.
+    "" while a deployment is under way. `persist` says that a clean stop saves everything in it.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Cloud:
         self.directory = CLOUDS / name
         self.state_file = self.directory / "state.json"
         self.data = self.directory / "data"
+        self.live = self.data / "live"  # localcloud/saving.py
         self.temporary = self.directory / "tmp"
 
     def log(self, step: str) -> Path:
@@ -89,16 +92,42 @@ class Cloud:
     def save(self, state: CloudState) -> None:
         """Record the state in one step: a reader sees the old file or the new one, never half of it."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        partial = self.state_file.with_suffix(".part")
-        partial.write_text(json.dumps(asdict(state), indent=2))
-        partial.replace(self.state_file)
+        _write(self.state_file, json.dumps(asdict(state), indent=2))
+        _write(self.directory / "port", str(state.port))
+        if state.persist and state.outputs and self.live.is_dir():
+            _write(self.live / DEPLOYED, json.dumps({"deployed": state.deployed, "outputs": state.outputs}))
+
+    def restore(self, state: CloudState) -> None:
+        """Record in `state` which deployment came back with what was saved."""
+        if (self.live / DEPLOYED).exists():
+            found = json.loads((self.live / DEPLOYED).read_text())
+            state.deployed, state.outputs = found["deployed"], found["outputs"]
+            self.save(state)
+
+    @property
+    def last_port(self) -> int | None:
+        """The port that this cloud had last; None before its first start."""
+        with suppress(OSError, ValueError):
+            return int((self.directory / "port").read_text())
+        return None
+
+    def saved_at(self) -> datetime | None:
+        """When this cloud was last saved whole, with a complete deployment in it; None if it never was."""
+        for folder in (self.live, self.data / "saved"):
+            with suppress(OSError, ValueError, KeyError):
+                saved = datetime.fromisoformat(json.loads((folder / "saved.json").read_text())["savedAt"])
+                return saved if (folder / DEPLOYED).exists() else None
+        return None
 
     def forget(self) -> None:
-        """Remove the record and what the server wrote; the logs stay."""
+        """Remove the record and temporary files; the logs, the port and what was saved stay."""
         with suppress(FileNotFoundError):
             self.state_file.unlink()
-        for directory in (self.data, self.temporary):
-            shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(self.temporary, ignore_errors=True)
+
+    def erase(self) -> None:
+        """Remove everything that was saved."""
+        shutil.rmtree(self.data, ignore_errors=True)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -114,6 +143,22 @@ class Cloud:
                     "Wait until it is done, then try again.",
                 ) from error
             yield
+
+
+def known_clouds() -> list[Cloud]:
+    """Return the local clouds that are recorded in this checkout, by name."""
+    return [Cloud(path.parent.name) for path in sorted(CLOUDS.glob("*/state.json"))]
+
+
+def shown(path: Path) -> str:
+    """Return a file's path as one can open it from here."""
+    return min(str(path), os.path.relpath(path), key=len)
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_suffix(".part")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def cloud_environment(cloud: Cloud) -> dict[str, str]:

@@ -6,8 +6,8 @@ import json
 import shlex
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orderctl import console, records, samples, show
+from orderctl.cloud import shown
 from orderctl.exits import Exit, Stop
 from orderctl.rest import TERMINAL, OrdersApi, require_success
 from orderctl.signin import token_source
@@ -24,6 +25,7 @@ from orderctl.target import Target
 ORDERS_TIMEOUT_S = 120.0
 CHECKS_TIMEOUT_S = 45.0  # asynchronous retries and the failure inbox come after the order's end
 POLL_S = 0.25
+SHORT_ID = 8
 
 
 @dataclass
@@ -42,13 +44,6 @@ class Journey:
     def status(self) -> str:
         """The order's latest status; "" before there is one."""
         return str(self.order.get("status", ""))
-
-    @property
-    def verdict(self) -> str:
-        """What to show of the checks: "waiting", "as expected" or what is wrong."""
-        if self.status not in TERMINAL:
-            return "under way"
-        return "; ".join(self.problems) if self.problems else "as expected"
 
 
 Check = Callable[[Target, Journey], str]
@@ -141,7 +136,7 @@ def receipt_in_failure_inbox(target: Target, journey: Journey) -> str:
     found = records.failures_of(target, journey.order_id)
     if any("IssueReceipt" in str(failure.get("component")) for failure in found):
         return ""
-    return "the receipt's failure is not in the failure inbox yet"
+    return "its failure is not in the inbox yet"
 
 
 def same_answer_twice(_target: Target, journey: Journey) -> str:
@@ -152,49 +147,43 @@ def same_answer_twice(_target: Target, journey: Journey) -> str:
 
 
 STORIES = (
-    Story("fulfilled", "nothing goes wrong", "FULFILLED", (charged_once, stock_sold, receipt_written)),
+    Story("fulfilled", "paid, shipped, receipt", "FULFILLED", (charged_once, stock_sold, receipt_written)),
     Story(
         "declined",
-        "the card is declined; the reservation is released",
+        "declined; stock released",
         "FAILED",
         (not_charged, stock_untouched),
         reason="PaymentDeclined",
     ),
-    Story(
-        "out-of-stock",
-        "the product is sold out",
-        "FAILED",
-        (not_charged, stock_untouched),
-        reason="OutOfStock",
-    ),
+    Story("out-of-stock", "sold out; not charged", "FAILED", (not_charged, stock_untouched), reason="OutOfStock"),
     Story(
         "provider-down",
-        "the payment provider is down twice, then recovers",
+        "down twice; charged once",
         "FULFILLED",
         (attempts_failed(2), charged_once, stock_sold),
     ),
     Story(
         "payment-timeout",
-        "the answer to the charge is lost; it is charged exactly once",
+        "no answer; charged once",
         "FULFILLED",
         (attempts_failed(1), charged_once, stock_sold),
     ),
     Story(
         "warehouse-refuses",
-        "the warehouse refuses for good; refunded and released",
+        "refused; payment refunded",
         "FAILED",
         (refunded, stock_untouched),
         reason="WarehouseError",
     ),
     Story(
         "receipt-fails",
-        "the receipt can't be written; it lands in the failure inbox",
+        "receipt in failure inbox",
         "FULFILLED",
         (charged_once, stock_sold, receipt_in_failure_inbox),
     ),
     Story(
         "sent-twice",
-        "sent twice with one Idempotency-Key; one order",
+        "one key, one order",
         "FULFILLED",
         (same_answer_twice, charged_once, stock_sold),
         submit_twice=True,
@@ -207,32 +196,51 @@ def run(target: Target, username: str | None, password: str | None, as_json: boo
     began = time.monotonic()
     api = OrdersApi(target.api_url, token_source(target, username, password))
     journeys = [prepare(target, story) for story in STORIES]
-    console.say(f"Sending {len(journeys)} sample orders to {target.api_url}/orders ...")
-    for journey in journeys:
-        submit(api, journey)
-    watch(api, target, journeys, live=console.out.is_terminal and not as_json)
-    well = [journey for journey in journeys if not journey.problems]
+    with _display(target, journeys, as_json) as changed:
+        for journey in journeys:
+            submit(api, journey)
+            changed(journey)
+        watch(api, target, journeys, changed)
+    well = not any(journey.problems for journey in journeys)
+    seconds = round(time.monotonic() - began, 1)
     if as_json:
-        console.emit_json(
-            {
-                "ok": len(well) == len(journeys),
-                "seconds": round(time.monotonic() - began, 1),
-                "orders": [
-                    {
-                        "sample": journey.story.sample,
-                        "orderId": journey.order_id,
-                        "status": journey.status,
-                        "reason": journey.order.get("reason"),
-                        "timeline": journey.order.get("timeline", []),
-                        "problems": journey.problems,
-                    }
-                    for journey in journeys
-                ],
-            }
-        )
-        return len(well) == len(journeys)
-    summarise(target, api, journeys, time.monotonic() - began)
-    return len(well) == len(journeys)
+        console.emit_json({"ok": well, "seconds": seconds, "orders": [as_record(journey) for journey in journeys]})
+    else:
+        summarise(target, journeys, seconds)
+    return well
+
+
+@contextmanager
+def _display(target: Target, journeys: list[Journey], as_json: bool) -> Iterator[Callable[[Journey], None]]:
+    """Show how far the orders are; yields a function that takes each order that has changed.
+
+    A terminal shows one table. Elsewhere each order is one line, at its end.
+    """
+    if console.out.is_terminal and not as_json:
+        with Live(as_table(journeys), console=console.out, refresh_per_second=8) as live:
+            yield lambda _: live.update(as_table(journeys))
+        return
+
+    with console.step(f"Sending {len(journeys)} sample orders to {target.api_url}/orders") as note:
+
+        def tell(journey: Journey) -> None:
+            note(f"{sum(not each.problems for each in journeys)} of {len(journeys)} ended where they should")
+            if not as_json and not journey.problems:
+                console.out.print(_in_one_line(journey))
+
+        yield tell
+
+
+def as_record(journey: Journey) -> dict[str, Any]:
+    """Return what a program may read of a sample order."""
+    return {
+        "sample": journey.story.sample,
+        "orderId": journey.order_id,
+        "status": journey.status,
+        "reason": journey.order.get("reason"),
+        "timeline": journey.order.get("timeline", []),
+        "problems": journey.problems,
+    }
 
 
 def prepare(target: Target, story: Story) -> Journey:
@@ -265,32 +273,26 @@ def submit(api: OrdersApi, journey: Journey) -> None:
             journey.replayed_as = again.json()["orderId"]
 
 
-def watch(api: OrdersApi, target: Target, journeys: list[Journey], *, live: bool) -> None:
+def watch(
+    api: OrdersApi, target: Target, journeys: list[Journey], changed: Callable[[Journey], None] = lambda _: None
+) -> None:
     """Follow the orders until each has ended and passed its checks, or the time is over."""
     deadline = time.monotonic() + ORDERS_TIMEOUT_S
     all_ended = False
-    display: AbstractContextManager[Any] = (
-        Live(as_table(journeys), console=console.out, refresh_per_second=8) if live else nullcontext()
-    )
-    with display as shown:
-        pending = list(journeys)
-        while pending and time.monotonic() < deadline:
-            for journey in list(pending):
-                before = (journey.status, journey.verdict)
-                if journey.status not in TERMINAL:
-                    journey.order = api.order(journey.order_id)
-                if journey.status in TERMINAL:
-                    journey.problems = check(target, journey)
-                    if not journey.problems:
-                        pending.remove(journey)
-                if shown:
-                    shown.update(as_table(journeys))
-                elif (journey.status, journey.verdict) != before:
-                    say_progress(journey)
-            if not all_ended and all(journey.status in TERMINAL for journey in journeys):
-                all_ended, deadline = True, time.monotonic() + CHECKS_TIMEOUT_S
-            if pending:
-                time.sleep(POLL_S)
+    pending = list(journeys)
+    while pending and time.monotonic() < deadline:
+        for journey in list(pending):
+            if journey.status not in TERMINAL:
+                journey.order = api.order(journey.order_id)
+            if journey.status in TERMINAL:
+                journey.problems = check(target, journey)
+                if not journey.problems:
+                    pending.remove(journey)
+            changed(journey)
+        if not all_ended and all(journey.status in TERMINAL for journey in journeys):
+            all_ended, deadline = True, time.monotonic() + CHECKS_TIMEOUT_S
+        if pending:
+            time.sleep(POLL_S)
     for journey in pending:
         if journey.status not in TERMINAL:
             journey.problems = [f"still {journey.status} after {ORDERS_TIMEOUT_S:.0f} s"]
@@ -307,58 +309,62 @@ def check(target: Target, journey: Journey) -> list[str]:
     return problems + [found for each in story.checks if (found := each(target, journey))]
 
 
-def say_progress(journey: Journey) -> None:
-    """Show in one line what has become of an order."""
-    steps = show.steps(journey.order)
-    console.say(f"  {journey.story.sample:<18} {journey.status:<10} {journey.verdict}  ({steps})")
-
-
 def as_table(journeys: list[Journey]) -> Table:
-    """Return all orders and how far they are."""
-    table = Table("Order", "Status", "Timeline", "Verdict", box=None, pad_edge=False, padding=(0, 2, 1, 0))
+    """Return all orders and how far they are, a line each; a line that is too long ends in an ellipsis."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
+    for title, width in (("Order", 17), ("Id", SHORT_ID), ("Status", 9)):
+        table.add_column(title, width=width, no_wrap=True)
+    table.add_column("What happened", ratio=1, no_wrap=True, overflow="ellipsis")
     for journey in journeys:
-        story = journey.story
         table.add_row(
-            f"[bold]{story.sample}[/]\n[dim]{story.what_happens}[/]",
+            journey.story.sample,
+            journey.order_id[:SHORT_ID],
             show.status(journey.status) if journey.status else "",
-            escape(show.steps(journey.order)),
-            f"[{_colour(journey)}]{escape(journey.verdict)}[/]",
+            f"[{_colour(journey)}]{escape(what_happened(journey))}[/]",
         )
     return table
 
 
+def what_happened(journey: Journey) -> str:
+    """Say in a few words how far an order is, or how it ended."""
+    if journey.status not in TERMINAL:
+        return show.steps(journey.order).rpartition(", ")[2]
+    return "; ".join(journey.problems) or f"as expected: {journey.story.what_happens}"
+
+
 def _colour(journey: Journey) -> str:
-    return "cyan" if journey.status not in TERMINAL else "red" if journey.problems else "green"
+    return "cyan" if journey.status not in TERMINAL else "yellow" if journey.problems else "green"
 
 
-def summarise(target: Target, api: OrdersApi, journeys: list[Journey], seconds: float) -> None:
-    """Show the outcome, the addresses, and a command that sends the next order."""
-    well = sum(1 for journey in journeys if not journey.problems)
-    colour = "green" if well == len(journeys) else "red"
+def _in_one_line(journey: Journey) -> str:
+    name, ends = journey.story.sample, escape(what_happened(journey))
+    return f"{name:<17}  {journey.order_id}  {journey.status:<9}  {ends}"
+
+
+def summarise(target: Target, journeys: list[Journey], seconds: float) -> None:
+    """Show the outcome, and three commands: send the next order, look at one, stop."""
+    bad = [journey for journey in journeys if journey.problems]
     out = console.out.print
-    if not console.out.is_terminal:  # a terminal shows the table
-        for journey in journeys:
-            out(f"{journey.story.sample:<18} {journey.order_id}  {journey.status:<10} {journey.verdict}")
+    for journey in bad:
+        out(f"[red]{_in_one_line(journey)}[/]")
+        out(f"  Find out why: {target.command(f'explain {journey.order_id}')}", markup=False)
+    colour = "red" if bad else "green"
+    well = len(journeys) - len(bad)
     out(f"\n[{colour}]{well} of {len(journeys)} orders ended where they should[/] ({seconds:.1f} s).\n")
-    out(f"REST API      {target.api_url}", markup=False)
-    out(f"Description   {target.api_url}/openapi.json", markup=False)
-    if target.endpoint:
-        out(f"AWS endpoint  {target.endpoint}  (any AWS tool: --endpoint-url, key and secret: test)")
-    for journey in journeys:
-        if journey.problems:
-            out(f"Look at it    .venv/bin/orderctl order {journey.order_id}")
-    out("\nThe next order:\n")
-    out(curl(target.api_url, api.tokens.current(), samples.sample("fulfilled")), markup=False)
+    out("Send the next order, look at one, stop:\n" if target.local else "Send the next order, look at one:\n")
+    out(curl(target), markup=False)
+    out(target.command(f"order {journeys[0].order_id}"), markup=False)
+    if target.local:
+        out(target.command("down"), markup=False)
 
 
-def curl(url: str, token: str, body: dict[str, Any]) -> str:
-    """Return a command that submits `body` as a new order, quoted for a POSIX shell."""
-    parts = [
-        "curl -sS -i",
-        shlex.quote(f"{url}/orders"),
-        f"-H {shlex.quote(f'Authorization: {token}')}",
-        "-H 'Content-Type: application/json'",
-        f"-H 'Idempotency-Key: order-{uuid.uuid4()}'",
-        f"-d {shlex.quote(json.dumps(body, separators=(',', ':')))}",
+def curl(target: Target) -> str:
+    """Return a command for a POSIX shell that submits a sample order anew each time."""
+    sample = shown(samples.HERE / "samples" / "fulfilled.json")
+    lines = [
+        f'curl -i -H "Authorization: $({target.command("token")})"',
+        "-H 'Content-Type: application/json' -H \"Idempotency-Key: $(date +%s)\"",
+        f"-d {shlex.quote(f'@{sample}')}",
+        shlex.quote(f"{target.api_url}/orders"),
     ]
-    return " \\\n  ".join(parts)
+    return " \\\n  ".join(lines)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orderctl import processes
-from orderctl.cloud import LOCAL, ROOT, Cloud, CloudState, cloud_environment
+from orderctl.cloud import LOCAL, ROOT, Cloud, CloudState, cloud_environment, shown
 from orderctl.console import Note
 from orderctl.exits import Exit, Stop
 
@@ -139,7 +139,7 @@ def _run_sam(step: str, command: list[str], cloud: Cloud, environment: dict[str,
         raise Stop(
             Exit.STEP_FAILED,
             f"`sam {step}` failed (exit code {code}). Its last lines:\n{processes.last_lines(log, 15)}",
-            f"The whole output is in {log.relative_to(ROOT)}.",
+            f"The whole output is in {shown(log)}.",
         )
 
 

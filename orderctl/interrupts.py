@@ -13,6 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _deferring = 0
 _pending = False
+_raised = False
 
 
 def _on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -24,6 +25,8 @@ def _on_signal(_number: int, _frame: FrameType | None) -> None:
 
 
 def _interrupt() -> None:
+    global _raised  # noqa: PLW0603
+    _raised = True
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # cleaning up is under way, takes seconds, and must not stop half-way
     raise Interrupted
@@ -34,6 +37,11 @@ def install() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:
             signal.signal(number, _on_signal)
+
+
+def raised() -> bool:
+    """Whether the command was interrupted, whatever exception that has become on its way."""
+    return _raised
 
 
 @contextmanager

@@ -4,36 +4,53 @@ from __future__ import annotations
 
 from typing import Any
 
-from orderctl import console, deployment, samples, server, signin, target
-from orderctl.cloud import CLOUDS, DEFAULT_PORT, STACK_NAME, Cloud, CloudState
+from orderctl import console, deployment, hints, samples, server, signin, target
+from orderctl.cloud import DEFAULT_PORT, STACK_NAME, Cloud, CloudState
 from orderctl.exits import Exit, Stop
 
 
-def up(cloud: Cloud, port: int | None = None, *, persist: bool = False) -> tuple[CloudState, bool]:
+def up(
+    cloud: Cloud, port: int | None = None, *, persist: bool = False, fresh: bool = False
+) -> tuple[CloudState, bool]:
     """Bring the local cloud up, complete: server, stack, archive, catalogue, demo user.
 
     Reuses what runs already and deploys only what has changed. Returns its state, and whether this call
-    started it; `persist` counts only then. When it ends in Stop or Interrupted, it has stopped whatever it
-    started itself.
+    started it; `persist` counts only then. With `fresh`, it starts with nothing of what was there before.
+    When it ends in Stop or Interrupted, it has stopped whatever it started itself.
     """
     with cloud.exclusive():
         runtime = deployment.local_runtime()
+        if fresh:
+            _empty(cloud)
         running = _running(cloud, port, runtime)
         if running:
             console.say(f"The local cloud {cloud.name!r} is up already, on {running.endpoint}.")
             _complete(cloud, running)
             return running, False
+        saved = cloud.saved_at()
+        if not saved:
+            cloud.erase()
         try:
-            started = server.start(cloud, port or DEFAULT_PORT, runtime, persist=persist)
+            started = server.start(cloud, port or cloud.last_port or DEFAULT_PORT, runtime, persist=persist)
             with console.step(f"Starting the local cloud on {started.endpoint}") as note:
                 server.wait_until_healthy(cloud, started, note)
+            if persist and saved:
+                cloud.restore(started)
+                console.say(f"Its orders are there as they were at its last stop ({server.local_time(saved)}).")
             _complete(cloud, started)
         except BaseException:
             # From the record, because an interruption may come before the start has returned.
             if unfinished := cloud.load():
-                server.stop(cloud, unfinished)
+                server.stop(cloud, unfinished, save=False)
             raise
         return started, True
+
+
+def _empty(cloud: Cloud) -> None:
+    if state := cloud.load():
+        server.stop(cloud, state, save=False)
+    cloud.erase()
+    console.say(f"The local cloud {cloud.name!r} starts empty: all its earlier orders are removed.")
 
 
 def _running(cloud: Cloud, port: int | None, runtime: str) -> CloudState | None:
@@ -43,26 +60,24 @@ def _running(cloud: Cloud, port: int | None, runtime: str) -> CloudState | None:
         cloud.forget()
         return None
     if not server.alive(state):
-        console.say(
-            f"The local cloud {cloud.name!r} was recorded as running (process {state.pid}), but that process "
-            "is gone: starting a new one."
-        )
-        server.stop(cloud, state)
+        console.say("\n".join(server.fate(cloud, state)))
+        server.stop(cloud, state, save=False)
         return None
     if not server.healthy(state.endpoint, timeout_s=10.0):
         console.say(f"The local cloud {cloud.name!r} (process {state.pid}) does not answer: starting a new one.")
-        server.stop(cloud, state)
-        return None
-    if state.server != deployment.server_fingerprint(runtime):
-        console.say("The local cloud's own code or interpreter has changed since it was started: starting a new one.")
         server.stop(cloud, state)
         return None
     if port and port != state.port:
         raise Stop(
             Exit.STEP_FAILED,
             f"The local cloud {cloud.name!r} is running already, on port {state.port}.",
-            f"Use that one, stop it with `make down`, or start another: make run NAME=other PORT={port}.",
+            f"Stop it: {hints.command('down', name=cloud.name)}\n"
+            f"       Or start another one: {hints.command(f'run --port {port}', name='other')}",
         )
+    if state.server != deployment.server_fingerprint(runtime):
+        console.say("The local cloud's own code or interpreter has changed: starting a new one.")
+        server.stop(cloud, state)
+        return None
     return state
 
 
@@ -116,27 +131,32 @@ def down(cloud: Cloud) -> int:
         if state is None:
             cloud.forget()
             return 0
+        if not server.alive(state):
+            console.say("\n".join(server.fate(cloud, state)))
         return server.stop(cloud, state)
 
 
-def known_clouds() -> list[Cloud]:
-    """Return the local clouds that are recorded in this checkout, by name."""
-    return [Cloud(path.parent.name) for path in sorted(CLOUDS.glob("*/state.json"))]
+def running_names() -> list[str]:
+    """Return the names of the local clouds of this checkout that run."""
+    return [state.name for state in server.running()]
 
 
 def status(cloud: Cloud) -> dict[str, Any]:
     """Return what is known of a local cloud.
 
-    `status` is "down", "dead" (recorded, but the process is gone), "starting" or "up".
+    `status` is "down", "dead" (recorded, but the process is gone), "starting" or "up". `savedAt` is when its
+    orders were saved last.
     """
-    state = cloud.load()
+    state, saved = cloud.load(), cloud.saved_at()
+    found: dict[str, Any] = {"name": cloud.name, "savedAt": saved and saved.isoformat()}
     if state is None:
-        return {"name": cloud.name, "status": "down"}
+        return {**found, "status": "down", "running": running_names()}
     runs = server.alive(state)
     word = "dead" if not runs else "up" if state.ready and server.healthy(state.endpoint) else "starting"
     return {
-        "name": cloud.name,
+        **found,
         "status": word,
+        **({} if runs else {"fate": " ".join(server.fate(cloud, state))}),
         "pid": state.pid,
         "endpoint": state.endpoint,
         "apiUrl": target.local_api_url(state),

@@ -21,14 +21,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import httpx
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from orderctl import console, processes, samples, server, signin
+from orderctl import console, hints, processes, samples, server, signin
 from orderctl.cloud import STACK_NAME, Cloud, CloudState
 from orderctl.exits import Exit, Interrupted, Stop
 from orderctl.rest import POLL_S
@@ -385,12 +384,9 @@ class Chaos:
 
 def _workers(state: CloudState | None) -> list[int]:
     """The processes of the local cloud's functions."""
-    found = []
-    for pid in processes.group_members(state.pid) if state else []:
-        with suppress(OSError):
-            if b"worker.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-    return found
+    commands = processes.command_lines()
+    members = processes.group_members(state.pid) if state else []
+    return [pid for pid in members if "worker.py" in commands.get(pid, "")]
 
 
 def restart(cloud: Cloud, state: CloudState) -> None:
@@ -414,7 +410,7 @@ def local_target(cloud: Cloud, faults: frozenset[Fault]) -> Target:
         raise Stop(
             Exit.USAGE,
             f"The local cloud {cloud.name!r} does not keep its state over a restart.",
-            f"Start it anew: orderctl down --name {cloud.name}; orderctl up --name {cloud.name} --persist",
+            f"Start it anew: {hints.command('down', name=cloud.name)}; {hints.command('up', name=cloud.name)}",
         )
     return there
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +13,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from orderctl import console, cost_show, explain, failures, hints, interrupts, load_command, logs, orders, replay
-from orderctl.cloud import DEFAULT_NAME, LOCAL, ROOT, Cloud
+from orderctl.cloud import DEFAULT_NAME, LOCAL, Cloud, known_clouds, shown
 from orderctl.exits import EXIT_CODES_HELP, Exit, Interrupted, Stop
 from orderctl.options import Json, Name, Password, Port, Profile, Region, Stack, Username, examples
 
@@ -22,7 +23,6 @@ class Commands(TyperGroup):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command; ends the process with one of the documented exit codes."""
-        interrupts.install()
         try:
             return super().main(*args, **kwargs)
         except Stop as stop:
@@ -34,7 +34,7 @@ class Commands(TyperGroup):
         except BrokenPipeError:
             raise SystemExit(int(Exit.OK)) from None
         except Exception as error:
-            known = _explain(error)
+            known = Stop(Exit.INTERRUPTED, "interrupted.") if interrupts.raised() else _explain(error)
             if known is None:
                 raise SystemExit(int(_report_bug(error))) from error
             console.complain(known.what, known.next_step)
@@ -53,9 +53,7 @@ def _explain(error: Exception) -> Stop | None:
     if isinstance(error, BotoCoreError):
         return Stop(Exit.NO_TARGET, f"AWS can't be reached: {error}", "Check the target, network and credentials.")
     if isinstance(error, httpx.TransportError):
-        return Stop(
-            Exit.NO_TARGET, f"The API can't be reached: {error}", f"See what runs with: {hints.command('status')}"
-        )
+        return Stop(Exit.NO_TARGET, f"The API can't be reached: {error}", f"See what runs: {hints.command('status')}")
     if isinstance(error, OSError):
         return Stop(Exit.STEP_FAILED, f"{error.strerror or error}: {error.filename or 'no file'}")
     return None
@@ -69,7 +67,7 @@ def _report_bug(error: Exception) -> Exit:
     log.write_text("".join(traceback.format_exception(error)))
     console.complain(
         f"orderctl met something that it does not expect: {type(error).__name__}: {error}",
-        f"The details are in {log.relative_to(ROOT)}.",
+        f"The details are in {shown(log)}.",
     )
     return Exit.UNEXPECTED
 
@@ -99,28 +97,25 @@ def options(
     """Hold the options that come before a command."""
 
 
-@app.command(epilog=examples("orderctl up", "orderctl up --name second --port 4600"))
-def up(
-    name: Name = DEFAULT_NAME,
-    port: Port = None,
-    persist: Annotated[
-        bool, typer.Option("--persist", help="Have it save its state when it is stopped, for `orderctl load`.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start empty: remove all earlier orders of this local cloud.")]
+
+
+@app.command(epilog=examples("orderctl up", "orderctl up --name second --port 4600", "orderctl up --fresh"))
+def up(name: Name = DEFAULT_NAME, port: Port = None, fresh: Fresh = False, as_json: Json = False) -> None:
     """Start the local cloud, build and deploy the stack to it, and fill in catalogue and demo user.
 
-    Uses what runs already; deploys again only what has changed. Nothing stays behind if it fails.
+    Uses what runs already; deploys again only what has changed. Nothing stays behind if it fails. The orders of
+    before are there again, if the local cloud was stopped by `down` or `make down`. The port stays the same too.
     """
     from orderctl import lifecycle  # noqa: PLC0415
 
     cloud = Cloud(name)
-    lifecycle.up(cloud, port, persist=persist)
+    lifecycle.up(cloud, port, persist=True, fresh=fresh)
     _show_status(lifecycle.status(cloud), as_json)
 
 
-@app.command(epilog=examples("orderctl run", "orderctl run --name second --port 4600"))
-def run(name: Name = DEFAULT_NAME, port: Port = None, as_json: Json = False) -> None:
+@app.command(epilog=examples("orderctl run", "orderctl run --name second --port 4600", "orderctl run --fresh"))
+def run(name: Name = DEFAULT_NAME, port: Port = None, fresh: Fresh = False, as_json: Json = False) -> None:
     """Bring the local cloud up, then send the sample orders and watch them (`make run`).
 
     Interrupted, it stops the local cloud again if it has started it.
@@ -131,7 +126,7 @@ def run(name: Name = DEFAULT_NAME, port: Port = None, as_json: Json = False) -> 
     cloud = Cloud(name)
     was_up = lifecycle.status(cloud)["status"] in {"up", "starting"}
     try:
-        state, _ = lifecycle.up(cloud, port)
+        state, _ = lifecycle.up(cloud, port, persist=True, fresh=fresh)
         ended_well = demonstration.run(target.of_state(state), None, None, as_json)
     except Interrupted:
         if not was_up:
@@ -147,19 +142,27 @@ def down(
     every: Annotated[bool, typer.Option("--all", help="Every local cloud of this checkout.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Stop the local cloud and all its workers, and check that no process is left."""
-    from orderctl import lifecycle  # noqa: PLC0415
+    """Stop the local cloud and all its workers, and check that no process is left; its orders are kept."""
+    from orderctl import lifecycle, server  # noqa: PLC0415
 
-    ended = {cloud.name: lifecycle.down(cloud) for cloud in (lifecycle.known_clouds() if every else [Cloud(name)])}
+    clouds = known_clouds() if every else [Cloud(name)]
+    ended = {cloud.name: lifecycle.down(cloud) for cloud in clouds}
     if as_json:
         console.emit_json({"ended": ended})
         return
-    for each, count in ended.items():
+    for cloud in clouds:
+        count, saved = ended[cloud.name], cloud.saved_at()
         console.out.print(
-            f"The local cloud {each!r} is down: {count} process{'' if count == 1 else 'es'} ended, none left."
+            f"The local cloud {cloud.name!r} is down: {count} process{'' if count == 1 else 'es'} ended, none left."
             if count
-            else f"The local cloud {each!r} was not running."
+            else f"The local cloud {cloud.name!r} was not running."
         )
+        if saved:
+            again, empty = (hints.command(each, name=cloud.name) for each in ("up", "up --fresh"))
+            console.out.print(f"Its orders are kept, as they were at {server.local_time(saved)}.")
+            console.out.print(f"  Start it with them:    {again}\n  Start it without them: {empty}")
+    if not every and not ended[name] and (running := lifecycle.running_names()):
+        console.out.print(f"Of this checkout run: {', '.join(running)}.")
     if not ended:
         console.out.print("No local cloud was running.")
 
@@ -179,15 +182,27 @@ def _show_status(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         console.emit_json(found)
         return
+    name = found["name"]
     table = Table.grid(padding=(0, 2))
-    table.add_row("Local cloud", f"{found['name']}: [bold]{found['status']}[/]")
-    if "pid" in found:
-        current = "yes" if found["upToDate"] else "no: `orderctl up` deploys what has changed"
-        table.add_row("REST API", found["apiUrl"])
+    table.add_row("Local cloud", f"{name}: [bold]{found['status']}[/]")
+    if found["status"] in {"up", "starting"}:
+        if url := found["apiUrl"]:
+            table.add_row("REST API", url)
+            table.add_row("Description", f"{url}/openapi.json")
         table.add_row("AWS endpoint", found["endpoint"])
+        table.add_row("AWS tools", f"--endpoint-url {found['endpoint']}; key and secret: test")
         table.add_row("Process", f"{found['pid']}, since {found['startedAt']}, {found['runtime']}")
-        table.add_row("Latest code", current)
-        table.add_row("Log", found["log"])
+        table.add_row(
+            "Latest code", "yes" if found["upToDate"] else f"no; deploy it: {hints.command('up', name=name)}"
+        )
+    else:
+        if others := found.get("running"):
+            table.add_row("Running", ", ".join(others))
+        table.add_row("Start it", hints.command("up", name=name))
+    if "log" in found:
+        table.add_row("Log", shown(Path(found["log"])))
+    if "fate" in found:
+        console.out.print(found["fate"].replace(". ", ".\n"))
     console.out.print(table)
 
 

@@ -22,10 +22,7 @@ def identity(pid: int) -> str:
         fields = _stat_fields(pid)
         ended = not fields or fields[0] in ENDED
         return "" if ended else fields[19]  # field 22, counted after pid and command: proc_pid_stat(5)
-    command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
-    state, _, started = (
-        subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip().partition(" ")
-    )
+    state, _, started = _ps("-o", "stat=,lstart=", "-p", str(pid)).strip().partition(" ")
     return "" if state[:1] in ENDED else started.strip()
 
 
@@ -39,12 +36,30 @@ def group_members(group: int) -> list[int]:
                 if process_group == group and state not in ENDED:
                     members.append(int(entry.name))
         return members
-    shown = subprocess.run(["ps", "-A", "-o", "pid=,pgid=,stat="], capture_output=True, text=True, check=False)
-    for line in shown.stdout.splitlines():
+    for line in _ps("-A", "-o", "pid=,pgid=,stat=").splitlines():
         pid, of_group, state = line.split(None, 2)
         if int(of_group) == group and state[:1] not in ENDED:
             members.append(int(pid))
     return members
+
+
+def command_lines() -> dict[int, str]:
+    """The command line of every process, by id."""
+    if PROC.is_dir():
+        found = {}
+        for entry in PROC.iterdir():
+            with suppress(OSError):
+                if entry.name.isdigit():
+                    found[int(entry.name)] = (entry / "cmdline").read_text(errors="replace").replace("\0", " ")
+        return found
+    lines = (line.split(None, 1) for line in _ps("-A", "-ww", "-o", "pid=,command=").splitlines())
+    return {int(words[0]): words[1] for words in lines if len(words) > 1}
+
+
+def _ps(*options: str) -> str:
+    """What `ps` tells where there is no /proc; a start time in the same words, wherever it is asked for."""
+    environment = {**os.environ, "LC_ALL": "C", "TZ": "UTC0"}
+    return subprocess.run(["ps", *options], capture_output=True, text=True, check=False, env=environment).stdout
 
 
 def _stat_fields(pid: int) -> list[str]:
@@ -67,13 +82,26 @@ def memory_mb(group: int) -> int | None:
     return shares_kb // 1024 or None
 
 
+def end(pid: int, grace_s: float) -> None:
+    """Ask one process by SIGTERM to end, and wait for its end, at most `grace_s`."""
+    with interrupts.deferred(), suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + grace_s
+        while identity(pid) and time.monotonic() < deadline:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+            time.sleep(0.02)
+
+
 def end_group(group: int, grace_s: float = 8.0) -> list[int]:
-    """End a process group: first by SIGTERM, after `grace_s` by SIGKILL.
+    """End a process group: first by SIGTERM, after `grace_s` (if that is 0, at once) by SIGKILL.
 
     Returns the ids of what is still there afterwards: an empty list, unless the system refuses.
     """
     with interrupts.deferred():
         for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
+            if not patience_s:
+                continue
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, number)
             deadline = time.monotonic() + patience_s

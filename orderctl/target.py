@@ -6,8 +6,11 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from orderctl.cloud import LOCAL_AWS_ENVIRONMENT, Cloud, CloudState
+from orderctl import hints
+from orderctl.cloud import LOCAL_AWS_ENVIRONMENT, Cloud, CloudState, shown
 from orderctl.exits import Exit, Stop
+
+_INDENT = "\n       "  # as console.complain begins its second line
 
 
 @dataclass
@@ -24,6 +27,12 @@ class Target:
     endpoint: str | None = None
     local: CloudState | None = None
     _clients: dict[str, Any] = field(default_factory=dict)
+
+    def command(self, arguments: str) -> str:
+        """Return a command line of orderctl for this target, to paste."""
+        if self.local:
+            return hints.command(arguments, name=self.local.name)
+        return hints.command(arguments, stack=self.name.removeprefix("stack "))
 
     def client(self, service: str) -> Any:
         """Return the boto3 client for a service, made once."""
@@ -66,17 +75,24 @@ def local_target(cloud: Cloud) -> Target:
     from orderctl import server  # noqa: PLC0415
 
     state = cloud.load()
-    if state is None or not server.alive(state):
+    start = f"Start it: {hints.command('run', name=cloud.name)}"
+    if state and not server.alive(state):
+        log = shown(cloud.log("server"))
+        raise Stop(Exit.NO_TARGET, _INDENT.join(server.fate(cloud, state)), f"{start}{_INDENT}Its log is {log}.")
+    if state is None:
+        others = [f"{other.name} (port {other.port})" for other in server.running()]
+        those = f" Of this checkout run: {', '.join(others)}." if others else ""
+        choose = "Choose one that runs with --name, or a stack on AWS with --stack." if others else ""
         raise Stop(
             Exit.NO_TARGET,
-            f"The local cloud {cloud.name!r} is not running.",
-            "Start it with `make run` or `orderctl up`, or name a stack on AWS with --stack.",
+            f"The local cloud {cloud.name!r} is not running.{those}",
+            f"{start}{_INDENT}{choose or 'A stack on AWS is chosen with --stack.'}",
         )
     if not state.ready:
         raise Stop(
             Exit.NO_TARGET,
-            f"The local cloud {cloud.name!r} is still starting.",
-            "Wait until `orderctl up` has finished.",
+            f"The local cloud {cloud.name!r} is still starting, or its deployment has failed.",
+            f"See how far it is: {hints.command('status', name=cloud.name)}",
         )
     return of_state(state)
 

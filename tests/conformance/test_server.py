@@ -101,6 +101,65 @@ def test_state_survives_a_restart_with_persistence(tmp_path: Path) -> None:
         server.wait()
 
 
+def test_a_killed_server_leaves_what_its_last_clean_stop_has_saved(tmp_path: Path) -> None:
+    # GIVEN a server that was stopped with one object in a bucket, and started again
+    port = free_port()
+    server, cloud = start(port, tmp_path, "--persist")
+    try:
+        cloud.client("s3").create_bucket(Bucket="receipts")
+        put(cloud, "first")
+        server.terminate()
+        assert server.wait(timeout=20) == 0
+        server, cloud = start(port, tmp_path, "--persist")
+        # WHEN it is killed after a second object, which MiniStack has written through
+        put(cloud, "second")
+        server.kill()
+        server.wait()
+        server, cloud = start(port, tmp_path, "--persist")
+        # THEN bucket and objects are as they were saved together
+        assert [each["Key"] for each in cloud.client("s3").list_objects_v2(Bucket="receipts")["Contents"]] == [
+            "first"
+        ]
+    finally:
+        server.kill()
+        server.wait()
+
+
+def put(cloud: LocalCloud, key: str) -> None:
+    """Put an object into the bucket."""
+    cloud.client("s3").put_object(Bucket="receipts", Key=key, Body=b"x")
+
+
+def test_what_cannot_be_read_is_not_half_loaded(tmp_path: Path) -> None:
+    # GIVEN a saved state with a damaged file
+    port = free_port()
+    server, cloud = start(port, tmp_path, "--persist")
+    try:
+        cloud.queue()
+        server.terminate()
+        assert server.wait(timeout=20) == 0
+    finally:
+        server.kill()
+        server.wait()
+    (tmp_path / "data" / "saved" / "state" / "sqs.json").write_text("{")
+    # WHEN a server is started with it
+    ended = run("--persist", port=port, directory=tmp_path)
+    # THEN it refuses, and says what it can't read
+    assert ended.returncode == 1
+    assert "What was saved of sqs can't be read." in ended.stderr + ended.stdout
+
+
+def test_an_api_that_is_made_anew_has_the_same_address(cloud: LocalCloud) -> None:
+    # GIVEN an API, made and removed
+    apis = cloud.client("apigateway")
+    first = apis.create_rest_api(name="made-anew")["id"]
+    apis.delete_rest_api(restApiId=first)
+    # WHEN it is made again, twice
+    again, another = (apis.create_rest_api(name="made-anew")["id"] for _ in range(2))
+    # THEN it has its id again, and the second one has another
+    assert again == first != another
+
+
 def test_what_is_on_a_stream_is_there_after_a_restart(tmp_path: Path) -> None:
     # GIVEN a server with persistence, and a table whose stream has two records
     port = free_port()

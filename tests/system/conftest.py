@@ -20,5 +20,5 @@ def journeys(cloud: Target, new_customer: Callable[[], TokenSource]) -> dict[str
     with OrdersApi(cloud.api_url, new_customer()) as api:
         for journey in started:
             demo.submit(api, journey)
-        demo.watch(api, cloud, started, live=False)
+        demo.watch(api, cloud, started)
     return {journey.story.sample: journey for journey in started}

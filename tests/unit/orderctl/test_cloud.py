@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from orderctl import cloud as clouds
-from orderctl import deployment, lifecycle, processes, server
+from orderctl import deployment, lifecycle, processes, server, target
 from orderctl.cloud import Cloud, CloudState, cloud_environment
 from orderctl.exits import Exit, Stop
 
@@ -155,28 +158,190 @@ def test_workers_that_outlived_their_server_are_ended(cloud: Cloud, sleeper: sub
 
 def test_stopping_what_does_not_run_is_fine(cloud: Cloud) -> None:
     assert lifecycle.down(cloud) == 0
-    assert lifecycle.status(cloud) == {"name": "unit", "status": "down"}
+    assert lifecycle.status(cloud)["status"] == "down"
 
 
-def test_a_recorded_cloud_whose_process_is_gone_is_dead(cloud: Cloud) -> None:
-    cloud.save(state_of(cloud, 2**22 + 1, process_identity="started long ago"))
-    assert lifecycle.status(cloud)["status"] == "dead"
+def save_as_of(cloud: Cloud, when: str) -> None:
+    """What a clean stop leaves behind."""
+    saved = cloud.data / "saved"
+    saved.mkdir(parents=True, exist_ok=True)
+    (saved / "saved.json").write_text(json.dumps({"savedAt": when, "port": 1}))
+    (saved / "deployed.json").write_text(json.dumps({"deployed": "abc", "outputs": {"ApiId": "x"}}))
 
 
-def test_a_taken_port_is_refused_by_name() -> None:
-    # GIVEN a port that somebody listens on
+GONE = 2**22 + 1  # more than Linux gives out
+
+
+@pytest.mark.parametrize(
+    ("saved", "told"),
+    [
+        (None, ["died", "since 2026-01-01", "are lost", "There were no others"]),
+        ("2025-12-31T12:00:00+00:00", ["died", "since 2026-01-01", "are lost", "2025-12-31", "are kept"]),
+        ("2026-01-01T08:00:00+00:00", ["ended without `down`", "All its orders are kept"]),
+    ],
+    ids=["never saved", "saved by an earlier stop", "saved by the system's SIGTERM"],
+)
+def test_of_a_cloud_that_died_the_fate_of_its_orders_is_told(
+    cloud: Cloud, saved: str | None, told: list[str]
+) -> None:
+    # GIVEN a recorded cloud whose process is gone
+    cloud.save(state_of(cloud, GONE, process_identity="started long ago"))
+    cloud.log("server").write_text("the last line")
+    if saved:
+        save_as_of(cloud, saved)
+
+    # WHEN somebody asks for it, or wants to use it
+    status = lifecycle.status(cloud)
+    with pytest.raises(Stop) as stop:
+        target.local_target(cloud)
+
+    # THEN both hear that it is gone, since when, what that did to its orders, where its log is, and what to type
+    assert status["status"] == "dead"
+    assert " ".join(stop.value.what.split()) == status["fate"]
+    assert all(words in status["fate"] for words in ("its process", "last sign of life", *told))
+    assert "server.log" in stop.value.next_step
+    assert "orderctl run --name unit" in stop.value.next_step
+
+
+def test_who_asks_for_a_cloud_that_is_down_hears_of_those_that_run(
+    cloud: Cloud, sleeper: subprocess.Popen[bytes]
+) -> None:
+    # GIVEN another cloud that runs
+    other = Cloud("other")
+    other.save(state_of(other, sleeper.pid))
+
+    # THEN it is named, with its port
+    with pytest.raises(Stop) as stop:
+        target.local_target(cloud)
+    assert "other (port 1)" in stop.value.what
+    assert lifecycle.status(cloud)["running"] == ["other"]
+
+
+def test_the_port_stays_when_the_cloud_is_down(cloud: Cloud, sleeper: subprocess.Popen[bytes]) -> None:
+    assert cloud.last_port is None
+    state = state_of(cloud, sleeper.pid)
+    cloud.save(state)
+    server.stop(cloud, state)
+    assert cloud.last_port == state.port
+
+
+def test_what_was_deployed_comes_back_with_what_was_saved(cloud: Cloud) -> None:
+    # GIVEN a server that started with what an earlier stop has saved
+    save_as_of(cloud, "2026-01-01T00:00:00+00:00")
+    (cloud.data / "saved").rename(cloud.live)
+    state = state_of(cloud, os.getpid())
+
+    # WHEN that is recorded
+    cloud.restore(state)
+
+    # THEN nothing needs to be deployed again
+    assert (state.deployed, state.outputs) == ("abc", {"ApiId": "x"})
+    assert cloud.load() == state
+
+
+def test_a_deployment_that_never_was_complete_is_not_kept(cloud: Cloud) -> None:
+    save_as_of(cloud, "2026-01-01T00:00:00+00:00")
+    (cloud.data / "saved" / "deployed.json").unlink()
+    assert cloud.saved_at() is None
+
+
+@pytest.mark.parametrize("save", [True, False])
+def test_a_server_saves_before_it_ends_unless_what_it_holds_is_not_complete(
+    cloud: Cloud, tmp_path: Path, capsys: pytest.CaptureFixture[str], save: bool
+) -> None:
+    # GIVEN a server that saves on SIGTERM
+    script = (
+        "import pathlib, signal, sys, time\n"
+        "def save(*_):\n"
+        "    pathlib.Path(sys.argv[1]).write_text('all of it')\n"
+        "    sys.exit()\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "saved")]
+    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline()
+        state = state_of(cloud, process.pid)
+        state.persist, state.outputs = True, {"ApiId": "x"}
+
+        # WHEN it is stopped
+        server.stop(cloud, state, save=save)
+
+    # THEN it has saved only if that was wanted
+    assert (tmp_path / "saved").exists() is save
+    # AND as no complete state was left behind, that is told
+    assert ("could not be saved" in capsys.readouterr().err) is save
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = taken.getsockname()[1]
+        yield taken.getsockname()[1]
 
-        # WHEN it is asked for
-        with pytest.raises(Stop) as stop:
-            server.refuse_taken_port(port)
 
-    # THEN the message names it
+@pytest.mark.parametrize(
+    ("data_dir", "told"),
+    [
+        (clouds.ROOT / ".local/cloud/second/data", "this checkout's local cloud 'second'"),
+        (Path("/elsewhere/my orders/.local/cloud/default/data"), "'default' of the checkout /elsewhere/my orders"),
+        (None, "another program"),
+    ],
+    ids=["own", "another checkout's", "a stranger"],
+)
+def test_who_has_a_taken_port_is_named(
+    cloud: Cloud, taken_port: int, monkeypatch: pytest.MonkeyPatch, data_dir: Path | None, told: str
+) -> None:
+    # GIVEN a port on which that program listens
+    server_line = f"python -m localcloud.server --port {taken_port} --data-dir {data_dir} --tmp-dir /x --persist "
+    monkeypatch.setattr(processes, "command_lines", lambda: {1: "init ", 7: server_line if data_dir else "nginx "})
+
+    # WHEN the port is asked for
+    with pytest.raises(Stop) as stop:
+        server.refuse_taken_port(cloud, taken_port)
+
+    # THEN the message says whose it is, and how to go on
     assert stop.value.code is Exit.STEP_FAILED
-    assert str(port) in stop.value.what
+    assert f"Port {taken_port} is used by " in stop.value.what
+    assert told in stop.value.what
+    assert "orderctl run --port" in stop.value.next_step
+    assert ("orderctl down --name second" in stop.value.next_step) is ("second" in told)
+
+
+@pytest.mark.parametrize("proc", [Path("/proc"), Path("/nowhere")], ids=["proc", "ps"])
+class TestProcesses:
+    """What is known of processes, where there is a /proc and where there is none (macOS)."""
+
+    @pytest.fixture(autouse=True)
+    def way(self, proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        if proc.name == "proc" and not proc.is_dir():
+            pytest.skip("this system has no /proc")
+        if proc.name != "proc" and not shutil.which("ps"):
+            pytest.skip("this system has no ps")
+        monkeypatch.setattr(processes, "PROC", proc)
+
+    def test_a_group_is_found_and_ended(self, sleeper: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + 10
+        while len(members := processes.group_members(sleeper.pid)) < 2:
+            assert time.monotonic() < deadline
+        assert sleeper.pid in members
+        assert "time.sleep(600)" in processes.command_lines()[sleeper.pid]
+        assert processes.end_group(sleeper.pid) == []
+
+    def test_a_process_keeps_its_identity_until_it_ends(
+        self, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = processes.identity(sleeper.pid)
+        for zone in ("Asia/Tokyo", "America/Lima"):
+            monkeypatch.setenv("TZ", zone)
+            assert processes.identity(sleeper.pid) == before != ""
+        sleeper.kill()
+        os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
+        assert processes.identity(sleeper.pid) == ""
+        assert processes.identity(GONE) == ""
 
 
 def test_no_setting_of_the_user_reaches_the_local_cloud(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ from botocore.stub import Stubber
 from typer.testing import CliRunner
 
 from orderctl import cloud as clouds
-from orderctl import demo, interrupts, lifecycle, records, samples, show, signin, target
+from orderctl import demo, hints, interrupts, lifecycle, records, samples, show, signin, target
 from orderctl.exits import Exit, Interrupted, Stop
 from orderctl.main import app
 from orderctl.target import Target
@@ -27,8 +27,6 @@ from orderctl.target import Target
 @pytest.fixture(autouse=True)
 def no_clouds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clouds, "CLOUDS", tmp_path)
-    monkeypatch.setattr(lifecycle, "CLOUDS", tmp_path)
-    monkeypatch.setattr(interrupts, "install", lambda: None)  # the test run keeps its own signal handlers
     for name in ("ORDERCTL_USERNAME", "ORDERCTL_PASSWORD", "ORDERCTL_STACK", "ORDERCTL_NAME"):
         monkeypatch.delenv(name, raising=False)
 
@@ -47,7 +45,7 @@ def test_without_a_local_cloud_the_way_on_is_shown(command: list[str]) -> None:
     assert code == Exit.NO_TARGET
     assert stdout == ""
     assert "not running" in stderr
-    assert "make run" in stderr
+    assert "orderctl run" in stderr
 
 
 @pytest.mark.parametrize("command", ["up", "down", "status", "run", "token", "submit", "order", "orders", "demo"])
@@ -101,7 +99,6 @@ def test_a_bug_is_reported_without_a_traceback(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr(lifecycle, "status", fail)
     monkeypatch.setattr("orderctl.main.LOCAL", tmp_path)
-    monkeypatch.setattr("orderctl.main.ROOT", tmp_path)
 
     # WHEN it runs
     code, _, stderr = invoke("status")
@@ -125,7 +122,26 @@ def test_an_interruption_has_its_own_exit_code(monkeypatch: pytest.MonkeyPatch) 
 def test_status_of_nothing_is_readable_for_a_program() -> None:
     code, stdout, _ = invoke("status", "--json")
     assert code == Exit.NO_TARGET
-    assert json.loads(stdout) == {"name": "default", "status": "down"}
+    assert json.loads(stdout) == {"name": "default", "savedAt": None, "status": "down", "running": []}
+
+
+@pytest.mark.parametrize("number", interrupts.SIGNALS)
+def test_an_interruption_while_the_program_is_still_loading_is_one_line(number: signal.Signals) -> None:
+    # GIVEN a program that is interrupted while its modules are imported
+    script = (
+        "import signal, sys\n"
+        "from orderctl import start\n"
+        "class Interruption:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == 'typer': signal.raise_signal({int(number)})\n"
+        "sys.meta_path.insert(0, Interruption())\n"
+        "start.main()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    # THEN it ends like any other interrupted command
+    assert ended.returncode == Exit.INTERRUPTED
+    assert ended.stderr == "error: interrupted.\n"
 
 
 @pytest.fixture
@@ -162,21 +178,20 @@ def test_a_second_interruption_does_not_stop_the_clean_up(own_handlers: None) ->
     signal.raise_signal(signal.SIGINT)  # would end the test run
 
 
-def test_the_suggested_curl_survives_the_shell() -> None:
-    # GIVEN an order with everything that a shell could trip over
-    body = {"name": """O'Brien "x" $HOME `id` \\ ümlaut"""}
+def test_the_suggested_curl_sends_a_sample_with_a_token_of_its_own() -> None:
+    # GIVEN a local cloud
+    state = clouds.CloudState("second", 4600, 1, "i", "now", "python3.13", "s", "f")
+    there = Target("local cloud", {}, "http://127.0.0.1:4600/v1", None, local=state)
 
-    # WHEN a shell reads the suggested command
-    command = demo.curl("http://127.0.0.1:4566/v1", "a.b-c_d", body)
-    words = subprocess.run(
-        ["sh", "-c", command.replace("curl", "printf '%s\\n'", 1)], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
+    # WHEN a shell reads the suggested command, with a program in the place of orderctl
+    command = demo.curl(there)
+    script = command.replace("curl", "printf '%s\\n'", 1).replace(hints.program(), "echo", 1)
+    words = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
 
-    # THEN curl would get the order and the token unchanged
-    assert json.loads(words[-1]) == body
-    assert "Authorization: a.b-c_d" in words
-    assert "http://127.0.0.1:4566/v1/orders" in words
-    assert shlex.split(command)[0] == "curl"
+    # THEN curl would ask for a token of this cloud, and send a sample that is there
+    assert "Authorization: token --name second" in words
+    assert Path(words[words.index("-d") + 1].removeprefix("@")).is_file()
+    assert words[-1] == "http://127.0.0.1:4600/v1/orders"
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from orderctl import demo, records, samples
+from orderctl import console, demo, records, samples
 from orderctl.demo import STORIES, Journey
 from orderctl.target import Target
 
@@ -106,3 +108,74 @@ def test_status_and_reason_must_be_the_storys(
 
     # THEN any other end is found
     assert len(demo.check(SHOP, journey("declined", status=status, **reason))) == problems
+
+
+def shown_at(width: int, journeys: list[Journey]) -> list[str]:
+    """The lines that a terminal of this width shows, and how wide they are."""
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    terminal.print(demo.as_table(journeys))
+    assert isinstance(terminal.file, io.StringIO)
+    return [line.rstrip() for line in terminal.file.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("status", ["PLACED", "FULFILLED", "FAILED"])
+@pytest.mark.parametrize("width", [80, 120])
+def test_all_stories_fit_on_a_small_terminal(status: str, width: int) -> None:
+    # GIVEN all orders, on their way or well at their end
+    timeline = [{"what": "PaymentAttemptFailed"}] * 12
+    journeys = [journey(story.sample, status=status, timeline=timeline) for story in STORIES]
+    for each in journeys:
+        each.problems, each.order_id = [], "6cafccf8-0d93-54ab-8001-667180460910"
+
+    # WHEN they are shown
+    lines = shown_at(width, journeys)
+
+    # THEN each is one line, with all its words, and there is room for the summary
+    assert len(lines) == 1 + len(STORIES)
+    assert max(map(len, lines)) <= width
+    assert not any("…" in line for line in lines)
+    for each, line in zip(journeys, lines[1:], strict=True):
+        assert line.split()[:3] == [each.story.sample, "6cafccf8", status]
+        assert line.endswith(demo.what_happened(each))
+
+
+def test_what_is_too_long_for_the_terminal_ends_in_an_ellipsis() -> None:
+    wrong = journey("declined", status="FULFILLED")
+    wrong.problems = ["expected FAILED", "expected the reason PaymentDeclined, not None"]
+    assert shown_at(80, [wrong])[1].endswith("…")
+
+
+class Api:
+    """The REST API, of which every answer is the same."""
+
+    def __init__(self, answer: dict[str, Any]) -> None:
+        self.answer = answer
+
+    def order(self, _: str) -> dict[str, Any]:
+        return self.answer
+
+
+def test_without_a_terminal_each_order_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # GIVEN orders that pass all their checks when they are looked at for the third time
+    looks: dict[str, int] = {}
+
+    def check(_: Target, looked_at: Journey) -> list[str]:
+        looks[looked_at.story.sample] = looks.get(looked_at.story.sample, 0) + 1
+        return [] if looks[looked_at.story.sample] == 3 else ["no receipt yet"]
+
+    monkeypatch.setattr(demo, "check", check)
+    monkeypatch.setattr(demo, "POLL_S", 0.0)
+    monkeypatch.setattr(console, "out", Console(width=160))
+    journeys = [journey(story.sample) for story in STORIES]
+    api: Any = Api({"status": "FULFILLED", "timeline": []})
+
+    # WHEN they are watched
+    with demo._display(SHOP, journeys, as_json=False) as changed:
+        demo.watch(api, SHOP, journeys, changed)
+
+    # THEN each is told once, in whole
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [story.sample for story in STORIES]
+    assert all("order-1" in line and "as expected" in line for line in lines)
