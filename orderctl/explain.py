@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from orderctl import console, hints, logs, show
+from orderctl import console, logs, show
 from orderctl.cloud import DEFAULT_NAME
 from orderctl.options import Json, Name, OrderId, Profile, Region, Stack
 from orderctl.target import Target
@@ -393,7 +393,7 @@ def _open(
         return (
             f"Stuck since {failure['lastSeenAt']} in the failure inbox, status {order['status']}: "
             f"{failure['component']} failed with {failure['errorName']}: {failure['errorMessage'].rstrip('.')}; "
-            f"once that is mended: {hints.toward('failures redrive ' + failure['failureId'], there)}"
+            f"once that is mended: {there.command('failures redrive ' + failure['failureId'])}"
         )
     redriven = [failure for failure in kept_by if failure["status"] == "REDRIVEN"]
     if redriven:
@@ -435,7 +435,7 @@ def _but(there: Target, failures: list[dict[str, Any]]) -> str:
     if failure["status"] == "REDRIVEN":
         return f"; {what} and was redriven at {failure.get('claimedAt')}."
     more = f", and {len(failures) - 1} more" if len(failures) > 1 else ""
-    return f"; but {what}{more}: {hints.toward('failures redrive ' + failure['failureId'], there)}"
+    return f"; but {what}{more}: {there.command('failures redrive ' + failure['failureId'])}"
 
 
 def _running(there: Target, execution: Execution, queues: dict[str, dict[str, int]]) -> str:

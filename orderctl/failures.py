@@ -44,6 +44,7 @@ Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Failur
 
 OPEN = ("NEW", "REDRIVEN")
 MAX_REASON = 500
+UNDOING_S = 30  # how long a discard waits for the end of the orders that it gives up
 POLL_S = 0.5
 
 
@@ -280,9 +281,9 @@ def discard(
     name: Name = DEFAULT_NAME,
     as_json: Json = False,
 ) -> None:
-    """Give failures up. A stuck order is undone: what was charged is refunded, what was reserved goes back on sale.
+    """Give failures up. The order that waits for one is undone: refunded, its stock back on sale, never shipped.
 
-    If its parcel has left already, the order is completed instead.
+    Waits up to half a minute and says where the order has ended. An order whose parcel has left is FULFILLED instead.
     """
     from orderctl import failures_redrive, prefixes, records, target  # noqa: PLC0415
 
@@ -296,6 +297,10 @@ def discard(
         table = failures_redrive.open_table(there)
         ids = prefixes.failure_ids(table, failure_ids)
         outcomes = [failures_redrive.discard_one(there, table, each, by, reason) for each in ids]
+        given_up = sum(outcome.order_id is not None for outcome in outcomes)
+        if given_up:
+            with console.step(f"Undoing {console.count(given_up, 'order')}"):
+                failures_redrive.await_undoing(there, outcomes, UNDOING_S)
     if as_json:
         console.emit_json([vars(outcome) for outcome in outcomes])
     for outcome in outcomes:
@@ -324,7 +329,7 @@ def _existing(there: Target, table: FailuresTable, failure_id: str) -> FailureRe
         raise Stop(
             Exit.REFUSED,
             f"There is no failure {failure_id!r}.",
-            f"List them with: {hints.toward('failures list --status ALL', there)}",
+            f"List them with: {there.command('failures list --status ALL')}",
         )
     return record
 

@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
 
 from orderctl import records
@@ -276,6 +277,25 @@ def discard_one(there: Target, table: FailuresTable, failure_id: str, by: str, r
     if settled.status is not Status.DISCARDED:
         return Outcome(failure_id, "failed", f"it changed at this moment and is {settled.status}")
     return Outcome(failure_id, "discarded", done, order_id)
+
+
+def await_undoing(there: Target, outcomes: Iterable[Outcome], timeout_s: float, pause_s: float = 0.5) -> None:
+    """Wait until the orders that were given up have ended, and say in each outcome where; or, in time, how far."""
+    waiting = [outcome for outcome in outcomes if outcome.order_id and outcome.result == "discarded"]
+    deadline = time.monotonic() + timeout_s
+    while waiting:
+        for outcome in list(waiting):
+            found = records.find_order(there, str(outcome.order_id))
+            order = msgspec.convert(found, Order) if found else None
+            if order is None or order.status in TERMINAL:
+                outcome.detail = undoing_of(order) if order else "the order is gone"
+                waiting.remove(outcome)
+            elif time.monotonic() > deadline:
+                explain = there.command(f"explain {order.order_id}")
+                outcome.detail = f"{undoing_of(order)}; see how far it is: {explain}"
+                waiting.remove(outcome)
+        if waiting:
+            time.sleep(pause_s)
 
 
 def _why_not_discarded(record: FailureRecord, waited_for: bool) -> str:

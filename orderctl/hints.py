@@ -6,10 +6,6 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from orderctl.target import Target
 
 DEFAULT_CLOUD = "default"
 
@@ -35,10 +31,3 @@ def program() -> str:
                 return "orderctl"
             break
     return shlex.quote(min(str(this), os.path.relpath(this), key=len))
-
-
-def toward(arguments: str, there: Target) -> str:
-    """Return a whole command line that leads to the same stack."""
-    if there.local:
-        return command(arguments, name=there.local.name)
-    return command(arguments, stack=there.name.removeprefix("stack "))

@@ -10,7 +10,7 @@ from typing import Any
 from boto3.dynamodb.types import TypeDeserializer
 from botocore.exceptions import ClientError
 
-from orderctl import hints, prefixes
+from orderctl import prefixes
 from orderctl.exits import Exit, Stop
 from orderctl.target import Target
 from orders.model import OPEN_SHARDS
@@ -62,7 +62,7 @@ def require_order(target: Target, order_id: str) -> dict[str, Any]:
             f"There is no order {order_id!r}."
             if len(order_id) >= prefixes.ORDER_ID_LENGTH
             else f"There is no order {order_id!r} among those that are open or have a failure.",
-            f"An order that has ended needs its whole id. List orders with: {hints.toward('orders', target)}",
+            f"An order that has ended needs its whole id. List orders with: {target.command('orders')}",
         )
     return found
 
@@ -154,7 +154,7 @@ def tables_named(target: Target) -> Iterator[None]:
             "Look at the stack in CloudFormation; a table that was deleted by hand comes back by deploying the stack "
             "anew or from a backup (docs/deploying.md)."
             if target.local is None
-            else f"Start the local cloud anew: {hints.toward('down', target)}; {hints.toward('up', target)}",
+            else f"Start the local cloud anew: {target.command('down')}; {target.command('up')}",
         ) from error
 
 

@@ -11,7 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from orderctl import failures_redrive
-from orderctl.failures_redrive import discard_one, redrive_one
+from orderctl.failures_redrive import Outcome, await_undoing, discard_one, redrive_one
 from orderctl.target import Target
 from orders import model
 from orders.attributes import to_item
@@ -222,3 +222,23 @@ def test_the_first_reason_for_giving_up_stays(world: World) -> None:
 def test_an_order_that_is_not_there_cannot_be_given_up(world: World) -> None:
     with pytest.raises(LookupError):
         world.orders.give_up("nobody", "nothing", DISCARDED)
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (model.Status.FAILED, "nothing stays charged or reserved, and nothing is shipped"),
+        (model.Status.FULFILLED, "the parcel had left already: the order is FULFILLED and stays charged"),
+        (model.Status.CANCELLED, "the order is CANCELLED by its customer"),
+        (model.Status.PAID, "the order is PAID and is being undone; see how far it is"),
+    ],
+)
+def test_an_operator_is_told_where_a_given_up_order_has_ended(
+    world: World, there: Target, status: model.Status, said: str
+) -> None:
+    order = world.store(an_order(status=status, given_up=DISCARDED))
+    outcome = Outcome("f", "discarded", "it is being undone", order.order_id)
+
+    await_undoing(there, [outcome], timeout_s=0, pause_s=0)
+
+    assert said in outcome.detail

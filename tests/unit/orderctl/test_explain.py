@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orderctl import explain, hints
+from orderctl import explain
 from orderctl.explain import Attempts, Execution
 from orderctl.target import Target
 from orders.model import timestamp, timestamp_before
@@ -96,7 +96,7 @@ def test_waiting_for_the_warehouse_names_the_queue() -> None:
 def test_a_stuck_order_names_cause_and_command() -> None:
     assert sentence(an_order(), failures=[a_failure()]) == (
         "Stuck since 2026-11-21T07:00:00.000Z in the failure inbox, status RESERVED: ProcessPayment failed with "
-        "PaymentProviderError: answered 503; once that is mended: " + hints.toward("failures redrive f1", STACK)
+        "PaymentProviderError: answered 503; once that is mended: " + STACK.command("failures redrive f1")
     )
 
 
@@ -132,7 +132,7 @@ def test_an_order_that_has_ended_without_its_receipt_says_so() -> None:
 
     assert said == (
         "Fulfilled at T: paid and shipped; but IssueReceiptFunction failed with PaymentProviderError (answered 503): "
-        + hints.toward("failures redrive f1", STACK)
+        + STACK.command("failures redrive f1")
     )
 
 
