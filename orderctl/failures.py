@@ -241,7 +241,7 @@ def _watch_for_failures(run: Run, come_backs: ComeBacks, wait_s: float) -> float
     if not sent or not wait_s:
         return 0.0
     began = time.monotonic()
-    with console.working(f"Watching for {wait_s:g} s whether {console.count(len(sent), 'failure')} come back"):
+    with console.working(f"Watching for {wait_s:g} s what fails again"):
         while run.came_back < len(sent) and time.monotonic() - began < wait_s:
             time.sleep(min(POLL_S, wait_s))
             run.came_back = max(run.came_back, come_backs.count(sent))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from rich.console import Group, RenderableType
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from orderctl import console, show
 
@@ -70,22 +70,21 @@ def listing(records: list[FailureRecord], *, more: bool, next_step: str, fit: bo
     roomy = console.out.width >= ROOMY
     rows = show.table(
         show.whole("Failure"),
-        "Status",
+        show.whole("Status"),
         show.whole("Last seen"),
-        "Where",
-        "Error",
-        *([show.whole("Tries"), show.whole("Count")] if roomy else []),
         show.whole("Order"),
+        *([show.whole("Tries"), show.whole("Count")] if roomy else []),
+        Column("Cause", no_wrap=True, overflow="ellipsis", ratio=1),  # whole in the table above
     )
+    rows.expand = True
     for record in records[:shown]:
         rows.add_row(
             ids[record.failure_id],
-            status_of(record),
+            _coloured(record.status),
             show.ago(record.last_seen_at),
-            escape(record.component),
-            escape(record.error_name),
-            *([str(record.attempts), str(record.count)] if roomy else []),
             escape(show.shorten(orders.get(record.order_id or "", ""), 36)),
+            *([str(record.attempts), str(record.count)] if roomy else []),
+            escape(f"{_unconfirmed(record)}{record.component}: {record.error_name}"),
         )
     every = f"more than {len(records):,}" if more else f"{len(records):,}"
     count = f"{min(shown, len(records))} of {every} failures; narrow them down, or see all with --json. "
@@ -108,25 +107,28 @@ def _causes(records: list[FailureRecord]) -> Table:
     return table
 
 
-def status_of(record: FailureRecord) -> str:
-    """Return the status as rich markup, saying if a redrive was begun and never confirmed."""
-    unconfirmed = " (not confirmed)" if record.status == "REDRIVEN" and record.sent_at is None else ""
-    return f"[{COLOURS.get(record.status, 'cyan')}]{escape(record.status)}[/]{unconfirmed}"
+def _coloured(status: str) -> str:
+    return f"[{COLOURS.get(status, 'cyan')}]{escape(status)}[/]"
+
+
+def _unconfirmed(record: FailureRecord) -> str:
+    """Return a remark if a redrive was begun and never confirmed."""
+    return "(not confirmed) " if record.status == "REDRIVEN" and record.sent_at is None else ""
 
 
 def show_failure(record: FailureRecord, plan: str) -> None:
     """Print everything about one failure."""
     grid = show.details()
     grid.add_row("Failure", record.failure_id)
-    grid.add_row("Status", status_of(record))
+    grid.add_row("Status", f"{_coloured(record.status)} {_unconfirmed(record)}")
     grid.add_row("Where", escape(f"{record.component} ({record.kind})"))
     grid.add_row("Resource", escape(record.resource_arn or "unknown"))
     grid.add_row("Error", escape(record.error_name))
     grid.add_row("Message", escape(record.error_message))
     grid.add_row("Attempts", str(record.attempts))
     grid.add_row("Seen", console.count(record.count, "time"))
-    grid.add_row("First", f"{record.first_seen_at}, {show.ago(record.first_seen_at)}")
-    grid.add_row("Last", f"{record.last_seen_at}, {show.ago(record.last_seen_at)}")
+    grid.add_row("First seen", f"{record.first_seen_at}, {show.ago(record.first_seen_at)}")
+    grid.add_row("Last seen", f"{record.last_seen_at}, {show.ago(record.last_seen_at)}")
     grid.add_row("Order", escape(record.order_id or "not known"))
     grid.add_row("Correlation id", escape(record.correlation_id or "not known"))
     for name, value in record.source.items():

@@ -107,7 +107,8 @@ def cancel(
     there = target.choose(stack, name, profile, region)
     whole = prefixes.order_id(there, order_id)
     answer = rest.OrdersApi(there.api_url, signin.token_source(there, username, password)).cancel(whole)
-    rest.require_success(answer, f"See where it is with: {hints.command(f'explain {whole}', name=name, stack=stack)}")
+    look = hints.command("orders" if answer.status_code == 404 else f"explain {whole}", name=name, stack=stack)
+    rest.require_success(answer, f"Look with: {look}")
     if as_json:
         console.emit_json(answer.json())
     else:

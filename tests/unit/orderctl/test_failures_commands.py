@@ -380,3 +380,13 @@ def test_a_discard_needs_a_reason(world: World, inbox: FailuresTable, run: Run, 
     store_failure(world, FIRST)
     assert run("failures", "discard", FIRST, "--reason", reason)[0] == Exit.USAGE
     assert status_of(inbox, FIRST) is Status.NEW
+
+
+def test_a_redrive_that_was_never_confirmed_says_so(
+    world: World, inbox: FailuresTable, run: Run, narrow: None
+) -> None:
+    store_failure(world, FIRST, status=Status.REDRIVEN, claimed_at=timestamp())
+    store_failure(world, THIRD, status=Status.REDRIVEN, claimed_at=timestamp(), sent_at=timestamp())
+    assert run("failures", "list")[1].count("not confirmed") == 1
+    assert "REDRIVEN (not confirmed)" in run("failures", "show", FIRST)[1]
+    assert "not confirmed" not in run("failures", "show", THIRD)[1]

@@ -99,7 +99,10 @@ def test_a_paid_order_is_not_cancelled(shop: Shop, run: Run) -> None:
 
 
 def test_somebody_elses_order_is_not_cancelled(shop: Shop, run: Run) -> None:
-    assert run("cancel", ORDER)[0] == Exit.REFUSED
+    code, _, said = run("cancel", ORDER)
+    assert code == Exit.REFUSED
+    assert "no such order" in said
+    assert "orderctl orders" in said
 
 
 # ---- order, orders -----------------------------------------------------------------------------------------------
