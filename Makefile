@@ -19,7 +19,7 @@ export SAM_CLI_TELEMETRY := 0
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-all run down status test lint format build validate invoke-samples bench bench-laptop prove prove-case prove-stories prove-mutants clean
+.PHONY: help install install-all run down status test lint format build validate invoke-samples bench bench-laptop prove prove-case prove-stories prove-mutants mutants clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -78,6 +78,10 @@ prove-stories: install-all ## Tell the stories alone: ARGS='--seed 7 --examples 
 
 prove-mutants: install-all ## Put in deliberate defects, one at a time: each must turn the proof red
 	@exec $(PYTHON) -m proof mutants --write
+
+mutants: install-all ## Change src/orders in one place at a time, a test must notice: SINCE=REV, FILES='...', SAMPLE=700 SEED=1
+	@exec $(PYTHON) -m proof.mutation $(if $(SINCE),--since $(SINCE)) $(if $(FILES),--files "$(FILES)") \
+		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 clean: ## Stop every local cloud of this checkout and remove everything that was built or installed
 	@if [ -d .venv ]; then scripts/install run && $(ORDERCTL) down --all; fi
