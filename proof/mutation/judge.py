@@ -70,7 +70,7 @@ class Judge:
         os.chdir(ROOT)
         os.environ["HYPOTHESIS_PROFILE"] = "mutants"
         os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = self._scratch.name
-        self._reach = _measured(say)
+        self._reach = _measured(say, proof=proof)
         _import_all(self._reach.modules)
         self._known = {test.name for test in self._reach.tests}
         gc.collect()
@@ -135,30 +135,34 @@ class Judge:
                 yield check
 
 
-def _measured(say: Callable[[str], None]) -> Reach:
-    """What the tests reach: as measured before, if nothing has changed since."""
+def _measured(say: Callable[[str], None], *, proof: bool) -> Reach:
+    """What the tests, and the proof's checks, reach: as measured before, if nothing has changed since."""
     file = CACHE / f"{state_of_checkout()}.reach"
-    if file.exists():
-        return msgspec.msgpack.decode(file.read_bytes(), type=Reach)
-    say("measuring which test reaches which line ...")
+    known = file.exists()
+    reach = msgspec.msgpack.decode(file.read_bytes(), type=Reach) if known else Reach()
     CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as directory:
+        result = Path(directory) / "measured"
+        if not known:
+            say("measuring which test reaches which line ...")
+            _measure("tests", lambda: _measure_tests(result))
+            reach = msgspec.msgpack.decode(result.read_bytes(), type=Reach)
+        for check in CHECKS.keys() - reach.checks.keys() if proof else ():
+            say(f"measuring which lines the {check} reaches ...")
+            started = time.monotonic()
+            _measure(check, functools.partial(_measure_check, check, result))
+            reach.checks[check] = msgspec.msgpack.decode(result.read_bytes(), type=Lines)
+            reach.checks_seconds[check] = time.monotonic() - started
     for old in CACHE.glob("*.reach"):
         old.unlink()
-    parts = CACHE / "measured"
-    code, said = _forked(900, lambda: _measure_tests(parts))
-    if code != 0:
-        raise SystemExit(f"without any mutant, the tests are red: {said}")
-    reach = msgspec.msgpack.decode(parts.read_bytes(), type=Reach)
-    for check in CHECKS:
-        started = time.monotonic()
-        code, said = _forked(900, functools.partial(_measure_check, check, parts))
-        if code != 0:
-            raise SystemExit(f"without any mutant, the {check} is red: {said}")
-        reach.checks[check] = msgspec.msgpack.decode(parts.read_bytes(), type=Lines)
-        reach.checks_seconds[check] = time.monotonic() - started
-    parts.unlink()
     file.write_bytes(msgspec.msgpack.encode(reach))
     return reach
+
+
+def _measure(what: str, work: Callable[[], tuple[int, str]]) -> None:
+    code, said = _forked(900, work)
+    if code != 0:
+        raise SystemExit(f"without any mutant, this is red: {what} ({said})")
 
 
 def _import_all(modules: list[str]) -> None:
