@@ -166,22 +166,33 @@ def _measure(what: str, work: Callable[[], tuple[int, str]]) -> None:
 
 
 def _import_all(modules: list[str]) -> None:
-    """What every fork would have to import, and the services' descriptions, which botocore reads for each client."""
+    """What every fork would have to do before its first test: importing, and reading the services' descriptions."""
     for name in modules:
         with contextlib.suppress(Exception):
             importlib.import_module(name)
+    import boto3  # noqa: PLC0415
     import botocore.loaders  # noqa: PLC0415
-    import botocore.session  # noqa: PLC0415
+    from moto import mock_aws  # noqa: PLC0415
 
     files: Any = botocore.loaders.JSONFileLoader
-    usual = files.load_file
-    read = functools.cache(lambda path: usual(files(), path))
+    read = functools.cache(functools.partial(files.load_file, files()))
     files.load_file = lambda _, path: read(path)
-    session = botocore.session.Session()
-    for service in SERVICES:
-        session.create_client(
-            service, region_name="us-east-1", aws_access_key_id="testing", aws_secret_access_key="testing"
+    loader: Any = botocore.loaders.Loader
+    listed = functools.cache(functools.partial(loader.list_available_services, loader()))
+    loader.list_available_services = lambda _, type_name: listed(type_name)
+    key = {"AttributeName": "a"}
+    with mock_aws():
+        session: Any = boto3.session.Session("testing", "testing", region_name="us-east-1")
+        clients = {service: session.client(service) for service in SERVICES}
+        clients["dynamodb"].create_table(
+            TableName="a",
+            BillingMode="PAY_PER_REQUEST",
+            KeySchema=[{**key, "KeyType": "HASH"}],
+            AttributeDefinitions=[{**key, "AttributeType": "S"}],
         )
+        clients["dynamodb"].put_item(TableName="a", Item={"a": {"S": "a"}}, ConditionExpression="attribute_not_exists(a)")
+        clients["sqs"].create_queue(QueueName="a")
+        clients["s3"].create_bucket(Bucket="a-bucket")
 
 
 # ---- Forks
