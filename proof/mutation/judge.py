@@ -190,7 +190,8 @@ def _import_all(modules: list[str]) -> None:
             KeySchema=[{**key, "KeyType": "HASH"}],
             AttributeDefinitions=[{**key, "AttributeType": "S"}],
         )
-        clients["dynamodb"].put_item(TableName="a", Item={"a": {"S": "a"}}, ConditionExpression="attribute_not_exists(a)")
+        item = {"a": {"S": "a"}}
+        clients["dynamodb"].put_item(TableName="a", Item=item, ConditionExpression="attribute_not_exists(a)")
         clients["sqs"].create_queue(QueueName="a")
         clients["s3"].create_bucket(Bucket="a-bucket")
 

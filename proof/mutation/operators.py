@@ -1,7 +1,7 @@
 """The mutants of a file: each changes one place of its text in a way that a mistake might.
 
-Left out is what no user can meet: docstrings, annotations (but not msgspec's limits in them), log lines, the sentence
-of an error, and code that only type checkers read.
+Left out is what no user can meet: docstrings, annotations (but not msgspec's limits in them), log lines, the wording
+of sentences, and code that only type checkers read.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ ARITHMETIC: dict[type[ast.operator], tuple[str, str]] = {
 LOGGING = frozenset({"debug", "info", "warning", "error", "exception"})
 # They guard against mistakes in the code, not in what it meets.
 UNSEEN_KEYWORDS = frozenset({"frozen", "kw_only", "usedforsecurity", "strict"})
+# Five words or more, and nothing that a program would read.
+PROSE = re.compile(r"[A-Za-z][^=#:<>{}/$]*( [^=#:<>{}/$]+){4,}\Z")
 KEPT_DECORATORS = frozenset({"overload", "staticmethod", "contextmanager", "property"})
 
 
@@ -354,7 +356,7 @@ class _Finder:
                 yield self._replace("constant", node, f"({text} + 1)")
                 if node.value:
                     yield self._replace("constant", node, f"({text} - 1)")
-            case str():
+            case str() if not PROSE.match(node.value):
                 yield self._replace("string", node, f'({self._text(node)} + "~")')
             case bytes():
                 yield self._replace("string", node, f'({self._text(node)} + b"~")')

@@ -36,6 +36,7 @@ def changes(code: str, operator: str) -> list[str]:
         ("constant", "x = 3", ["x = (3 + 1)", "x = (3 - 1)"]),
         ("constant", "x = True", ["x = False"]),
         ("string", 'x = "a"', ['x = ("a" + "~")']),
+        ("string", 'x = "SET a = :a, b = :b"', ['x = ("SET a = :a, b = :b" + "~")']),
         ("string", "match x:\n case 'a': pass", ["case 'a~': pass"]),
         ("exception type", "try: f()\nexcept (A, B): g()", ["A", "B", "Exception"]),
         ("exception type", "try: f()\nexcept Exception: g()", ["()"]),
@@ -70,6 +71,7 @@ def test_each_operator_makes_the_mistakes_that_it_is_named_after(
         "import a\nfrom b import c",
         "@overload\ndef f(a: int = 1) -> int: ...",
         'Currency = Literal["EUR", "USD"]',
+        'NOTE = "The stream keeps its records for a day."',
     ],
 )
 def test_what_nobody_can_notice_is_left_alone(code: str) -> None:
