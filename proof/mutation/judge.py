@@ -145,7 +145,9 @@ def _measured(say: Callable[[str], None], *, proof: bool) -> Reach:
         result = Path(directory) / "measured"
         if not known:
             say("measuring which test reaches which line ...")
-            _measure("tests", lambda: _measure_tests(result))
+            said = _measure("tests", lambda: _measure_tests(result))
+            if said:
+                say(f"red without any mutant, and left out: {said}")
             reach = msgspec.msgpack.decode(result.read_bytes(), type=Reach)
         for check in CHECKS.keys() - reach.checks.keys() if proof else ():
             say(f"measuring which lines the {check} reaches ...")
@@ -159,10 +161,11 @@ def _measured(say: Callable[[str], None], *, proof: bool) -> Reach:
     return reach
 
 
-def _measure(what: str, work: Callable[[], tuple[int, str]]) -> None:
+def _measure(what: str, work: Callable[[], tuple[int, str]]) -> str:
     code, said = _forked(900, work)
     if code != 0:
         raise SystemExit(f"without any mutant, this is red: {what} ({said})")
+    return said
 
 
 def _import_all(modules: list[str]) -> None:
@@ -304,11 +307,11 @@ def _measure_tests(result: Path) -> tuple[int, str]:
     _use_profile()
     measuring = Measuring()
     left_out = [f"--ignore={each}" for each in LEFT_OUT]
-    code = pytest.main([*PYTEST, *left_out, *SUITES], plugins=[measuring])
+    code = pytest.main([*PYTEST, "--maxfail=0", *left_out, *SUITES], plugins=[measuring])
     modules = [name for name in sys.modules if name.partition(".")[0] not in OURS]
-    reach = Reach(measuring.tests, measuring.recorder.imported, modules)
-    result.write_bytes(msgspec.msgpack.encode(reach))
-    return int(code), ", ".join(measuring.wrong)
+    green = [test for test in measuring.tests if test.name not in measuring.wrong]
+    result.write_bytes(msgspec.msgpack.encode(Reach(green, measuring.recorder.imported, modules)))
+    return 0 if code in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED} else int(code), ", ".join(measuring.wrong)
 
 
 def _measure_check(check: str, result: Path) -> tuple[int, str]:

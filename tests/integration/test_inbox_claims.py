@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
+from botocore.exceptions import ClientError
 
 from orders import failures, failures_table
 from orders.failures import FailureRecord, NotAllowed, Status
@@ -237,9 +239,9 @@ def test_an_unknown_failure_is_nobodys(inbox: FailuresTable) -> None:
 # ---- Payloads in the bucket
 
 
-def big(inbox: FailuresTable, world: World, size: int = 300_000) -> FailureRecord:
+def big(inbox: FailuresTable, world: World, size: int = 300_000, message: str = "message-1") -> FailureRecord:
     event = sample("capture_failure/unknown")
-    event["Records"][0]["body"] = "x" * size
+    event["Records"][0] |= {"body": "x" * size, "messageId": message}
     invoke("capture_failure", event)
     (found,) = inbox.with_status(Status.NEW)
     return record_of(inbox, found)
@@ -265,29 +267,104 @@ def test_a_payload_that_was_redriven_stays_where_it_is(inbox: FailuresTable, wor
 
     inbox.confirm(inbox.claim(record.failure_id, by="ada"), "sent")
 
-    assert keys(world) == [f"payloads/{record.failure_id}"]
+    assert keys(world) == [record.payload_key]
+    assert inbox.payload_of(record_of(inbox, record)) == "x" * 300_000
 
 
-def test_the_payload_of_a_failure_that_happens_again_while_it_is_settled_stays(
-    inbox: FailuresTable, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # GIVEN a failure that happens again just when its payload is moved
-    record = big(inbox, world)
+def once_before_a_copy(inbox: FailuresTable, monkeypatch: pytest.MonkeyPatch, happens: Callable[[], Any]) -> None:
+    """Has something happen while a payload is moved."""
     copy = inbox._s3.copy_object
 
     def copy_object(**request: Any) -> Any:
-        inbox.change(record.failure_id, lambda each: replace(each, status=Status.NEW))
+        monkeypatch.setattr(inbox._s3, "copy_object", copy)
+        happens()
         return copy(**request)
 
     monkeypatch.setattr(inbox._s3, "copy_object", copy_object)
 
+
+def test_a_payload_that_is_moved_while_its_record_changes_is_there_once(
+    inbox: FailuresTable, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # GIVEN a failure that is counted again just when its payload is moved
+    record = big(inbox, world)
+    other = FailuresTable(world.dynamodb, world.s3)
+    once_before_a_copy(
+        inbox,
+        monkeypatch,
+        lambda: other.change(record.failure_id, lambda each: replace(each, count=each.count + 1)),
+    )
+
     # WHEN somebody settles it
+    settled = inbox.settle(record.failure_id, Status.DISCARDED, by="ada", reason="rubbish")
+
+    # THEN the bucket holds what the record names, and nothing else
+    assert (settled.status, settled.count) == (Status.DISCARDED, 2)
+    assert keys(world) == [settled.payload_key]
+    assert (settled.payload_key or "").startswith("settled/")
+    assert inbox.payload_of(settled) == "x" * 300_000
+
+
+def test_who_reads_a_payload_while_it_is_moved_gets_it(inbox: FailuresTable, world: World) -> None:
+    record = big(inbox, world)
     inbox.settle(record.failure_id, Status.DISCARDED, by="ada", reason="rubbish")
 
-    # THEN the payload that the open record names is there
-    now = record_of(inbox, record)
-    assert now.payload_key == f"payloads/{record.failure_id}"
-    assert inbox.payload_of(now) == "x" * 300_000
+    # the record as it was read before
+    assert inbox.payload_of(record) == "x" * 300_000
+
+
+def test_a_payload_that_is_gone_is_an_error_and_not_empty(inbox: FailuresTable, world: World) -> None:
+    record = big(inbox, world)
+    world.s3.delete_object(Bucket="failed-payloads-bucket", Key=record.payload_key)
+
+    with pytest.raises(ClientError, match="NoSuchKey"):
+        inbox.payload_of(record)
+
+
+def test_a_failure_whose_payload_is_gone_can_be_settled(inbox: FailuresTable, world: World) -> None:
+    record = big(inbox, world)
+    world.s3.delete_object(Bucket="failed-payloads-bucket", Key=record.payload_key)
+
+    settled = inbox.settle(record.failure_id, Status.DISCARDED, by="ada", reason="rubbish")
+
+    assert (settled.status, settled.payload_key) == (Status.DISCARDED, record.payload_key)
+
+
+def test_a_payload_that_cannot_be_moved_leaves_its_failure_open(
+    inbox: FailuresTable, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = big(inbox, world)
+
+    def copy_object(**_: Any) -> Any:
+        raise ClientError({"Error": {"Code": "SlowDown", "Message": ""}}, "CopyObject")
+
+    monkeypatch.setattr(inbox._s3, "copy_object", copy_object)
+    with pytest.raises(ClientError):
+        inbox.settle(record.failure_id, Status.DISCARDED, by="ada", reason="rubbish")
+
+    assert record_of(inbox, record) == record
+
+
+def test_a_settled_failure_that_happens_again_has_its_payload_where_it_stays(
+    inbox: FailuresTable, world: World
+) -> None:
+    record = big(inbox, world)
+    settled = inbox.settle(record.failure_id, Status.DISCARDED, by="ada", reason="rubbish")
+
+    again = big(inbox, world, message="message-2")
+
+    assert again.failure_id == settled.failure_id
+    assert again.status is Status.NEW
+    assert keys(world) == [again.payload_key]
+    assert (again.payload_key or "").startswith("payloads/")
+    assert inbox.payload_of(again) == "x" * 300_000
+
+
+def test_a_copy_of_a_big_failure_leaves_no_second_payload(inbox: FailuresTable, world: World) -> None:
+    record = big(inbox, world)
+
+    big(inbox, world)
+    assert keys(world) == [record.payload_key]
 
 
 def test_a_failure_without_a_payload_has_an_empty_one(inbox: FailuresTable) -> None:

@@ -477,3 +477,26 @@ def test_an_execution_without_an_order_has_a_name_too_and_a_long_one_keeps_what_
 
     record = msgspec.structs.replace(record, order_id="5" * 128, redrives=12)
     assert failures.execution_name(record, "resume").endswith(f"{record.failure_id}-12")
+
+
+@pytest.mark.parametrize("payload", ["", None])
+def test_a_failure_that_happens_again_without_its_payload_keeps_the_one_that_is_known(payload: str | None) -> None:
+    first, again = read(execution_event()), read(execution_event(executionArn=f"{EXECUTION}-2"))
+    record = failures.first_seen(first, at=AT[0], message_id="message-1")
+
+    record = failures.seen_again(record, msgspec.structs.replace(again, payload=payload), at=AT[1], message_id="2")
+
+    assert (record.payload, record.occurrence, record.status) == (first.payload, EXECUTION, failures.Status.NEW)
+
+
+def test_a_failure_that_happens_again_is_redriven_with_its_latest_payload_wherever_that_is_kept() -> None:
+    first, again = read(execution_event()), read(execution_event(executionArn=f"{EXECUTION}-2"))
+    record = failures.first_seen(first, at=AT[0], message_id="message-1")
+    in_bucket = msgspec.structs.replace(again, payload=None, payload_key="payloads/2")
+    encoded = msgspec.structs.replace(again, occurrence="3", payload="AAAA", payload_encoding="base64")
+
+    record = failures.seen_again(record, in_bucket, at=AT[1], message_id="message-2")
+    assert (record.payload, record.payload_encoding, record.payload_key) == (None, "text", "payloads/2")
+
+    record = failures.seen_again(record, encoded, at=AT[2], message_id="message-3")
+    assert (record.payload, record.payload_encoding, record.payload_key) == ("AAAA", "base64", None)
