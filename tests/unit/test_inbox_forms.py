@@ -48,7 +48,7 @@ def test_the_dead_letter_of_an_executions_event_is_still_the_execution() -> None
         {"requestContext": INVOCATION["requestContext"]},
         {"requestPayload": BUS_EVENT},
         {"kind": "Something"},
-        "[" * 5_000,
+        '{"source": ' + "[" * 5_000 + "]" * 5_000 + "}",
     ],
 )
 def test_what_looks_like_a_kind_only_in_part_is_unknown(body: Any) -> None:
