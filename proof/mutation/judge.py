@@ -1,4 +1,8 @@
-"""Run the tests that reach a mutant, in a fork of a process that has imported everything else already."""
+"""Run the tests that reach a mutant, in a fork of a process that has done already what every run must do.
+
+There are two such processes. One has imported everything but our own modules: its forks import the changed module.
+The other has collected the tests as well: its forks only exchange the code of the changed function, which is faster.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import functools
 import gc
 import importlib
 import importlib.machinery
+import multiprocessing
 import os
 import runpy
 import signal
@@ -17,15 +22,28 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from multiprocessing.connection import Connection
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 import msgspec
 import pytest
 
 from proof.mutation.operators import Mutant
-from proof.mutation.reach import ROOT, Lines, Measuring, Reach, Recorder, Test, dependents, places, state_of_checkout
+from proof.mutation.reach import (
+    ROOT,
+    SOURCE,
+    Lines,
+    Measuring,
+    Place,
+    Reach,
+    Recorder,
+    Test,
+    dependents,
+    places,
+    state_of_checkout,
+)
 
 CACHE = ROOT / ".local" / "mutants"
 SUITES = ("tests/unit", "tests/integration")
@@ -36,7 +54,7 @@ CHECKS = {
     "stories": ("stories", "--examples", "100", "--no-shrink"),
 }
 # A mutant of what runs at import may be noticed anywhere: so much of the tests, those nearest to it first.
-FAR_S = 12.0
+FAR_S = 8.0
 PYTEST = ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:schemathesis"]
 OURS = ("orders", "tests", "orderctl", "localcloud", "proof", "scripts", "benchmarks", "ministack", "__main__")
 SERVICES = ("dynamodb", "dynamodbstreams", "events", "s3", "sqs", "stepfunctions")
@@ -75,6 +93,7 @@ class Judge:
         self._known = {test.name for test in self._reach.tests}
         gc.collect()
         gc.freeze()
+        self._server = _start_server({name.partition("::")[0] for name in self._known})
 
     def judge(self, mutant: Mutant, *, proof: bool = True) -> Judgement:
         """Try the tests, then the proof's checks."""
@@ -87,7 +106,12 @@ class Judge:
         if tests:
             names = [test.name for test in tests]
             limit_s = 30 + 5 * sum(test.seconds for test in tests)
-            code, by = _forked(limit_s, lambda: _run_tests(mutant.file, text, names, self._known))
+            place = places(source)(mutant.line)
+            if _is_quick(mutant.file, place, names):
+                self._server.send((mutant.file, text, place.function, names, limit_s))
+                code, by = self._server.recv()
+            else:
+                code, by = _forked(limit_s, lambda: _run_tests(mutant.file, text, names, self._known))
             if code is None:
                 return Judgement(mutant, Verdict.TIMED_OUT)
             if code:
@@ -116,7 +140,7 @@ class Judge:
             far_s = 0.0
             for layer in dependents()[mutant.file]:
                 near = [test for test in self._reach.tests if test.name not in taken and layer & test.lines.keys()]
-                for test in sorted(near, key=lambda test: self._rank(mutant, test)):
+                for test in sorted(near, key=lambda test: self._far_rank(mutant, test)):
                     if far_s + test.seconds > FAR_S:
                         break
                     far_s += test.seconds
@@ -126,6 +150,10 @@ class Judge:
 
     def _rank(self, mutant: Mutant, test: Test) -> tuple[int, float]:
         return -self._kills[mutant.file, test.name], test.seconds
+
+    def _far_rank(self, mutant: Mutant, test: Test) -> tuple[int, int, float]:
+        kills, seconds = self._rank(mutant, test)
+        return kills, -len(test.lines.get(mutant.file, ())), seconds
 
     def _checks_for(self, mutant: Mutant, source: bytes) -> Iterator[str]:
         place = places(source)(mutant.line)
@@ -199,7 +227,84 @@ def _import_all(modules: list[str]) -> None:
         clients["s3"].create_bucket(Bucket="a-bucket")
 
 
-# ---- Forks
+# ---- Forks of the process that has collected the tests
+
+
+def _is_quick(file: str, place: Place, names: list[str]) -> bool:
+    """Whether exchanging a function's code is enough; functions' modules are imported by each integration test."""
+    if file.startswith("src/orders/functions/") and not any(name.startswith("tests/unit") for name in names):
+        return True
+    return place.in_function
+
+
+def _start_server(files: set[str]) -> Connection:
+    ours, theirs = multiprocessing.Pipe()
+    if os.fork() == 0:
+        try:
+            ours.close()
+            _be_silent()
+            _use_profile()
+            pytest.main([*PYTEST, "-s", *sorted(files)], plugins=[_Server(theirs)])
+        finally:
+            os._exit(0)
+    theirs.close()
+    return ours
+
+
+class _Server:
+    """A pytest plugin that, instead of running the tests, runs in a fork what it is asked for."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._items: dict[str, pytest.Item] = {}
+        self._functions: dict[tuple[str, str], FunctionType] = {}
+        self.failed = ""
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Answer requests until nobody is there any more."""
+        self._items = {item.nodeid: item for item in session.items}
+        for each in gc.get_objects():
+            if isinstance(each, FunctionType) and each.__code__.co_filename.startswith(str(SOURCE)):
+                self._functions[each.__code__.co_filename, each.__code__.co_qualname] = each
+        gc.freeze()
+        with contextlib.suppress(EOFError):
+            while True:
+                file, text, function, names, limit_s = self._connection.recv()
+                work = functools.partial(self._run, file, text, function, names)
+                self._connection.send(_forked(limit_s, work))
+        return True
+
+    def _run(self, file: str, text: bytes, function: str, names: list[str]) -> tuple[int, str]:
+        try:
+            code = compile(text, str(ROOT / file), "exec", dont_inherit=True)
+        except SyntaxError:
+            return 1, "import"
+        _install(file, text)
+        if function and (str(ROOT / file), function) in self._functions:
+            self._functions[str(ROOT / file), function].__code__ = _codes(code)[function]
+        items = [self._items[name] for name in sorted(names, key=lambda name: not name.startswith("tests/unit"))]
+        for item, following in zip(items, [*items[1:], None], strict=True):
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if self.failed:
+                return 1, self.failed
+        return 0, ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Remember which test failed."""
+        if report.failed:
+            self.failed = report.nodeid
+
+
+def _codes(code: CodeType) -> dict[str, CodeType]:
+    """The code of every function in a module's code; the last one of several with the same name."""
+    found: dict[str, CodeType] = {}
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            found |= {each.co_qualname: each, **_codes(each)}
+    return found
+
+
+# ---- Forks of the process that has not
 
 
 def _forked(limit_s: float, work: Callable[[], tuple[int, str]]) -> tuple[int | None, str]:
@@ -230,15 +335,19 @@ def _in_child(reading: int, writing: int, work: Callable[[], tuple[int, str]]) -
     try:
         os.setpgid(0, 0)
         os.close(reading)
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for stream in (0, 1, 2):
-            os.dup2(nowhere, stream)
+        _be_silent()
         code, said = work()
     except BaseException as error:
         said = f"{type(error).__name__}: {error}"
     finally:
         os.write(writing, said.encode()[:4000])
         os._exit(code)
+
+
+def _be_silent() -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nowhere, stream)
 
 
 def _install(file: str, text: bytes) -> None:

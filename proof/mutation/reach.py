@@ -133,32 +133,40 @@ class Measuring:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a mutant is: the lines of its statement, and whether they run in a function."""
+    """Where a mutant is: the lines of its statement, and the outermost function that they run in, "" for none."""
 
     lines: frozenset[int]
-    in_function: bool
+    function: str
+
+    @property
+    def in_function(self) -> bool:
+        """Whether they run when a function is called, and not when its module is imported."""
+        return bool(self.function)
 
 
 def places(source: bytes) -> Callable[[int], Place]:
     """Return a function that says in which statement of a file a line is: the innermost one."""
-    found: list[tuple[int, int, bool]] = []
+    found: list[tuple[int, int, str]] = []
 
-    def visit(node: ast.AST, inside: bool) -> None:
+    def visit(node: ast.AST, function: str, prefix: str) -> None:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.stmt | ast.ExceptHandler):
-                found.append((*_header(child), inside))
+                found.append((*_header(child), function))
             elif isinstance(child, ast.match_case):
-                found.append((child.pattern.lineno, child.body[0].lineno - 1, inside))
-            visit(child, inside or isinstance(child, ast.FunctionDef))
+                found.append((child.pattern.lineno, child.body[0].lineno - 1, function))
+            if isinstance(child, ast.FunctionDef):
+                visit(child, function or prefix + child.name, "")
+            else:
+                visit(child, function, f"{prefix}{child.name}." if isinstance(child, ast.ClassDef) else prefix)
 
-    visit(ast.parse(source), False)
+    visit(ast.parse(source), "", "")
 
     def place(line: int) -> Place:
         around = [each for each in found if each[0] <= line <= each[1]]
         if not around:
-            return Place(frozenset({line}), in_function=False)
-        first, last, inside = min(around, key=lambda each: each[1] - each[0])
-        return Place(frozenset(range(first, last + 1)), inside)
+            return Place(frozenset({line}), "")
+        first, last, function = min(around, key=lambda each: each[1] - each[0])
+        return Place(frozenset(range(first, last + 1)), function)
 
     return place
 
