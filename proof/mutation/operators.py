@@ -38,6 +38,9 @@ LOGGING = frozenset({"debug", "info", "warning", "error", "exception"})
 UNSEEN_KEYWORDS = frozenset({"frozen", "kw_only", "usedforsecurity", "strict"})
 # Five words or more, and nothing that a program would read.
 PROSE = re.compile(r"[A-Za-z][^=#:<>{}/$]*( [^=#:<>{}/$]+){4,}\Z")
+# Without them, or with their arguments the other way round, nothing else comes out.
+PLAIN_CALLS = frozenset({"bool", "frozenset"})
+SYMMETRIC_CALLS = frozenset({"max", "min"})
 KEPT_DECORATORS = frozenset({"overload", "staticmethod", "contextmanager", "property"})
 
 
@@ -368,11 +371,12 @@ class _Finder:
 
     def _call(self, node: ast.Call) -> Iterator[Change]:
         arguments, keywords = node.args, node.keywords
-        if len(arguments) == 1 and not keywords and isinstance(node.func, ast.Name):
+        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        if len(arguments) == 1 and not keywords and name not in {"", *PLAIN_CALLS}:
             yield self._replace("call removed", node, f"({self._text(arguments[0])})")
         if isinstance(node.func, ast.Attribute) and len(arguments) < 3 and not keywords:
             yield self._replace("call removed", node, self._text(node.func.value))
-        for left, right in pairwise(arguments):
+        for left, right in pairwise(arguments) if name not in SYMMETRIC_CALLS else ():
             text = self._source[self._span(left)[1] : self._span(right)[0]].decode()
             swapped = self._text(right) + text + self._text(left)
             yield "arguments swapped", self._span(left)[0], self._span(right)[1], swapped

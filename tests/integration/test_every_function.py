@@ -207,6 +207,36 @@ def test_an_attempt_to_charge_that_fails_is_counted(world: World, capsys: pytest
     assert counted(capsys) == {"PaymentAttemptFailed": [1]}
 
 
+# ---- Services
+
+
+@pytest.mark.parametrize(
+    ("name", "attribute", "service"),
+    [
+        ("capture_failure", "_sqs", "sqs"),
+        ("capture_failure", "_streams", "dynamodb-streams"),
+        ("capture_failure", "_workflows", "sfn"),
+        ("issue_receipt", "_s3", "s3"),
+        ("notify_customer", "_sqs", "sqs"),
+        ("publish_events", "_events", "eventbridge"),
+        ("publish_events", "_sqs", "sqs"),
+        ("ship_order", "_sqs", "sqs"),
+        ("ship_order", "_workflows", "sfn"),
+        ("sweep_orders", "_workflows", "sfn"),
+    ],
+)
+def test_each_function_talks_to_the_service_that_it_means(name: str, attribute: str, service: str) -> None:
+    client = getattr(function(name), attribute)
+    assert client.meta.service_model.service_id.hyphenize() == service
+
+
+@pytest.mark.parametrize("name", ["capture_failure", "sweep_orders"])
+def test_the_inbox_has_table_and_bucket(name: str) -> None:
+    inbox = function(name)._failures
+    services = [client.meta.service_model.service_id.hyphenize() for client in (inbox._client, inbox._s3)]
+    assert services == ["dynamodb", "s3"]
+
+
 # ---- Before the snapshot
 
 

@@ -81,8 +81,8 @@ def pointer(first: int, last: int) -> dict[str, Any]:
 
 
 def change(number: int, before: int | None = None, after: int | None = 1, event: str = "INSERT") -> dict[str, Any]:
-    def image(version: int) -> dict[str, Any]:
-        return to_item({"orderId": f"order-{number}", "version": version})
+    def image(version: int, timeline: list[str]) -> dict[str, Any]:
+        return to_item({"orderId": f"order-{number}", "version": version, "timeline": timeline})
 
     return {
         "eventName": event,
@@ -90,8 +90,8 @@ def change(number: int, before: int | None = None, after: int | None = 1, event:
             "ApproximateCreationDateTime": datetime.datetime(2026, 11, 21, tzinfo=datetime.UTC),
             "Keys": to_item({"customerId": "c", "orderId": f"order-{number}"}),
             "SequenceNumber": sequence(number),
-            **({"OldImage": image(before)} if before else {}),
-            **({"NewImage": image(after)} if after else {}),
+            **({"OldImage": image(before, ["one"])} if before else {}),
+            **({"NewImage": image(after, ["one", "two"])} if after else {}),
         },
     }
 
@@ -135,7 +135,8 @@ def test_a_pointer_is_read_from_its_first_record_to_its_last(stream: Stubber, in
     (record,) = [record for record in records(inbox) if record.order_id == "order-8"]
     assert (record.error_name, record.attempts) == ("RetryAttemptsExhausted", 101)
     assert record.occurrence == pointer(8, 11)["requestContext"]["requestId"]
-    assert json.loads(record.payload or "")["dynamodb"]["ApproximateCreationDateTime"] == 1795219200
+    created = json.loads(record.payload or "")["dynamodb"]["ApproximateCreationDateTime"]
+    assert (created, type(created)) == (1795219200, int)
 
 
 def test_a_gap_at_the_batchs_end_does_not_take_healthy_records_along(stream: Stubber, inbox: FailuresTable) -> None:
@@ -174,8 +175,9 @@ def test_a_stream_without_an_end_is_given_up(stream: Stubber, inbox: FailuresTab
         (change(8, before=1, after=2, event="MODIFY"), True),
         (change(8, before=2, after=2, event="MODIFY"), False),
         (change(8, before=2, after=None, event="REMOVE"), False),
+        (change(8, before=None, after=None, event="MODIFY"), True),
     ],
-    ids=["a new order", "another status", "a note", "a removal"],
+    ids=["a new order", "another status", "a note", "a removal", "nobody knows what"],
 )
 def test_only_what_would_have_been_an_event_is_lost(
     stream: Stubber, inbox: FailuresTable, record: dict[str, Any], says_something: bool
@@ -187,6 +189,27 @@ def test_only_what_would_have_been_an_event_is_lost(
 
     assert (only(inbox).order_id == "order-8") is says_something
     assert (only(inbox).note is None) is says_something
+
+
+@pytest.mark.parametrize("error", ["LimitExceededException", "InternalServerError"])
+def test_a_stream_that_cannot_be_read_just_now_is_read_later(
+    stream: Stubber, inbox: FailuresTable, error: str
+) -> None:
+    stream.add_client_error("get_shard_iterator", error)
+
+    assert invoke("capture_failure", told(pointer(8, 9)))["batchItemFailures"]
+
+    assert records(inbox) == []
+
+
+def test_a_pointer_whose_end_is_no_number_is_kept_with_a_note(stream: Stubber, inbox: FailuresTable) -> None:
+    body = pointer(8, 9)
+    body["DDBStreamBatchInfo"]["endSequenceNumber"] = "the end"
+    expect_iterator(stream, 8)
+
+    assert invoke("capture_failure", told(body)) == {"batchItemFailures": []}
+
+    assert "24 hours" in (only(inbox).note or "")
 
 
 # ---- An execution
@@ -263,6 +286,15 @@ def test_it_is_the_same_failure_as_one_whose_event_had_the_input(workflows: Stub
     assert only(inbox).count == 2
 
 
+def test_an_execution_that_had_no_input_has_none(workflows: Stubber, inbox: FailuresTable) -> None:
+    expect_description(workflows, None)
+    expect_history(workflows)
+
+    invoke("capture_failure", told(ended(input=None)))
+
+    assert only(inbox).payload == ""
+
+
 @pytest.mark.parametrize("error", ["ExecutionDoesNotExist", "InvalidArn"])
 def test_an_execution_that_is_gone_is_captured_as_it_was_told(
     workflows: Stubber, inbox: FailuresTable, error: str
@@ -317,6 +349,37 @@ def test_an_operator_reads_where_an_execution_ended_and_how_often_that_failed(
     assert (record.order_id, record.payload) == ("order-1", INPUT)
 
 
+GAVE_UP = json.dumps({"state": "FulfillOrder", "cause": "no answer"})
+
+
+@pytest.mark.parametrize(
+    ("history", "attempts"),
+    [
+        (["FailStateEntered OrderStuck", "TaskFailed", "TaskFailed", "TaskStateEntered FulfillOrder"], 2),
+        (
+            [
+                "TaskFailed",
+                "TaskStateEntered GiveUp",
+                "TaskTimedOut",
+                "TaskTimedOut",
+                "TaskStateEntered FulfillOrder",
+            ],
+            2,
+        ),
+        (["TaskFailed", "TaskFailed", "TaskStateEntered GiveUp", "TaskFailed"], 1),
+        ([], 1),
+    ],
+)
+def test_a_state_that_the_workflow_itself_names_is_where_it_got_stuck(
+    workflows: Stubber, inbox: FailuresTable, history: list[str], attempts: int
+) -> None:
+    expect_history(workflows, *history)
+
+    invoke("capture_failure", told(ended(error="States.Timeout", cause=GAVE_UP)))
+
+    assert (only(inbox).component, only(inbox).attempts) == ("FulfillOrder", attempts)
+
+
 def test_an_execution_whose_history_cannot_be_read_is_captured_all_the_same(
     workflows: Stubber, inbox: FailuresTable, logs: Logs
 ) -> None:
@@ -347,6 +410,19 @@ def test_a_message_that_cannot_be_captured_comes_again_soon(world: World, monkey
 
     # Once in 2, 4, 8 … seconds, and once in 5 minutes at most.
     assert calls == [{"QueueUrl": f"{QUEUES}/FailuresQueue", "ReceiptHandle": "handle-0", "VisibilityTimeout": 300}]
+
+
+def test_the_wait_is_really_shortened(world: World, logs: Logs) -> None:
+    url = f"{QUEUES}/FailuresQueue"
+    world.sqs.send_message(QueueUrl=url, MessageBody="one")
+    (message,) = world.sqs.receive_message(QueueUrl=url)["Messages"]
+    world.dynamodb.delete_table(TableName="FailuresTable")
+    event = told("one")
+    event["Records"][0]["receiptHandle"] = message["ReceiptHandle"]
+
+    invoke("capture_failure", event)
+
+    assert "visibility timeout not changed" not in [line["message"] for line in logs()]
 
 
 def test_each_failure_is_counted_and_logged_with_whose_it_is(

@@ -241,3 +241,19 @@ def test_the_sweep_counts_what_it_did_for_the_alarms(
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     (counted,) = [line for line in lines if "_aws" in line]
     assert (counted["OrdersRestarted"], counted["OrdersNotRestarted"]) == ([1], [1])
+
+
+def test_the_sweep_waits_for_the_promise_and_for_a_quarter_of_an_hour_of_quiet(
+    world: World, workflows: Workflows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def before(seconds: float) -> str:
+        asked.append(seconds)
+        return timestamp_before(seconds)
+
+    monkeypatch.setattr(function("sweep_orders"), "timestamp_before", before)
+
+    sweep()
+
+    assert asked == [7_500, 900]

@@ -127,7 +127,25 @@ def test_a_record_that_is_no_object_is_kept_and_has_a_name() -> None:
     failure = read({"kind": "UnreadableStreamRecord", "error": ": ", "record": [1]})
 
     assert (failure.error_name, failure.payload, failure.occurrence) == ("Unknown", "[1]", "message-1")
-    assert failure.redrive.action is Action.PUBLISH
+    assert (failure.component, failure.resource_arn, failure.source) == ("unknown", "", {})
+    assert (failure.redrive.action, failure.attempts) == (Action.PUBLISH, 1)
+
+
+@pytest.mark.parametrize(("number", "source"), [({"SequenceNumber": 7}, {"sequenceNumber": "7"}), ({}, {})])
+def test_a_record_whose_texts_are_none_is_kept(number: dict[str, int], source: dict[str, str]) -> None:
+    record = {"eventSourceARN": 8, "dynamodb": number}
+    failure = read({"kind": "UnreadableStreamRecord", "error": "E: e", "record": record})
+
+    assert (failure.resource_arn, failure.source) == ("8", source)
+
+
+def test_an_event_whose_id_is_a_number_is_kept() -> None:
+    assert read({**BUS_EVENT, "id": 7}, attributes=DEAD_LETTER).occurrence == "7"
+
+
+@pytest.mark.parametrize(("cause", "text"), [("7", "7"), ('{"a": 1}', "{'a': 1}"), ("null", "None")])
+def test_a_cause_that_is_no_text_is_told_as_one(cause: str, text: str) -> None:
+    assert read(execution_event(cause=f'{{"state": "X", "cause": {cause}}}')).error_message == text
 
 
 # ---- Which one it is
