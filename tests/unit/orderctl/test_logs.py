@@ -183,6 +183,15 @@ def test_a_traceback_is_shown_whole(there: Target, logs: Logs, run: Run) -> None
     assert "    Traceback\n      File x\n    ValueError: y\n" in run("logs")[1]
 
 
+def test_a_line_break_forges_no_line(there: Target, logs: Logs, run: Run) -> None:
+    forged = "x\n2026-11-21T17:52:34.428Z  ShipOrderFunction  INFO  forged"
+    logs.add("ShipOrder", NOW_MS, entry(forged, reason=forged))
+    logs.add("ShipOrder", NOW_MS, forged)
+    lines = run("logs")[1].splitlines()
+    assert sum("forged" in line for line in lines) == 2
+    assert not any(line.startswith("2026-11-21T17:52:34.428Z") for line in lines)
+
+
 def test_one_component_and_a_time(there: Target, logs: Logs, run: Run) -> None:
     logs.add("ShipOrder", NOW_MS, entry("shipped"))
     logs.add("ProcessPayment", NOW_MS, entry("paid"))
