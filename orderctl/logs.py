@@ -279,14 +279,17 @@ def _show(line: Line) -> None:
     colour = COLOURS.get(line.level)
     level = f"[{colour}]{escape(line.level)}[/]" if colour else escape(line.level)
     fields = "  ".join(f"{name}={_short(value)}" for name, value in line.fields.items() if name not in NOT_SHOWN)
-    message = escape(str(line.fields.get("message", "")))
+    # Only a line's beginning begins a line: nobody forges another one with a line break.
+    message = escape(str(line.fields.get("message", "")).replace("\n", "\n    "))
     console.out.print(f"{line.at}  {escape(line.component)}  {level}  {message}  [dim]{escape(fields)}[/]")
     if trace := line.fields.get("exception"):
         console.out.print("".join(f"    {each}\n" for each in str(trace).splitlines()), end="", markup=False)
 
 
 def _short(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    return (
+        value.replace("\n", "\\n") if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    )
 
 
 def _show_json(line: Line) -> None:

@@ -150,11 +150,10 @@ def tables_named(target: Target) -> Iterator[None]:
             raise
         raise Stop(
             Exit.NO_TARGET,
-            f"{target.name} has no table {', '.join(missing)}: {error.operation_name} found none.",
-            "Look at the stack in CloudFormation; a table that was deleted by hand comes back by deploying the stack "
-            "anew or from a backup (docs/deploying.md)."
+            f"The {target.name} has no table {', '.join(missing)}: {error.operation_name} found none.",
+            "Restore it under the same name from its backup: DynamoDB keeps one of a deleted table for 35 days."
             if target.local is None
-            else f"Start the local cloud anew: {target.command('down')}; {target.command('up')}",
+            else f"Start the local cloud anew: {target.command('down')}; {target.command('up --fresh')}",
         ) from error
 
 

@@ -117,8 +117,8 @@ def test_a_missing_table_is_named(world: World, there: Target, run: Run) -> None
     for command in (["failures", "list"], ["failures", "show", FIRST], ["explain", "694e228d"]):
         code, _, said = run(*command)
         assert code == Exit.NO_TARGET, command
-        assert "FailuresTable" in said
-        assert "deploy" in said
+        assert "has no table FailuresTable" in said
+        assert "Restore it" in said
 
 
 # ---- Prefixes ----------------------------------------------------------------------------------------------------

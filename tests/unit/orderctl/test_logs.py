@@ -20,7 +20,10 @@ from tests.unit.orderctl.test_console import HOSTILE, obeyed_in
 
 MINE = "694e228d-8218-51d2-a18e-3e00fd0aa7a7"
 OTHER = "11aa22bb-8218-51d2-a18e-3e00fd0aa7a7"
-NOW_MS = int(time.time() * 1000)
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def entry(message: str, order_id: str | None = MINE, **fields: Any) -> dict[str, Any]:
@@ -66,12 +69,12 @@ def test_two_customers_with_one_correlation_id_are_kept_apart(
 ) -> None:
     # GIVEN an order that was declined, and somebody else's with the same correlation id that was shipped
     world.store(an_order(order_id=OTHER, customer_id="bob", correlation_id="shared"))
-    logs.add("AcceptOrder", NOW_MS, entry("order accepted"))
-    logs.add("ProcessPayment", NOW_MS, entry("payment declined"))
-    logs.add("ProcessPayment", NOW_MS, entry("order paid", OTHER))
-    logs.add("ShipOrder", NOW_MS, entry("order shipped", OTHER))
-    logs.add("ShipOrder", NOW_MS, entry(f"before {MINE} came", OTHER))
-    logs.add("AcceptOrder", NOW_MS, entry("order refused", None))  # bob's, too
+    logs.add("AcceptOrder", now_ms(), entry("order accepted"))
+    logs.add("ProcessPayment", now_ms(), entry("payment declined"))
+    logs.add("ProcessPayment", now_ms(), entry("order paid", OTHER))
+    logs.add("ShipOrder", now_ms(), entry("order shipped", OTHER))
+    logs.add("ShipOrder", now_ms(), entry(f"before {MINE} came", OTHER))
+    logs.add("AcceptOrder", now_ms(), entry("order refused", None))  # bob's, too
 
     # WHEN the first one is asked about
     for command in (["explain", MINE], ["explain", MINE, "--json"], ["logs", "--order", MINE]):
@@ -85,8 +88,8 @@ def test_two_customers_with_one_correlation_id_are_kept_apart(
 
 
 def test_explain_without_logs_asks_only_the_sweep(there: Target, logs: Logs, order: Order, run: Run) -> None:
-    logs.add("AcceptOrder", NOW_MS, entry("order accepted"))
-    logs.add("SweepOrders", NOW_MS, entry("order restarted", execution=f"{MINE}-sweep-1"))
+    logs.add("AcceptOrder", now_ms(), entry("order accepted"))
+    logs.add("SweepOrders", now_ms(), entry("order restarted", execution=f"{MINE}-sweep-1"))
     _, shown, _ = run("explain", MINE, "--no-logs")
     assert "order accepted" not in shown
     assert "order restarted" not in shown
@@ -100,7 +103,7 @@ def test_a_restart_by_the_sweep_is_found_whatever_promise_it_was_asked_to_keep(
     # GIVEN an order that the runbook's sweep, with a promise of 600 s, restarted after half an hour
     world.store(an_order(order_id=MINE, placed_at=timestamp_before(1900)))
     there._clients["stepfunctions"] = Workflows(f"{MINE}-sweep-3")
-    logs.add("SweepOrders", NOW_MS, entry("order restarted", execution=f"{MINE}-sweep-3", level="WARNING"))
+    logs.add("SweepOrders", now_ms(), entry("order restarted", execution=f"{MINE}-sweep-3", level="WARNING"))
 
     # WHEN it is explained
     _, shown, _ = run("explain", MINE, "--json", *option)
@@ -129,8 +132,8 @@ def test_the_workflows_lines_are_found_by_the_orders_executions(
         ExpressionAttributeValues={":arn": {"S": f"{prefix}:mine"}},
     )
     failed = {"type": "TaskFailed", "details": {"error": "Boom", "cause": "why"}}
-    logs.add("OrderWorkflow", NOW_MS, {**failed, "execution_arn": f"{prefix}:mine"})
-    logs.add("OrderWorkflow", NOW_MS, {**failed, "execution_arn": f"{prefix}:mine-not"})
+    logs.add("OrderWorkflow", now_ms(), {**failed, "execution_arn": f"{prefix}:mine"})
+    logs.add("OrderWorkflow", now_ms(), {**failed, "execution_arn": f"{prefix}:mine-not"})
 
     _, shown, _ = run("logs", "--order", MINE, "--json")
 
@@ -143,9 +146,9 @@ def test_the_workflows_lines_are_found_by_the_orders_executions(
 
 def test_lines_of_all_components_come_in_the_order_of_time(there: Target, logs: Logs, run: Run) -> None:
     # GIVEN lines whose own time is earlier than when they arrived, as where a function's lines come at its end
-    logs.add("ShipOrder", NOW_MS, entry("first", timestamp="2026-11-21 17:52:34,428+0000"))
-    logs.add("AcceptOrder", NOW_MS, entry("third", timestamp="2026-11-21 17:52:34,430+0000"))
-    logs.add("ProcessPayment", NOW_MS, entry("second", timestamp="2026-11-21 17:52:34,429+0000"))
+    logs.add("ShipOrder", now_ms(), entry("first", timestamp="2026-11-21 17:52:34,428+0000"))
+    logs.add("AcceptOrder", now_ms(), entry("third", timestamp="2026-11-21 17:52:34,430+0000"))
+    logs.add("ProcessPayment", now_ms(), entry("second", timestamp="2026-11-21 17:52:34,429+0000"))
     code, shown, _ = run("logs")
     assert code == 0
     assert [line.split()[3] for line in shown.splitlines()] == ["first", "second", "third"]
@@ -167,27 +170,38 @@ def test_lines_of_all_components_come_in_the_order_of_time(there: Target, logs: 
 def test_what_lambda_and_the_metrics_write_is_left_out(
     there: Target, logs: Logs, run: Run, message: str | dict[str, Any]
 ) -> None:
-    logs.add("ShipOrder", NOW_MS, message)
+    logs.add("ShipOrder", now_ms(), message)
     assert run("logs") == (0, "", "")
 
 
 @pytest.mark.parametrize("message", ["Task timed out after 30 s", "[1, 2]", "{broken", "null"])
 def test_a_line_that_is_no_object_is_shown_as_it_is(there: Target, logs: Logs, run: Run, message: str) -> None:
-    logs.add("ShipOrder", NOW_MS, message)
+    logs.add("ShipOrder", now_ms(), message)
     _, shown, _ = run("logs", "--json")
     assert json.loads(shown)["message"] == message
 
 
 def test_a_traceback_is_shown_whole(there: Target, logs: Logs, run: Run) -> None:
-    logs.add("ShipOrder", NOW_MS, entry("failed", exception="Traceback\n  File x\nValueError: y", exception_name="V"))
+    logs.add(
+        "ShipOrder", now_ms(), entry("failed", exception="Traceback\n  File x\nValueError: y", exception_name="V")
+    )
     assert "    Traceback\n      File x\n    ValueError: y\n" in run("logs")[1]
 
 
+def test_a_line_break_forges_no_line(there: Target, logs: Logs, run: Run) -> None:
+    forged = "x\n2026-11-21T17:52:34.428Z  ShipOrderFunction  INFO  forged"
+    logs.add("ShipOrder", now_ms(), entry(forged, reason=forged))
+    logs.add("ShipOrder", now_ms(), forged)
+    lines = run("logs")[1].splitlines()
+    assert sum("forged" in line for line in lines) == 2
+    assert not any(line.startswith("2026-11-21T17:52:34.428Z") for line in lines)
+
+
 def test_one_component_and_a_time(there: Target, logs: Logs, run: Run) -> None:
-    logs.add("ShipOrder", NOW_MS, entry("shipped"))
-    logs.add("ProcessPayment", NOW_MS, entry("paid"))
-    logs.add("ProcessPayment", NOW_MS - 1_800_000, entry("paid earlier"))
-    logs.add("ProcessPayment", NOW_MS - 7_200_000, entry("paid long ago"))
+    logs.add("ShipOrder", now_ms(), entry("shipped"))
+    logs.add("ProcessPayment", now_ms(), entry("paid"))
+    logs.add("ProcessPayment", now_ms() - 1_800_000, entry("paid earlier"))
+    logs.add("ProcessPayment", now_ms() - 7_200_000, entry("paid long ago"))
     assert "shipped" not in run("logs", "--component", "processpayment")[1]
     assert "paid earlier" in run("logs")[1]
     assert "paid earlier" not in run("logs", "--since", "15m")[1]
@@ -209,9 +223,9 @@ def test_what_logs_can_not_do(there: Target, run: Run, arguments: list[str], cod
 
 def test_a_hostile_line_reaches_no_terminal(there: Target, logs: Logs, order: Order, run: Run) -> None:
     hostile = entry(HOSTILE, level=HOSTILE, exception=HOSTILE, exception_name=HOSTILE, **{HOSTILE: HOSTILE})
-    logs.add("ShipOrder", NOW_MS, {**hostile, "level": "ERROR"})
-    logs.add("ShipOrder", NOW_MS, hostile)
-    logs.add("ShipOrder", NOW_MS, f"{HOSTILE} {MINE}")
+    logs.add("ShipOrder", now_ms(), {**hostile, "level": "ERROR"})
+    logs.add("ShipOrder", now_ms(), hostile)
+    logs.add("ShipOrder", now_ms(), f"{HOSTILE} {MINE}")
     for command in (["logs"], ["logs", "--json"], ["logs", "--order", MINE], ["explain", MINE]):
         code, shown, said = run(*command)
         assert code == 0
@@ -222,16 +236,17 @@ def test_following_shows_each_line_once_and_ends_well(
     there: Target, logs: Logs, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # GIVEN lines that arrive while they are followed, two of them the same, and one late
-    logs.add("ShipOrder", NOW_MS, entry("first"))
+    now = now_ms()
+    logs.add("ShipOrder", now, entry("first"))
     pauses = itertools.count()
 
     def pause(_: float) -> None:
         match next(pauses):
             case 0:
-                logs.add("ShipOrder", NOW_MS + 1000, entry("second"))
-                logs.add("ShipOrder", NOW_MS + 1000, entry("second"))
+                logs.add("ShipOrder", now + 1000, entry("second"))
+                logs.add("ShipOrder", now + 1000, entry("second"))
             case 1:
-                logs.add("ShipOrder", NOW_MS - 1000, entry("late"))
+                logs.add("ShipOrder", now - 1000, entry("late"))
             case 3:
                 raise Interrupted
 
@@ -280,7 +295,7 @@ def test_a_millisecond_that_fills_a_page_ends(there: Target, logs: Logs, monkeyp
 def test_a_log_group_that_is_gone_is_named_and_left_out(
     there: Target, logs: Logs, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    logs.add("ShipOrder", NOW_MS, entry("shipped"))
+    logs.add("ShipOrder", now_ms(), entry("shipped"))
     real = logs.filter_log_events
 
     def gone(**asked: Any) -> dict[str, Any]:
@@ -302,7 +317,7 @@ def test_explain_fits_eighty_columns_and_loses_nothing(
     there: Target, logs: Logs, order: Order, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(console.out, "width", 80)
-    logs.add("ProcessPayment", NOW_MS, entry("x" * 200))
+    logs.add("ProcessPayment", now_ms(), entry("x" * 200))
     _, shown, _ = run("explain", MINE)
     *page, sentence = shown.rstrip().splitlines()
     assert max(len(line.rstrip()) for line in page) <= 80
