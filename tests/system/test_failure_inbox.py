@@ -228,6 +228,23 @@ def test_a_denied_permission(cloud: Target, api: OrdersApi, inbox: Inbox, under_
     assert charges(cloud, order_id) == 1
 
 
+def test_a_discarded_order_is_never_started_again(cloud: Target, api: OrdersApi, inbox: Inbox) -> None:
+    # GIVEN an order whose event could not start its workflow
+    with without_permission(cloud, resource(cloud, "OrderPlacedRuleRole"), "start-workflow"):
+        order_id = place(api)
+        failure = inbox.wait_for(orderId=order_id, kind="rule-target", status="NEW")
+
+    # WHEN an operator discards the failure
+    (said,) = inbox.run("failures", "discard", failure["failureId"], "--reason", "never mind")
+
+    # THEN the order is undone, and whatever takes it up again leaves it so
+    assert "nothing stays charged or reserved" in said["detail"]
+    inbox.sweep(promiseSeconds=0.1)
+    inbox.run("failures", "redrive", failure["failureId"], code=4)
+    order = ends(cloud, order_id, "FAILED")
+    assert (order["reason"]["code"], charges(cloud, order_id)) == ("Discarded", 0)
+
+
 @contextmanager
 def without_queue(cloud: Target, url: str) -> Iterator[None]:
     """Delete a queue for a while."""
@@ -333,7 +350,7 @@ def test_a_stream_record_that_cannot_be_read(
     ends(cloud, place(api), "FULFILLED")
 
     # WHEN it is sent again without a repair, THEN the operator is told so, and it stays as it was
-    said = inbox.run("failures", "redrive", failure["failureId"], "--wait", "0", code=Exit.NOT_AS_EXPECTED)
+    said = inbox.run("failures", "redrive", failure["failureId"], "--wait", "0", code=5)
     assert "still can't read it" in said["outcomes"][0]["detail"]
     again = inbox.wait_for(failureId=failure["failureId"])
     assert (again["status"], again["count"]) == ("NEW", 1)
