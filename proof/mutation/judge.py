@@ -53,9 +53,9 @@ CHECKS = {
     "fault matrix": ("matrix", "--short"),
     "stories": ("stories", "--examples", "100", "--no-shrink"),
 }
-# A mutant of what runs at import may be noticed anywhere: so much of the tests, those nearest to it first. Measured
-# while every line was recorded, which takes several times as long.
-FAR_S = 30.0
+# A mutant of what runs at import may be noticed anywhere: the quickest tests of its file, those of its importers, and
+# so on. So much of each; measured while every line was recorded, which takes several times as long.
+FAR_S = 15.0
 PYTEST = ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:schemathesis"]
 HANDLERS = "src/orders/functions/"
 NOT_HERE = 98  # exit code of a fork that doesn't know the function
@@ -142,8 +142,8 @@ class Judge:
             chosen.sort(key=lambda test: self._rank(mutant, test))
         if not place.in_function or self._reach.imported.get(mutant.file, set()) & place.lines:
             taken = {test.name for test in chosen}
-            far_s = 0.0
             for layer in dependents()[mutant.file]:
+                far_s = 0.0
                 near = [test for test in self._reach.tests if test.name not in taken and layer & test.lines.keys()]
                 for test in sorted(near, key=lambda test: self._rank(mutant, test)):
                     if far_s + test.seconds > FAR_S:
