@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orderctl import console, hints
+from orderctl import console
 from orderctl.cloud import DEFAULT_NAME
 from orderctl.exits import Exit, Stop
 from orderctl.options import Json, Name, Profile, Region, Stack, Watch, examples, seconds
@@ -102,7 +102,7 @@ def list_failures(
             if not found:
                 narrowed = any((status, component, error, order, older_than, newer_than))
                 return "No failures match." if narrowed else "Nothing is stuck."
-            next_step = hints.command("failures show ID", name=name, stack=stack)
+            next_step = there.command("failures show ID")
             return failures_show.listing(found, more=more, next_step=next_step, fit=watch)
 
         if watch:
@@ -231,7 +231,7 @@ def redrive(
     if as_json:
         console.emit_json(failures_show.run_as_json(run))
     else:
-        failures_show.show_run(run, len(ids), watched_s, hints.command("failures list", name=name, stack=stack))
+        failures_show.show_run(run, len(ids), watched_s, there.command("failures list"))
     _end(run)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orderctl import console, hints, show
+from orderctl import console, show
 from orderctl.cloud import DEFAULT_NAME
 from orderctl.exits import Exit, Stop
 from orderctl.options import Json, Name, OrderId, Password, Profile, Region, Stack, Username, Watch
@@ -69,7 +69,7 @@ def submit(
     if not as_json:
         again = ", the answer to an earlier request with this key" if replayed else ""
         console.out.print(f"{answer.status_code} accepted: order {accepted['orderId']}{again}")
-    explain = hints.command(f"explain {accepted['orderId']}", name=name, stack=stack)
+    explain = there.command(f"explain {accepted['orderId']}")
     if not wait:
         if as_json:
             console.emit_json({**accepted, "replayed": replayed})
@@ -107,7 +107,7 @@ def cancel(
     there = target.choose(stack, name, profile, region)
     whole = prefixes.order_id(there, order_id)
     answer = rest.OrdersApi(there.api_url, signin.token_source(there, username, password)).cancel(whole)
-    look = hints.command("orders" if answer.status_code == 404 else f"explain {whole}", name=name, stack=stack)
+    look = there.command("orders" if answer.status_code == 404 else f"explain {whole}")
     rest.require_success(answer, f"Look with: {look}")
     if as_json:
         console.emit_json(answer.json())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,8 @@ _INDENT = "\n       "  # as console.complain begins its second line
 class Target:
     """A deployed stack: its outputs, its REST address and clients for its region.
 
-    `name` is for people; `local` is set for a local cloud and used only to sign the demo user in.
+    `name` is for people; `local` is set for a local cloud and used only to sign the demo user in. `account` holds the
+    options `profile` and `region`, as far as they were given.
     """
 
     name: str
@@ -26,13 +28,15 @@ class Target:
     session: Any
     endpoint: str | None = None
     local: CloudState | None = None
+    account: dict[str, str] = field(default_factory=dict)
     _clients: dict[str, Any] = field(default_factory=dict)
 
     def command(self, arguments: str) -> str:
         """Return a command line of orderctl for this target, to paste."""
         if self.local:
             return hints.command(arguments, name=self.local.name)
-        return hints.command(arguments, stack=self.name.removeprefix("stack "))
+        account = "".join(f" --{option} {shlex.quote(value)}" for option, value in self.account.items())
+        return hints.command(arguments, stack=self.name.removeprefix("stack ")) + account
 
     def client(self, service: str) -> Any:
         """Return the boto3 client for a service, made once."""
@@ -156,6 +160,7 @@ def aws_target(stack: str, profile: str | None, region: str | None) -> Target:
         outputs=outputs,
         api_url=outputs.get("ApiUrl", "").rstrip("/"),
         session=session,
+        account={option: given for option, given in (("profile", profile), ("region", region)) if given},
     )
 
 
