@@ -108,7 +108,7 @@ class Judge:
         text = mutant.applied(source)
         if tests:
             names = [test.name for test in tests]
-            limit_s = 30 + 5 * sum(test.seconds for test in tests)
+            limit_s = min(20 + 2 * sum(test.seconds for test in tests), 90)
             place = places(source)(mutant.line)
             code: int | None = NOT_HERE
             by = ""

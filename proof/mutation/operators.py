@@ -232,6 +232,8 @@ class _Finder:
                         yield from self._expression(part)
                     case ast.pattern():
                         yield from self._pattern(part)
+                    case ast.keyword(arg=str(keyword)) if keyword in UNSEEN_KEYWORDS:
+                        continue
                     case ast.AST():
                         yield from self._parts(part)
 

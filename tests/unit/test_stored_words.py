@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from orders import failures
+from orders.failure_messages import component_of
 from orders.failures import Action, FailureRecord, HistoryEntry, Kind, Redrive, Status
 from tests.unit.test_failure_messages import BUS_EVENT, DEAD_LETTER, read
 
@@ -119,3 +120,11 @@ def test_texts_are_cut_to_what_indexes_and_items_take() -> None:
     texts = (failure.component, failure.resource_arn, failure.occurrence, failure.source["rule"])
     assert [len(text) for text in texts] == [128, 2_048, 256, 2_048]
     assert failure.redrive.to == long  # whole: it is where the payload goes
+
+
+def test_a_text_that_cannot_be_stored_is_stored_as_far_as_it_can() -> None:
+    assert read("{}", attributes={**DEAD_LETTER, "ERROR_MESSAGE": "a\ud800b"}).error_message == "a?b"
+
+
+def test_a_name_that_is_no_arn_stays_whole() -> None:
+    assert component_of("no:arn/at:all") == "no:arn/at:all"

@@ -1,0 +1,76 @@
+"""How long a claim lives, how much a record remembers, and what is told of more."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from orders import failures, failures_table
+from orders.failures import FailureRecord, NotAllowed, Status
+from orders.failures_table import FailuresTable
+from tests.integration.test_inbox_claims import captured, inbox, record_of
+from tests.integration.world import World
+
+__all__ = ["inbox"]  # a fixture
+
+NOW = "2026-11-21T12:00:00.000Z"
+
+
+def test_a_claim_lives_for_two_minutes_to_the_last_millisecond(
+    inbox: FailuresTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def before(seconds: float) -> str:
+        asked.append(seconds)
+        return NOW
+
+    monkeypatch.setattr(failures_table, "timestamp", lambda: NOW)
+    claim = inbox.claim(captured(inbox).failure_id, by="ada")
+    monkeypatch.setattr(failures_table, "timestamp_before", before)
+
+    with pytest.raises(NotAllowed, match="just now"):
+        inbox.claim(claim.failure_id, by="bob")
+    assert asked == [120]
+
+
+def test_a_claim_without_a_time_is_nobodys_to_take(inbox: FailuresTable, world: World) -> None:
+    record = msgspec.structs.replace(captured(inbox), status=Status.REDRIVEN, claimed_by="ada")
+    world.put("FailuresTable", **msgspec.to_builtins(record))
+
+    with pytest.raises(NotAllowed):
+        inbox.claim(record.failure_id, by="bob")
+
+
+def test_a_record_remembers_its_latest_fifty(inbox: FailuresTable) -> None:
+    record = captured(inbox)
+    for number in range(60):
+        failure = msgspec.structs.replace(record, occurrence=f"request {number}")
+        record = failures.seen_again(record, failure, at=NOW, message_id=f"message {number}")
+
+    last = [f"request {number}" for number in range(10, 60)]
+    assert record.occurrences == last
+    assert record.message_ids == [each.replace("request", "message") for each in last]
+    assert len(record.history) == 50
+
+
+def test_who_looks_ten_times_in_vain_gives_up(inbox: FailuresTable) -> None:
+    failure_id = captured(inbox).failure_id
+    looked: list[FailureRecord] = []
+
+    def meanwhile(record: FailureRecord) -> FailureRecord:
+        looked.append(record)
+        inbox.change(failure_id, lambda each: msgspec.structs.replace(each, count=each.count + 1))
+        return msgspec.structs.replace(record, reason="mine")
+
+    with pytest.raises(failures_table.Contended):
+        inbox.change(failure_id, meanwhile)
+    assert len(looked) == 10
+    assert record_of(inbox, looked[0]).count == 11
+
+
+def test_releasing_says_by_whom_though_nobody_is_named(inbox: FailuresTable) -> None:
+    record = captured(inbox)
+
+    for changed in (failures.sent(record, at=NOW, detail="d"), failures.released(record, at=NOW, detail="d")):
+        assert changed.history[-1].by == "?"
