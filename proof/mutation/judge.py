@@ -142,9 +142,14 @@ class Judge:
             chosen.sort(key=lambda test: self._rank(mutant, test))
         if not place.in_function or self._reach.imported.get(mutant.file, set()) & place.lines:
             taken = {test.name for test in chosen}
-            for layer in dependents()[mutant.file]:
+            # Last those that call nothing of ours: they only look at what is stored, or at constants.
+            for layer in [*dependents()[mutant.file], set[str]()]:
                 far_s = 0.0
-                near = [test for test in self._reach.tests if test.name not in taken and layer & test.lines.keys()]
+                near = [
+                    test
+                    for test in self._reach.tests
+                    if test.name not in taken and (layer & test.lines.keys() or not (layer or test.lines))
+                ]
                 for test in sorted(near, key=lambda test: self._rank(mutant, test)):
                     if far_s + test.seconds > FAR_S:
                         break
