@@ -446,3 +446,9 @@ def metric(capsys: pytest.CaptureFixture[str], name: str) -> list[float]:
     """The values of a metric in what was printed."""
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     return [value for line in lines if "_aws" in line for value in line.get(name, [])]
+
+
+def test_an_execution_without_a_name_is_captured_all_the_same(inbox: FailuresTable) -> None:
+    assert invoke("capture_failure", told(ended(input=None, executionArn=""))) == {"batchItemFailures": []}
+
+    assert only(inbox).error_name == "States.Timeout"

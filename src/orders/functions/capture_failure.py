@@ -131,7 +131,9 @@ def _says_something(record: dict[str, Any]) -> bool:
 
 def _execution(failure: Failure) -> Failure:
     """The failure with the input, if the event was too small for it, and the state that the execution ended in."""
-    execution_arn = failure.source["executionArn"]
+    execution_arn = failure.source.get("executionArn")
+    if execution_arn is None:
+        return failure
     if not failure.payload:
         try:
             found = _workflows.describe_execution(executionArn=execution_arn)
