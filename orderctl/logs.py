@@ -21,7 +21,6 @@ from orderctl.options import Name, Profile, Region, Stack, seconds
 if TYPE_CHECKING:
     from orderctl.target import Target
 
-MOST_EVENTS = 10_000  # FilterLogEvents gives no more at once
 POLL_S = 2.0
 LATE_MS = 30_000  # a followed line may arrive this much later than its time says
 WORKFLOW = "OrderWorkflow"
@@ -194,39 +193,21 @@ def _followed(read: Read, start_ms: int) -> Iterator[Line]:
 def events(
     there: Target, group: str, pattern: str, start_ms: int, end_ms: int | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Yield every event of a log group that fits the filter pattern, from one time on, up to another if there is one.
-
-    AWS continues a full page with a token. The local cloud gives none: there a full page is continued from the time
-    of its last event.
-    """
+    """Yield every event of a log group that fits the filter pattern, from one time to another, or to the end."""
     client = there.client("logs")
-    asked: dict[str, Any] = {"logGroupName": group, **({"filterPattern": pattern} if pattern else {})}
-    if end_ms is not None:
-        asked["endTime"] = end_ms
-    position: dict[str, Any] = {"startTime": start_ms}
-    seen: set[str] = set()  # of the last event's millisecond
+    asked: dict[str, Any] = {"logGroupName": group, "startTime": start_ms}
+    asked |= {"filterPattern": pattern} if pattern else {}
+    asked |= {"endTime": end_ms} if end_ms is not None else {}
     while True:
         try:
-            page = client.filter_log_events(**asked, **position)
+            page = client.filter_log_events(**asked)
         except client.exceptions.ResourceNotFoundException:
             console.say(f"There is no log group {group}.")
             return
-        for event in page["events"]:
-            if _identity(event) not in seen:
-                yield event
-        if "nextToken" in page:
-            position["nextToken"] = page["nextToken"]
-            continue
-        if len(page["events"]) < MOST_EVENTS:
+        yield from page["events"]
+        if "nextToken" not in page:
             return
-        last_ms = page["events"][-1]["timestamp"]
-        # A millisecond that fills a page can't be continued from: what comes after it can.
-        position = {"startTime": last_ms + 1 if last_ms == position["startTime"] else last_ms}
-        seen = {_identity(event) for event in page["events"] if event["timestamp"] == last_ms}
-
-
-def _identity(event: dict[str, Any]) -> str:
-    return str(event.get("eventId") or (event.get("logStreamName"), event["timestamp"], event["message"]))
+        asked["nextToken"] = page["nextToken"]
 
 
 def _lines(component: str, found: Iterable[dict[str, Any]]) -> Iterator[Line]:

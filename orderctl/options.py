@@ -15,7 +15,9 @@ from orderctl.exits import Exit, Stop
 Name = Annotated[str, typer.Option("--name", help="Which local cloud.", envvar="ORDERCTL_NAME")]
 Port = Annotated[
     int | None,
-    typer.Option(min=1, max=65535, help=f"Port on 127.0.0.1 to start it on (default {DEFAULT_PORT})."),
+    typer.Option(
+        min=1, max=65535, help=f"Port on 127.0.0.1 (default: the one of last time, at first {DEFAULT_PORT})."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write the result as JSON to stdout.")]
 Stack = Annotated[

@@ -31,10 +31,9 @@ COMPONENTS = ("AcceptOrder", "PublishEvents", "ProcessPayment", "ShipOrder", "Sw
 
 @dataclass
 class Logs:
-    """CloudWatch Logs: FilterLogEvents page by page, with tokens as on AWS, or without as the local cloud does."""
+    """CloudWatch Logs: FilterLogEvents page by page."""
 
     most: int = 10_000
-    tokens: bool = True
     groups: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     calls: int = 0
 
@@ -64,7 +63,7 @@ class Logs:
         fitting = [e for e in known if startTime <= e["timestamp"] <= endTime and phrase in e["message"]]
         first = int(nextToken)
         page = {"events": fitting[first : first + self.most]}
-        if self.tokens and len(fitting) > first + self.most:
+        if len(fitting) > first + self.most:
             return {**page, "nextToken": str(first + self.most)}
         return page
 
