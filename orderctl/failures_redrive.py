@@ -338,6 +338,11 @@ def give_order_up(there: Target, table: FailuresTable, record: FailureRecord) ->
         order = orders.give_up(customer_id, record.order_id, DISCARDED, only_placed=later_event)
     except LookupError as error:
         return f"{error}, so nothing was undone", None
+    except msgspec.ValidationError as error:
+        raise CannotSend(
+            f"order {record.order_id} is given up, but its item can't be read, so it can't be undone ({error}): "
+            "mend the item or delete it, then discard the failure again"
+        ) from error
     if order.given_up is None:
         if order.status in TERMINAL:
             return f"the order is {order.status}{_and_dropped(record)}", None

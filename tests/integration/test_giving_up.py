@@ -189,6 +189,21 @@ def test_an_undoing_that_cannot_be_started_leaves_the_failure_open_and_the_order
     assert discard_one(there, inbox, failure_id, "ada", "a test").result == "discarded"
 
 
+def test_an_order_whose_item_cannot_be_read_stays_in_the_inbox_until_somebody_mends_it(
+    world: World, there: Target, inbox: FailuresTable, workflows: Workflows
+) -> None:
+    order = world.store(an_order())
+    failure_id = a_failure_of(world, order, WAITED_FOR["an event that was never published"])
+    world.put("OrdersTable", **{**msgspec.to_builtins(order), "lines": "broken"})
+
+    outcome = discard_one(there, inbox, failure_id, "ada", "a test")
+
+    assert (outcome.result, "mend the item" in outcome.detail) == ("failed", True)
+    assert (status_of(inbox, failure_id), workflows.started) == (Status.NEW, {})
+    world.store(order)
+    assert discard_one(there, inbox, failure_id, "ada", "a test").result == "discarded"
+
+
 def test_a_given_up_order_is_not_paid(world: World) -> None:
     order = world.store(an_order(status=model.Status.RESERVED, given_up=DISCARDED))
 
