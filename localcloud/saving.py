@@ -53,7 +53,7 @@ def install(settings: Settings) -> None:
     """Have MiniStack save all services or none, and load all or none; and give an API the same id each time."""
     from ministack import app  # noqa: PLC0415 - reads the environment when imported
     from ministack.core import persistence  # noqa: PLC0415
-    from ministack.services import apigateway_v1  # noqa: PLC0415
+    from ministack.services import apigateway_v1, stepfunctions  # noqa: PLC0415
 
     from localcloud.corrections.lambda_environments import ExecutionEnvironment  # noqa: PLC0415
 
@@ -62,7 +62,9 @@ def install(settings: Settings) -> None:
     live, read_state = settings.live_dir, internal(persistence, "load_state")
 
     def save_all(services: dict[str, Callable[[], Any]]) -> None:
-        # What functions do while the services are saved one after the other would be in some of them only.
+        # What functions do while the services are saved one after the other would be in some of them only. To the
+        # executions under way that is no failure of theirs: whoever starts the cloud again takes them up.
+        replace(stepfunctions, "_emit_execution_status_event", lambda _execution: None)
         ExecutionEnvironment.stop_all()
         (live / "state").mkdir(parents=True, exist_ok=True)
         with _no_garbage_collection():

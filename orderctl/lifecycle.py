@@ -38,12 +38,22 @@ def up(
                 cloud.restore(started)
                 console.say(f"Its orders are there as they were at its last stop ({server.local_time(saved)}).")
             _complete(cloud, started)
+            if persist and saved:
+                _take_up_orders(started)
         except BaseException:
             # From the record, because an interruption may come before the start has returned.
             if unfinished := cloud.load():
                 server.stop(cloud, unfinished, save=False)
             raise
         return started, True
+
+
+def _take_up_orders(state: CloudState) -> None:
+    """Have the sweep restart the orders whose workflows ended with the last stop; nobody else works on any order."""
+    there = target.of_state(state)
+    there.client("lambda").invoke(
+        FunctionName=there.output("SweepOrdersFunction"), Payload=b'{"promiseSeconds": 0.001}'
+    )
 
 
 def _empty(cloud: Cloud) -> None:

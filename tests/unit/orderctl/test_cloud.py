@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -388,3 +389,36 @@ def test_what_is_deployed_decides_the_fingerprint(project: Path) -> None:
     before = deployment.fingerprint("python3.13", project)
     (project / "src" / "orders" / "model.py").rename(project / "src" / "orders" / "renamed.py")
     assert deployment.fingerprint("python3.13", project) != before
+
+
+@pytest.mark.parametrize(("saved", "asked"), [(datetime.now(UTC), 1), (None, 0)], ids=["orders", "nothing"])
+def test_orders_that_were_under_way_at_the_last_stop_are_taken_up(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, saved: datetime | None, asked: int
+) -> None:
+    # GIVEN a local cloud that starts with what its last stop has saved
+    started, payloads = state_of(cloud, os.getpid()), []
+
+    class Stack:
+        def output(self, name: str) -> str:
+            return name
+
+        def client(self, _: str) -> Stack:
+            return self
+
+        def invoke(self, *, FunctionName: str, Payload: bytes) -> None:  # noqa: N803
+            assert FunctionName == "SweepOrdersFunction"
+            payloads.append(json.loads(Payload))
+
+    monkeypatch.setattr(Cloud, "saved_at", lambda _: saved)
+    monkeypatch.setattr(Cloud, "restore", lambda *_: None)
+    monkeypatch.setattr(deployment, "local_runtime", lambda: "python3.11")
+    monkeypatch.setattr(server, "start", lambda *_, **__: started)
+    monkeypatch.setattr(server, "wait_until_healthy", lambda *_: None)
+    monkeypatch.setattr(lifecycle, "_complete", lambda *_: None)
+    monkeypatch.setattr(target, "of_state", lambda _: Stack())
+
+    lifecycle.up(cloud, persist=True)
+
+    # THEN the sweep restarts them at once: nobody else works on any order
+    assert len(payloads) == asked
+    assert all(payload["promiseSeconds"] < 1 for payload in payloads)
