@@ -157,7 +157,7 @@ class FailuresTable:
         try:
             self._s3.copy_object(Bucket=self._bucket, Key=new, CopySource={"Bucket": self._bucket, "Key": old})
         except self._s3.exceptions.ClientError as error:
-            if error.response["Error"]["Code"] not in {"NoSuchKey", "404"}:
+            if error.response["Error"]["Code"] != "NoSuchKey":
                 raise
             return None  # somebody else has moved it: then this change is refused; or it is gone: nothing to move
         record.payload_key = new

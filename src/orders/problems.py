@@ -8,14 +8,11 @@ import msgspec
 PROBLEM_JSON = "application/problem+json"
 TITLES = {
     400: "Bad request",
-    401: "Not signed in",
     404: "Not found",
     409: "Conflict",
     413: "Body too large",
     415: "Unsupported media type",
     422: "Unprocessable content",
-    429: "Too many requests",
-    500: "Internal server error",
 }
 MAX_ERRORS = 100  # listed in an answer; a refused body can have tens of thousands
 MAX_ERRORS_LOGGED = 20
