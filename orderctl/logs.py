@@ -82,7 +82,12 @@ def logs(
     profile: Profile = None,
     region: Region = None,
     name: Name = DEFAULT_NAME,
-    as_json: Annotated[bool, typer.Option("--json", help="Write each line as a JSON object on a line.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Write each line as a JSON object on a line; what was logged besides is in `fields`."
+        ),
+    ] = False,
 ) -> None:
     """Show what the functions and the workflow logged, in time order; the log's server filters.
 
@@ -274,4 +279,7 @@ def _short(value: Any) -> str:
 
 
 def _show_json(line: Line) -> None:
-    console.emit_json_line({"at": line.at, "component": line.component, **line.fields})
+    others = {name: value for name, value in line.fields.items() if name not in {"level", "message"}}
+    said = {"level": line.level, "message": line.fields.get("message", "")}
+    # Apart, because a function may log a field called `component` as well.
+    console.emit_json_line({"at": line.at, "component": line.component, **said, "fields": others})

@@ -181,6 +181,16 @@ def test_a_line_that_is_no_object_is_shown_as_it_is(there: Target, logs: Logs, r
     assert json.loads(shown)["message"] == message
 
 
+def test_what_was_logged_overwrites_nothing_that_orderctl_says(there: Target, logs: Logs, run: Run) -> None:
+    logs.add("ShipOrder", now_ms(), entry("failed", component="FulfilmentQueue", at="never", fields="mine"))
+    line = json.loads(run("logs", "--json")[1])
+    assert (line["component"], line["level"], line["message"]) == ("ShipOrderFunction", "INFO", "failed")
+    assert line["at"].startswith("20")
+    logged = line["fields"]
+    assert (logged["component"], logged["at"], logged["fields"]) == ("FulfilmentQueue", "never", "mine")
+    assert logged["order_id"] == MINE
+
+
 def test_a_traceback_is_shown_whole(there: Target, logs: Logs, run: Run) -> None:
     logs.add(
         "ShipOrder", now_ms(), entry("failed", exception="Traceback\n  File x\nValueError: y", exception_name="V")
