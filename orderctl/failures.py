@@ -13,7 +13,7 @@ import typer
 from orderctl import console
 from orderctl.cloud import DEFAULT_NAME
 from orderctl.exits import Exit, Stop
-from orderctl.options import Json, Name, Profile, Region, Stack, Watch, examples, seconds
+from orderctl.options import Json, Name, Profile, Region, Stack, Watch, examples, filled, seconds
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,12 +34,15 @@ Status = Annotated[
     typer.Option(help="NEW, REDRIVEN, RESOLVED, DISCARDED or ALL (default: NEW and REDRIVEN)."),
 ]
 Component = Annotated[
-    str | None, typer.Option(help="Where it failed: a function, queue, state …; part of the name is enough.")
+    str | None,
+    typer.Option(help="Where it failed: a function, queue, state …; part of the name is enough.", callback=filled),
 ]
-Error = Annotated[str | None, typer.Option(help="The error's name; part of it is enough.")]
-Order = Annotated[str | None, typer.Option("--order", help="The order's id, or its start.")]
-OlderThan = Annotated[str | None, typer.Option(help="First seen longer ago than this: 45s, 30m, 2h, 7d.")]
-NewerThan = Annotated[str | None, typer.Option(help="Last seen within this time: 45s, 30m, 2h, 7d.")]
+Error = Annotated[str | None, typer.Option(help="The error's name; part of it is enough.", callback=filled)]
+Order = Annotated[str | None, typer.Option("--order", help="The order's id, or its start.", callback=filled)]
+OlderThan = Annotated[
+    str | None, typer.Option(help="First seen longer ago than this: 45s, 30m, 2h, 7d.", callback=filled)
+]
+NewerThan = Annotated[str | None, typer.Option(help="Last seen within this time: 45s, 30m, 2h, 7d.", callback=filled)]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Failure ids, or their starts.")]
 
 OPEN = ("NEW", "REDRIVEN")

@@ -16,7 +16,7 @@ from rich.markup import escape
 from orderctl import console
 from orderctl.cloud import DEFAULT_NAME
 from orderctl.exits import Exit, Interrupted, Stop
-from orderctl.options import Name, Profile, Region, Stack, seconds
+from orderctl.options import Name, Profile, Region, Stack, filled, seconds
 
 if TYPE_CHECKING:
     from orderctl.target import Target
@@ -68,10 +68,12 @@ class Line:
 def logs(
     *,
     order: Annotated[
-        str | None, typer.Option("--order", help="Only lines about this order: its id, or the start of it.")
+        str | None,
+        typer.Option("--order", help="Only lines about this order: its id, or the start of it.", callback=filled),
     ] = None,
     component: Annotated[
-        str | None, typer.Option(help=f"Only of this function, or {WORKFLOW}; part of the name is enough.")
+        str | None,
+        typer.Option(help=f"Only of this function, or {WORKFLOW}; part of the name is enough.", callback=filled),
     ] = None,
     since: Annotated[
         str | None,
