@@ -300,12 +300,12 @@ def discard(
         table = failures_redrive.open_table(there)
         ids = prefixes.failure_ids(table, failure_ids)
         outcomes = [failures_redrive.discard_one(there, table, each, by, reason) for each in ids]
-        given_up = sum(outcome.order_id is not None for outcome in outcomes)
+        given_up = sum(outcome.given_up for outcome in outcomes)
         if given_up:
             with console.step(f"Undoing {console.count(given_up, 'order')}"):
                 failures_redrive.await_undoing(there, outcomes, UNDOING_S)
     if as_json:
-        console.emit_json([vars(outcome) for outcome in outcomes])
+        console.emit_json([outcome.as_json() for outcome in outcomes])
     for outcome in outcomes:
         if outcome.result != "discarded":
             console.complain(f"{outcome.failure_id}: {outcome.detail}.")

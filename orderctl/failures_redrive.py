@@ -221,13 +221,23 @@ def _start(there: Target, machine_arn: str, name: str, given: str) -> str:
 class Outcome:
     """What became of one failure: "redriven", "resolved", "discarded", "refused" (nothing was sent) or "failed".
 
-    `order_id` names the order that was given up with it.
+    `order_id` is the order that it is about, as far as that is known; `given_up` says that this was given up with it.
     """
 
     failure_id: str
     result: str
     detail: str
     order_id: str | None = None
+    given_up: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as it is shown to a program."""
+        return {
+            "failureId": self.failure_id,
+            "orderId": self.order_id,
+            "result": self.result,
+            "detail": self.detail,
+        }
 
 
 def redrive_one(
@@ -242,12 +252,12 @@ def redrive_one(
         done, settles = send(there, claim, table.payload_of(claim), rules)
     except (CannotSend, ClientError, BotoCoreError, ValueError, LookupError, TypeError) as error:
         table.release(claim, f"{type(error).__name__}: {error}"[:500])
-        return Outcome(failure_id, "failed", str(error))
+        return Outcome(failure_id, "failed", str(error), claim.order_id)
     confirmed = table.confirm(claim, done)
     if settles and confirmed.status is Status.REDRIVEN:
         table.settle(failure_id, Status.RESOLVED, by=by, reason=done, if_version=confirmed.version)
-        return Outcome(failure_id, "resolved", done)
-    return Outcome(failure_id, "redriven", done)
+        return Outcome(failure_id, "resolved", done, claim.order_id)
+    return Outcome(failure_id, "redriven", done, claim.order_id)
 
 
 def discard_one(there: Target, table: FailuresTable, failure_id: str, by: str, reason: str) -> Outcome:
@@ -261,27 +271,29 @@ def discard_one(there: Target, table: FailuresTable, failure_id: str, by: str, r
         return Outcome(failure_id, "refused", "there is no such failure")
     waited_for = order_waits_for(record, there.output("FulfilmentQueueArn"))
     if refusal := _why_not_discarded(record, waited_for):
-        return Outcome(failure_id, "refused", refusal)
-    done, order_id = what_is_dropped(record), None
+        return Outcome(failure_id, "refused", refusal, record.order_id)
+    done, given_up = what_is_dropped(record), False
     try:
         if waited_for:
-            done, order_id = give_order_up(there, table, record)
+            done, given_up = give_order_up(there, table, record)
             reason = f"{reason} ({done})"
         # Whatever else is sent for an order that was given up only undoes it, so nothing has to be waited for.
-        version = None if order_id else record.version
+        version = None if given_up else record.version
         settled = table.settle(failure_id, Status.DISCARDED, by=by, reason=reason, if_version=version)
     except NotAllowed as error:
-        return Outcome(failure_id, "discarded" if order_id else "failed", f"{done}; the failure: {error}", order_id)
+        result = "discarded" if given_up else "failed"
+        return Outcome(failure_id, result, f"{done}; the failure: {error}", record.order_id, given_up)
     except (CannotSend, ClientError, BotoCoreError, Contended) as error:
-        return Outcome(failure_id, "failed", str(error), order_id)
+        return Outcome(failure_id, "failed", str(error), record.order_id, given_up)
     if settled.status is not Status.DISCARDED:
-        return Outcome(failure_id, "failed", f"it changed at this moment and is {settled.status}")
-    return Outcome(failure_id, "discarded", done, order_id)
+        what = f"it changed at this moment and is {settled.status}"
+        return Outcome(failure_id, "failed", what, record.order_id)
+    return Outcome(failure_id, "discarded", done, record.order_id, given_up)
 
 
 def await_undoing(there: Target, outcomes: Iterable[Outcome], timeout_s: float, pause_s: float = 0.5) -> None:
     """Wait until the orders that were given up have ended, and say in each outcome where; or, in time, how far."""
-    waiting = [outcome for outcome in outcomes if outcome.order_id and outcome.result == "discarded"]
+    waiting = [outcome for outcome in outcomes if outcome.given_up and outcome.result == "discarded"]
     deadline = time.monotonic() + timeout_s
     while waiting:
         for outcome in list(waiting):
@@ -321,23 +333,23 @@ def what_is_dropped(record: FailureRecord) -> str:
     return DROPPED.get(component_of(record.redrive.to), "nothing needed to be undone")
 
 
-def give_order_up(there: Target, table: FailuresTable, record: FailureRecord) -> tuple[str, str | None]:
+def give_order_up(there: Target, table: FailuresTable, record: FailureRecord) -> tuple[str, bool]:
     """Mark the order that waits for a failure and start its undoing.
 
-    Returns what was done, and the order's id if it is given up. Raises CannotSend if the undoing can't be started.
+    Returns what was done, and whether the order is given up. Raises CannotSend if the undoing can't be started.
     """
     customer_id = record.customer_id
     if record.order_id and customer_id is None:
         found = records.find_order(there, record.order_id)
         customer_id = found["customerId"] if found else None
     if record.order_id is None or customer_id is None:
-        return "it names no order that is in the table, so nothing was undone", None
+        return "it names no order that is in the table, so nothing was undone", False
     orders = OrdersTable(there.client("dynamodb"), there.output("OrdersTable"), there.output("CatalogueTable"))
     later_event = record.redrive.action is Action.PUBLISH and not _says_placed(table.payload_of(record))
     try:
         order = orders.give_up(customer_id, record.order_id, DISCARDED, only_placed=later_event)
     except LookupError as error:
-        return f"{error}, so nothing was undone", None
+        return f"{error}, so nothing was undone", False
     except msgspec.ValidationError as error:
         raise CannotSend(
             f"order {record.order_id} is given up, but its item can't be read, so it can't be undone ({error}): "
@@ -345,10 +357,10 @@ def give_order_up(there: Target, table: FailuresTable, record: FailureRecord) ->
         ) from error
     if order.given_up is None:
         if order.status in TERMINAL:
-            return f"the order is {order.status}{_and_dropped(record)}", None
-        return f"the order is {order.status} and goes on{_and_dropped(record)}", None
+            return f"the order is {order.status}{_and_dropped(record)}", False
+        return f"the order is {order.status} and goes on{_and_dropped(record)}", False
     if order.status in TERMINAL:
-        return undoing_of(order), order.order_id
+        return undoing_of(order), True
     name = execution_name(record, "undo")
     try:
         started = _start(there, there.output("StateMachineArn"), name, _undo_input(order))
@@ -357,7 +369,7 @@ def give_order_up(there: Target, table: FailuresTable, record: FailureRecord) ->
             f"order {order.order_id} is given up, but its undoing could not be started ({error}): "
             "discard the failure again, or wait for the sweep"
         ) from error
-    return f"the order is given up and is being undone: {started}", order.order_id
+    return f"the order is given up and is being undone: {started}", True
 
 
 def _and_dropped(record: FailureRecord) -> str:

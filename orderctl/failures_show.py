@@ -171,7 +171,7 @@ def run_as_json(run: Run) -> dict[str, Any]:
         "failed": run.count("failed"),
         "cameBack": run.came_back,
         "stopped": run.stopped or None,
-        "outcomes": [vars(outcome) for outcome in run.outcomes],
+        "outcomes": [outcome.as_json() for outcome in run.outcomes],
     }
 
 

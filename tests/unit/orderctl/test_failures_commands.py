@@ -274,11 +274,13 @@ def test_a_redrive_sends_once(world: World, inbox: FailuresTable, run: Run) -> N
 
 
 def test_a_redrive_as_json(world: World, inbox: FailuresTable, run: Run) -> None:
-    store_failure(world, FIRST)
+    store_failure(world, FIRST, order_id=ORDER)
     code, shown, _ = run("failures", "redrive", "--all", "--wait", "0", "--json")
     found = json.loads(shown)
     assert (code, found["redriven"], found["cameBack"], found["stopped"]) == (0, 1, 0, None)
-    assert found["outcomes"][0]["failure_id"] == FIRST
+    (outcome,) = found["outcomes"]
+    assert outcome.pop("detail").startswith("sent to queue NotificationsQueue")
+    assert outcome == {"failureId": FIRST, "orderId": ORDER, "result": "redriven"}
 
 
 def test_a_dry_run_sends_nothing(world: World, inbox: FailuresTable, run: Run) -> None:
@@ -372,7 +374,9 @@ def test_a_discard_as_json(world: World, inbox: FailuresTable, run: Run) -> None
     store_failure(world, FIRST)
     code, shown, _ = run("failures", "discard", FIRST, "f" * 20, "--reason", "x", "--json")
     assert code == Exit.REFUSED
-    assert [each["result"] for each in json.loads(shown)] == ["discarded", "refused"]
+    found = json.loads(shown)
+    assert [each["result"] for each in found] == ["discarded", "refused"]
+    assert [sorted(each) for each in found] == [["detail", "failureId", "orderId", "result"]] * 2
 
 
 @pytest.mark.parametrize("reason", ["", "  ", "x" * 501])
