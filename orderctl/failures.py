@@ -12,13 +12,13 @@ import typer
 
 from orderctl import console
 from orderctl.cloud import DEFAULT_NAME
-from orderctl.exits import Exit, Stop
+from orderctl.exits import Exit, Interrupted, Stop
 from orderctl.options import Json, Name, Profile, Region, Stack, Watch, examples, filled, seconds
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from orderctl.failures_redrive import ComeBacks, Run
+    from orderctl.failures_redrive import ComeBacks, Outcome, Run
     from orderctl.target import Target
     from orders.failures import FailureRecord
     from orders.failures_table import FailuresTable
@@ -219,22 +219,29 @@ def redrive(
         _say_what_would_be_sent([_existing(there, table, each) for each in ids], as_json)
         return
     come_backs = failures_redrive.ComeBacks(table)
-    with console.working(f"Redriving {console.count(len(ids), 'failure')}, at most {rate:g} a second") as note:
-        run = failures_redrive.redrive_many(
-            there,
-            ids,
-            operator(there),
-            rate=rate,
-            again=again,
-            progress=lambda run: note(
-                f"{len(run.outcomes)} of {len(ids)}: {run.count('failed')} failed, {run.came_back} came back"
-            ),
-        )
-    watched_s = _watch_for_failures(run, come_backs, wait)
+    run, watched_s, interrupted = failures_redrive.Run(), 0.0, False
+    try:
+        with console.working(f"Redriving {console.count(len(ids), 'failure')}, at most {rate:g} a second") as note:
+            failures_redrive.redrive_many(
+                there,
+                ids,
+                operator(there),
+                rate=rate,
+                again=again,
+                progress=lambda run: note(
+                    f"{len(run.outcomes)} of {len(ids)}: {run.count('failed')} failed, {run.came_back} came back"
+                ),
+                run=run,
+            )
+        watched_s = _watch_for_failures(run, come_backs, wait)
+    except Interrupted:
+        interrupted = True  # what was sent is told all the same: nobody else knows it
     if as_json:
         console.emit_json(failures_show.run_as_json(run))
     else:
         failures_show.show_run(run, len(ids), watched_s, there.command("failures list"))
+    if interrupted:
+        raise Interrupted
     _end(run)
 
 
@@ -299,11 +306,17 @@ def discard(
     with records.tables_named(there):
         table = failures_redrive.open_table(there)
         ids = prefixes.failure_ids(table, failure_ids)
-        outcomes = [failures_redrive.discard_one(there, table, each, by, reason) for each in ids]
-        given_up = sum(outcome.given_up for outcome in outcomes)
-        if given_up:
-            with console.step(f"Undoing {console.count(given_up, 'order')}"):
-                failures_redrive.await_undoing(there, outcomes, UNDOING_S)
+        outcomes: list[Outcome] = []
+        interrupted = False
+        try:
+            for each in ids:
+                outcomes.append(failures_redrive.discard_one(there, table, each, by, reason))  # noqa: PERF401 - keeps them
+            given_up = sum(outcome.given_up for outcome in outcomes)
+            if given_up:
+                with console.step(f"Undoing {console.count(given_up, 'order')}"):
+                    failures_redrive.await_undoing(there, outcomes, UNDOING_S)
+        except Interrupted:
+            interrupted = True  # what was discarded is told all the same
     if as_json:
         console.emit_json([outcome.as_json() for outcome in outcomes])
     for outcome in outcomes:
@@ -311,6 +324,13 @@ def discard(
             console.complain(f"{outcome.failure_id}: {outcome.detail}.")
         elif not as_json:
             console.out.print(f"{outcome.failure_id} discarded: {outcome.detail}", markup=False)
+    if interrupted:
+        if left := ids[len(outcomes) :]:
+            console.complain(
+                f"Not discarded, or not to the end: {', '.join(left)}.",
+                "Discard them again: what was begun goes on from there.",
+            )
+        raise Interrupted
     results = {outcome.result for outcome in outcomes}
     if results != {"discarded"}:
         raise SystemExit(int(Exit.NOT_AS_EXPECTED if "failed" in results else Exit.REFUSED))

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
 
-from orderctl import records
+from orderctl import interrupts, records
 from orderctl.target import Target
 from orders.failure_messages import component_of
 from orders.failures import SETTLED, Action, FailureRecord, NotAllowed, Status, execution_name, order_waits_for
@@ -270,7 +270,7 @@ def discard_one(there: Target, table: FailuresTable, failure_id: str, by: str, r
     if record is None:
         return Outcome(failure_id, "refused", "there is no such failure")
     waited_for = order_waits_for(record, there.output("FulfilmentQueueArn"))
-    if refusal := _why_not_discarded(record, waited_for):
+    if refusal := _why_not_discarded(there, record, waited_for):
         return Outcome(failure_id, "refused", refusal, record.order_id)
     done, given_up = what_is_dropped(record), False
     try:
@@ -299,23 +299,36 @@ def await_undoing(there: Target, outcomes: Iterable[Outcome], timeout_s: float, 
         for outcome in list(waiting):
             found = records.find_order(there, str(outcome.order_id))
             order = msgspec.convert(found, Order) if found else None
-            if order is None or order.status in TERMINAL:
-                outcome.detail = undoing_of(order) if order else "the order is gone"
-                waiting.remove(outcome)
-            elif time.monotonic() > deadline:
-                explain = there.command(f"explain {order.order_id}")
-                outcome.detail = f"{undoing_of(order)}; see how far it is: {explain}"
+            if order is None or order.status in TERMINAL or time.monotonic() > deadline:
+                outcome.detail = _whereabouts(there, order) if order else "the order is gone"
                 waiting.remove(outcome)
         if waiting:
             time.sleep(pause_s)
 
 
-def _why_not_discarded(record: FailureRecord, waited_for: bool) -> str:
+def _whereabouts(there: Target, order: Order) -> str:
+    """Return how far the undoing of an order that was given up is, and until it has ended how to see more."""
+    if order.status in TERMINAL:
+        return undoing_of(order)
+    return f"{undoing_of(order)}; see how far it is: {there.command(f'explain {order.order_id}')}"
+
+
+def _why_not_discarded(there: Target, record: FailureRecord, waited_for: bool) -> str:
     if record.status in SETTLED:
-        return f"it is {record.status} already"
+        return f"it is {record.status} already{_order_given_up_before(there, record)}"
     if record.status is Status.REDRIVEN and not waited_for:
         return f"it was redriven at {record.claimed_at}: wait for what comes of it"
     return ""
+
+
+def _order_given_up_before(there: Target, record: FailureRecord) -> str:
+    found = records.find_order(there, record.order_id) if record.order_id else None
+    if record.status is not Status.DISCARDED or found is None or "givenUp" not in found:
+        return ""
+    try:
+        return f"; {_whereabouts(there, msgspec.convert(found, Order))}"
+    except msgspec.ValidationError as error:
+        return f"; its order {record.order_id} is given up, and can't be read ({error})"
 
 
 # What never comes once a failure of this component is discarded.
@@ -428,29 +441,38 @@ def redrive_many(
     rate: float,
     again: bool = False,
     progress: Callable[[Run], None] = lambda _: None,
+    run: Run | None = None,
 ) -> Run:
-    """Redrive at most `rate` failures a second; stop when too many fail or come back."""
+    """Redrive at most `rate` failures a second; stop when too many fail or come back.
+
+    A `run` that is given has all outcomes even if an interruption ends this.
+    """
     table = open_table(there)
     for service in ("sqs", "lambda", "stepfunctions", "events"):
         there.client(service)  # made here: making a client is not thread-safe
-    run = Run()
+    run = Run() if run is None else run
     rules: Rules = {}
     pace = Pace(rate)
     watch = ComeBacks(table)
-    with ThreadPoolExecutor(WORKERS) as pool:
-        under_way: set[Future[Outcome]] = set()
-        for failure_id in failure_ids:
-            pace.wait()
-            under_way.add(pool.submit(redrive_one, there, table, failure_id, by, rules=rules, again=again))
-            if len(under_way) >= WORKERS:
-                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                run.outcomes += [future.result() for future in done]
-            run.came_back = watch.count({each.failure_id for each in run.outcomes if each.result == "redriven"})
-            run.stopped = _reason_to_stop(run)
-            progress(run)
-            if run.stopped:
-                break
-        run.outcomes += [future.result() for future in under_way]
+    begun: list[Future[Outcome]] = []
+    try:
+        with ThreadPoolExecutor(WORKERS) as pool:
+            under_way: set[Future[Outcome]] = set()
+            for failure_id in failure_ids:
+                pace.wait()
+                with interrupts.deferred():
+                    begun.append(pool.submit(redrive_one, there, table, failure_id, by, rules=rules, again=again))
+                under_way.add(begun[-1])
+                if len(under_way) >= WORKERS:
+                    done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                    run.outcomes += [future.result() for future in done]
+                run.came_back = watch.count({each.failure_id for each in run.outcomes if each.result == "redriven"})
+                run.stopped = _reason_to_stop(run)
+                progress(run)
+                if run.stopped:
+                    break
+    finally:
+        run.outcomes = [future.result() for future in begun]
     progress(run)
     return run
 

@@ -197,7 +197,8 @@ def show_run(run: Run, wanted: int, watched_s: float, list_command: str) -> None
             f"takes a minute, a function up to four) is NEW again. Look with: {list_command}",
             markup=False,
         )
+    untouched = f"{console.count(wanted - len(run.outcomes), 'failure')} not touched."
     if run.stopped:
-        console.complain(
-            f"Stopped: {run.stopped}.", f"{wanted - len(run.outcomes)} were not touched. Mend the cause first."
-        )
+        console.complain(f"Stopped: {run.stopped}.", f"{untouched} Mend the cause first.")
+    elif len(run.outcomes) < wanted:
+        console.complain(untouched)

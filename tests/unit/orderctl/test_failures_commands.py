@@ -9,13 +9,13 @@ import msgspec
 import pytest
 
 from orderctl import console, failures_redrive, prefixes
-from orderctl.exits import Exit, Stop
+from orderctl.exits import Exit, Interrupted, Stop
 from orderctl.target import Target
-from orders.failures import FailureRecord, Status
+from orders.failures import Action, FailureRecord, Redrive, Status
 from orders.failures_table import FailuresTable
 from orders.model import timestamp, timestamp_before
 from tests.integration.world import World, an_order
-from tests.unit.orderctl.conftest import QUEUE, Run, store_failure
+from tests.unit.orderctl.conftest import MACHINE, QUEUE, Run, store_failure
 from tests.unit.orderctl.test_console import HOSTILE, obeyed_in
 
 FIRST = "3f0c9a1b" + "1" * 12
@@ -328,6 +328,37 @@ def test_a_redrive_that_can_not_know_yet_says_so(world: World, inbox: FailuresTa
     assert "Whether it worked is known later" in shown
 
 
+@pytest.mark.parametrize("option", [[], ["--json"]])
+def test_a_redrive_that_is_interrupted_while_it_watches_tells_what_was_sent(
+    world: World, inbox: FailuresTable, run: Run, monkeypatch: pytest.MonkeyPatch, option: list[str]
+) -> None:
+    store_failure(world, FIRST)
+    monkeypatch.setattr("orderctl.failures._watch_for_failures", interrupt)
+    code, shown, said = run("failures", "redrive", FIRST, "--rate", "1000", *option)
+    assert code == Exit.INTERRUPTED
+    assert "interrupted" in said
+    assert FIRST in shown
+    assert "sent to queue NotificationsQueue" in shown
+
+
+def test_a_redrive_that_is_interrupted_half_way_tells_what_was_sent_and_what_was_not(
+    world: World, inbox: FailuresTable, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for failure_id in (FIRST, SECOND, THIRD):
+        store_failure(world, failure_id)
+    pauses = iter([lambda: None, interrupt])
+    monkeypatch.setattr(failures_redrive.Pace, "wait", lambda _: next(pauses)())
+    code, shown, said = run("failures", "redrive", FIRST, SECOND, THIRD)
+    assert code == Exit.INTERRUPTED
+    assert f"{FIRST}  redriven: sent to queue" in shown
+    assert "2 failures not touched" in said
+    assert status_of(inbox, THIRD) is Status.NEW
+
+
+def interrupt(*_: Any) -> None:
+    raise Interrupted
+
+
 def test_what_can_not_be_sent_is_a_failure(world: World, inbox: FailuresTable, run: Run) -> None:
     redrive = msgspec.structs.replace(record_of(inbox, store_failure(world, FIRST)).redrive, to=f"{QUEUE}-gone")
     store_failure(world, FIRST, redrive=redrive)
@@ -368,6 +399,80 @@ def test_a_discard_gives_up_once(world: World, inbox: FailuresTable, run: Run) -
     assert record_of(inbox, FIRST) == record
     assert status_of(inbox, THIRD) is Status.NEW
     assert world.messages("NotificationsQueue") == []
+
+
+@pytest.fixture
+def given_up(world: World, there: Target) -> str:
+    """A failure for which an order waits, and Step Functions, which starts whatever it is asked to."""
+    world.store(an_order(order_id=ORDER))
+    there._clients["stepfunctions"] = Starts()
+    return store_failure(world, FIRST, order_id=ORDER, redrive=Redrive(Action.RESUME, MACHINE))
+
+
+class Starts:
+    class exceptions:  # noqa: N801 - as boto3 has it
+        class ExecutionAlreadyExists(Exception):  # noqa: N818
+            pass
+
+    def start_execution(self, **_: Any) -> dict[str, Any]:
+        return {}
+
+
+@pytest.mark.parametrize("option", [[], ["--json"]])
+def test_a_discard_that_is_interrupted_while_it_waits_tells_what_was_discarded(
+    run: Run, monkeypatch: pytest.MonkeyPatch, given_up: str, option: list[str]
+) -> None:
+    # GIVEN a discard that waits for an order's undoing
+    monkeypatch.setattr(failures_redrive, "await_undoing", interrupt)
+
+    # WHEN it is interrupted
+    code, shown, _ = run("failures", "discard", given_up, "--reason", "x", *option)
+
+    # THEN it says what it has done
+    assert code == Exit.INTERRUPTED
+    assert given_up in shown
+    assert "the order is given up and is being undone" in shown
+
+
+def test_a_discard_that_is_interrupted_half_way_names_what_is_left(
+    world: World, inbox: FailuresTable, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for failure_id in (FIRST, SECOND, THIRD):
+        store_failure(world, failure_id)
+    real = failures_redrive.discard_one
+
+    def discard_one(there: Target, table: FailuresTable, failure_id: str, *said: str) -> failures_redrive.Outcome:
+        if failure_id == SECOND:
+            raise Interrupted
+        return real(there, table, failure_id, *said)
+
+    monkeypatch.setattr(failures_redrive, "discard_one", discard_one)
+    code, shown, said = run("failures", "discard", FIRST, SECOND, THIRD, "--reason", "x")
+    assert code == Exit.INTERRUPTED
+    assert f"{FIRST} discarded" in shown
+    assert f"Not discarded, or not to the end: {SECOND}, {THIRD}." in said
+
+
+def test_a_repeated_discard_tells_where_the_order_is(
+    world: World, inbox: FailuresTable, run: Run, monkeypatch: pytest.MonkeyPatch, given_up: str
+) -> None:
+    monkeypatch.setattr(failures_redrive, "await_undoing", lambda *_: None)
+    run("failures", "discard", given_up, "--reason", "x")
+    code, _, said = run("failures", "discard", given_up, "--reason", "x")
+    assert code == Exit.REFUSED
+    assert "it is DISCARDED already; the order is PLACED and is being undone; see how far it is" in said
+    assert f"explain {ORDER}" in said
+
+    world.dynamodb.update_item(
+        TableName="OrdersTable",
+        Key={"customerId": {"S": an_order().customer_id}, "orderId": {"S": ORDER}},
+        UpdateExpression="SET #status = :failed",
+        ExpressionAttributeNames={"#status": "status"},
+        ExpressionAttributeValues={":failed": {"S": "FAILED"}},
+    )
+    code, _, said = run("failures", "discard", given_up, "--reason", "x")
+    assert code == Exit.REFUSED
+    assert "it is DISCARDED already; the order is FAILED: nothing stays charged" in said
 
 
 def test_a_discard_as_json(world: World, inbox: FailuresTable, run: Run) -> None:
