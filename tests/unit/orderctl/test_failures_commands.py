@@ -98,7 +98,10 @@ def test_a_long_list_says_of_how_many_it_shows_the_first(world: World, inbox: Fa
     _, as_json, _ = run("failures", "list", "--limit", "10", "--json")
 
     assert "50 of 57 failures" in shown
-    assert "10 of more than 10 failures" in limited
+    assert "see all with --json" in shown
+    assert "Causes of" not in shown
+    assert "Causes of the first 10 read" in limited
+    assert "The first 10 read; narrow them down, or read more with --limit." in limited
     assert json.loads(as_json)["more"] is True
 
 
