@@ -186,6 +186,12 @@ def test_the_start_of_an_order_id_is_looked_for_in_the_indexes(world: World, the
     assert "whole id" in said
     assert run("order", "99aa22bb-8218-51d2-a18e-3e00fd0aa7a7")[0] == 0
 
+    # AND who has typed a whole id isn't told to
+    code, _, said = run("order", "88aa22bb-8218-51d2-a18e-3e00fd0aa7a7")
+    assert code == Exit.REFUSED
+    assert "whole id" not in said
+    assert "List orders with" in said
+
 
 def test_an_ambiguous_start_of_an_order_id(world: World, there: Target, run: Run) -> None:
     other = ORDER.replace("694e228d", "694eeeee")
