@@ -283,7 +283,8 @@ def test_a_dry_run_of_a_replay_counts_and_sends_nothing(bus: Target, run: Run) -
     code, shown, _ = run("replay", "--from", hours(-1), "--to", hours(1), "--dry-run")
     as_json = json.loads(run("replay", "--from", hours(-1), "--to", hours(1), "--dry-run", "--json")[1])
     assert code == 0
-    assert "3 events, to: EverythingRule" in shown
+    assert "to: EverythingRule." in shown
+    assert "holds 3 events of that time; each rule gets those that fit its pattern" in shown
     assert as_json["archivedEvents"] == 3
     assert replays(bus) == []
 
