@@ -142,7 +142,7 @@ def show_failure(
     with records.tables_named(there):
         table = failures_redrive.open_table(there)
         (whole,) = prefixes.failure_ids(table, [failure_id])
-        record = _existing(there, table, whole)
+        (record,) = _existing(there, table, [whole])
     record.payload = table.payload_of(record)
     if as_json:
         console.emit_json({**msgspec.to_builtins(record), "redriveSays": failures_redrive.describe(record)})
@@ -184,8 +184,8 @@ def redrive(
     """Send failures' payloads to where they were going; those given, or the NEW ones that match.
 
     Stops when more than a fifth of them can't be sent or fail again. Redriving twice, or what has meanwhile
-    succeeded, has no second effect. Exit 0: all were sent and none has failed again so far; 4: something was refused,
-    such as an unknown id; 5: something could not be sent or has failed again, or the redrive stopped.
+    succeeded, has no second effect. Exit 0: all were sent and none has failed again so far; 4: something was refused;
+    if an id is unknown, nothing is sent; 5: something could not be sent or has failed again, or the redrive stopped.
     """
     from orderctl import failures_redrive, failures_show, prefixes, records, target  # noqa: PLC0415
 
@@ -201,6 +201,7 @@ def redrive(
         whole_order = prefixes.order_id(there, order) if order else None
         if failure_ids:
             ids = prefixes.failure_ids(table, failure_ids)
+            _existing(there, table, ids)
         else:
             ids = [
                 record.failure_id
@@ -216,7 +217,7 @@ def redrive(
                 if record.status == "NEW" or again or record.sent_at is None
             ]
     if dry_run:
-        _say_what_would_be_sent([_existing(there, table, each) for each in ids], as_json)
+        _say_what_would_be_sent(_existing(there, table, ids), as_json)
         return
     come_backs = failures_redrive.ComeBacks(table)
     run, watched_s, interrupted = failures_redrive.Run(), 0.0, False
@@ -346,15 +347,18 @@ def operator(there: Target) -> str:
         return "somebody"
 
 
-def _existing(there: Target, table: FailuresTable, failure_id: str) -> FailureRecord:
-    record = table.get(failure_id) if failure_id else None
-    if record is None:
+def _existing(there: Target, table: FailuresTable, failure_ids: list[str]) -> list[FailureRecord]:
+    """Return the failures of these ids; Stop(REFUSED) that names every unknown one."""
+    found = {each: table.get(each) if each else None for each in failure_ids}
+    unknown = [repr(each) for each, record in found.items() if record is None]
+    if unknown:
+        there_is_no = "There is no failure" if len(unknown) == 1 else "There are no failures"
         raise Stop(
             Exit.REFUSED,
-            f"There is no failure {failure_id!r}.",
+            f"{there_is_no} {', '.join(unknown)}.",
             f"List them with: {there.command('failures list --status ALL')}",
         )
-    return record
+    return [record for record in found.values() if record]
 
 
 def _statuses(word: str | None) -> tuple[str, ...]:

@@ -337,6 +337,18 @@ def test_a_redrive_that_can_not_know_yet_says_so(world: World, inbox: FailuresTa
     assert "Whether it worked is known later" in shown
 
 
+@pytest.mark.parametrize("option", [[], ["--dry-run"]])
+def test_a_redrive_of_unknown_ids_names_them_all_and_begins_nothing(
+    world: World, inbox: FailuresTable, run: Run, option: list[str]
+) -> None:
+    store_failure(world, FIRST)
+    code, shown, said = run("failures", "redrive", FIRST, "zzzz", "f" * 20, *option)
+    assert (code, shown) == (Exit.REFUSED, "")
+    assert f"There are no failures 'zzzz', '{'f' * 20}'." in said
+    assert "Redriving" not in said
+    assert status_of(inbox, FIRST) is Status.NEW
+
+
 @pytest.mark.parametrize("option", [[], ["--json"]])
 def test_a_redrive_that_is_interrupted_while_it_watches_tells_what_was_sent(
     world: World, inbox: FailuresTable, run: Run, monkeypatch: pytest.MonkeyPatch, option: list[str]
