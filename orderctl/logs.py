@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 
 from orderctl import console
-from orderctl.cloud import DEFAULT_NAME
+from orderctl.cloud import DEFAULT_NAME, Cloud
 from orderctl.exits import Exit, Interrupted, Stop
 from orderctl.options import Name, Profile, Region, Stack, filled, seconds
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from orderctl.target import Target
 
 POLL_S = 2.0
+ENDING_S = 10.0  # a local cloud that doesn't answer may take so long to end
 LATE_MS = 30_000  # a followed line may arrive this much later than its time says
 WORKFLOW = "OrderWorkflow"
 COLOURS = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
@@ -95,6 +96,8 @@ def logs(
 
     What Lambda logs about its invocations and the metrics are left out.
     """
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415
+
     from orderctl import prefixes, records, target  # noqa: PLC0415
 
     back_s = seconds(since) if since else 3600
@@ -116,6 +119,20 @@ def logs(
     except Interrupted:
         if not follow:
             raise
+    except BotoCoreError:
+        if there.local:
+            _stop_if_gone(there.local.name)
+        raise
+
+
+def _stop_if_gone(name: str) -> None:
+    """Raise Stop as every command does that finds no running local cloud, if it has ended or ends in a moment."""
+    from orderctl import target  # noqa: PLC0415
+
+    deadline = time.monotonic() + ENDING_S
+    while time.monotonic() < deadline:
+        target.local_target(Cloud(name))  # one that ends saves first: it is there, and doesn't answer any more
+        time.sleep(0.2)
 
 
 # ---- Reading -----------------------------------------------------------------------------------------------------
