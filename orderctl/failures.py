@@ -12,13 +12,13 @@ import typer
 
 from orderctl import console
 from orderctl.cloud import DEFAULT_NAME
-from orderctl.exits import Exit, Stop
-from orderctl.options import Json, Name, Profile, Region, Stack, Watch, examples, seconds
+from orderctl.exits import Exit, Interrupted, Stop
+from orderctl.options import Json, Name, Profile, Region, Stack, Watch, examples, filled, seconds
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from orderctl.failures_redrive import ComeBacks, Run
+    from orderctl.failures_redrive import ComeBacks, Outcome, Run
     from orderctl.target import Target
     from orders.failures import FailureRecord
     from orders.failures_table import FailuresTable
@@ -34,12 +34,15 @@ Status = Annotated[
     typer.Option(help="NEW, REDRIVEN, RESOLVED, DISCARDED or ALL (default: NEW and REDRIVEN)."),
 ]
 Component = Annotated[
-    str | None, typer.Option(help="Where it failed: a function, queue, state …; part of the name is enough.")
+    str | None,
+    typer.Option(help="Where it failed: a function, queue, state …; part of the name is enough.", callback=filled),
 ]
-Error = Annotated[str | None, typer.Option(help="The error's name; part of it is enough.")]
-Order = Annotated[str | None, typer.Option("--order", help="The order's id, or its start.")]
-OlderThan = Annotated[str | None, typer.Option(help="First seen longer ago than this: 45s, 30m, 2h, 7d.")]
-NewerThan = Annotated[str | None, typer.Option(help="Last seen within this time: 45s, 30m, 2h, 7d.")]
+Error = Annotated[str | None, typer.Option(help="The error's name; part of it is enough.", callback=filled)]
+Order = Annotated[str | None, typer.Option("--order", help="The order's id, or its start.", callback=filled)]
+OlderThan = Annotated[
+    str | None, typer.Option(help="First seen longer ago than this: 45s, 30m, 2h, 7d.", callback=filled)
+]
+NewerThan = Annotated[str | None, typer.Option(help="Last seen within this time: 45s, 30m, 2h, 7d.", callback=filled)]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Failure ids, or their starts.")]
 
 OPEN = ("NEW", "REDRIVEN")
@@ -139,7 +142,7 @@ def show_failure(
     with records.tables_named(there):
         table = failures_redrive.open_table(there)
         (whole,) = prefixes.failure_ids(table, [failure_id])
-        record = _existing(there, table, whole)
+        (record,) = _existing(there, table, [whole])
     record.payload = table.payload_of(record)
     if as_json:
         console.emit_json({**msgspec.to_builtins(record), "redriveSays": failures_redrive.describe(record)})
@@ -181,8 +184,8 @@ def redrive(
     """Send failures' payloads to where they were going; those given, or the NEW ones that match.
 
     Stops when more than a fifth of them can't be sent or fail again. Redriving twice, or what has meanwhile
-    succeeded, has no second effect. Exit 0: all were sent and none has failed again so far; 4: something was refused,
-    such as an unknown id; 5: something could not be sent or has failed again, or the redrive stopped.
+    succeeded, has no second effect. Exit 0: all were sent and none has failed again so far; 4: something was refused;
+    if an id is unknown, nothing is sent; 5: something could not be sent or has failed again, or the redrive stopped.
     """
     from orderctl import failures_redrive, failures_show, prefixes, records, target  # noqa: PLC0415
 
@@ -198,6 +201,7 @@ def redrive(
         whole_order = prefixes.order_id(there, order) if order else None
         if failure_ids:
             ids = prefixes.failure_ids(table, failure_ids)
+            _existing(there, table, ids)
         else:
             ids = [
                 record.failure_id
@@ -213,25 +217,32 @@ def redrive(
                 if record.status == "NEW" or again or record.sent_at is None
             ]
     if dry_run:
-        _say_what_would_be_sent([_existing(there, table, each) for each in ids], as_json)
+        _say_what_would_be_sent(_existing(there, table, ids), as_json)
         return
     come_backs = failures_redrive.ComeBacks(table)
-    with console.working(f"Redriving {console.count(len(ids), 'failure')}, at most {rate:g} a second") as note:
-        run = failures_redrive.redrive_many(
-            there,
-            ids,
-            operator(there),
-            rate=rate,
-            again=again,
-            progress=lambda run: note(
-                f"{len(run.outcomes)} of {len(ids)}: {run.count('failed')} failed, {run.came_back} came back"
-            ),
-        )
-    watched_s = _watch_for_failures(run, come_backs, wait)
+    run, watched_s, interrupted = failures_redrive.Run(), 0.0, False
+    try:
+        with console.working(f"Redriving {console.count(len(ids), 'failure')}, at most {rate:g} a second") as note:
+            failures_redrive.redrive_many(
+                there,
+                ids,
+                operator(there),
+                rate=rate,
+                again=again,
+                progress=lambda run: note(
+                    f"{len(run.outcomes)} of {len(ids)}: {run.count('failed')} failed, {run.came_back} came back"
+                ),
+                run=run,
+            )
+        watched_s = _watch_for_failures(run, come_backs, wait)
+    except Interrupted:
+        interrupted = True  # what was sent is told all the same: nobody else knows it
     if as_json:
         console.emit_json(failures_show.run_as_json(run))
     else:
         failures_show.show_run(run, len(ids), watched_s, there.command("failures list"))
+    if interrupted:
+        raise Interrupted
     _end(run)
 
 
@@ -296,18 +307,31 @@ def discard(
     with records.tables_named(there):
         table = failures_redrive.open_table(there)
         ids = prefixes.failure_ids(table, failure_ids)
-        outcomes = [failures_redrive.discard_one(there, table, each, by, reason) for each in ids]
-        given_up = sum(outcome.order_id is not None for outcome in outcomes)
-        if given_up:
-            with console.step(f"Undoing {console.count(given_up, 'order')}"):
-                failures_redrive.await_undoing(there, outcomes, UNDOING_S)
+        outcomes: list[Outcome] = []
+        interrupted = False
+        try:
+            for each in ids:
+                outcomes.append(failures_redrive.discard_one(there, table, each, by, reason))  # noqa: PERF401 - keeps them
+            given_up = sum(outcome.given_up for outcome in outcomes)
+            if given_up:
+                with console.step(f"Undoing {console.count(given_up, 'order')}"):
+                    failures_redrive.await_undoing(there, outcomes, UNDOING_S)
+        except Interrupted:
+            interrupted = True  # what was discarded is told all the same
     if as_json:
-        console.emit_json([vars(outcome) for outcome in outcomes])
+        console.emit_json([outcome.as_json() for outcome in outcomes])
     for outcome in outcomes:
         if outcome.result != "discarded":
             console.complain(f"{outcome.failure_id}: {outcome.detail}.")
         elif not as_json:
             console.out.print(f"{outcome.failure_id} discarded: {outcome.detail}", markup=False)
+    if interrupted:
+        if left := ids[len(outcomes) :]:
+            console.complain(
+                f"Not discarded, or not to the end: {', '.join(left)}.",
+                "Discard them again: what was begun goes on from there.",
+            )
+        raise Interrupted
     results = {outcome.result for outcome in outcomes}
     if results != {"discarded"}:
         raise SystemExit(int(Exit.NOT_AS_EXPECTED if "failed" in results else Exit.REFUSED))
@@ -323,15 +347,18 @@ def operator(there: Target) -> str:
         return "somebody"
 
 
-def _existing(there: Target, table: FailuresTable, failure_id: str) -> FailureRecord:
-    record = table.get(failure_id) if failure_id else None
-    if record is None:
+def _existing(there: Target, table: FailuresTable, failure_ids: list[str]) -> list[FailureRecord]:
+    """Return the failures of these ids; Stop(REFUSED) that names every unknown one."""
+    found = {each: table.get(each) if each else None for each in failure_ids}
+    unknown = [repr(each) for each, record in found.items() if record is None]
+    if unknown:
+        there_is_no = "There is no failure" if len(unknown) == 1 else "There are no failures"
         raise Stop(
             Exit.REFUSED,
-            f"There is no failure {failure_id!r}.",
+            f"{there_is_no} {', '.join(unknown)}.",
             f"List them with: {there.command('failures list --status ALL')}",
         )
-    return record
+    return [record for record in found.values() if record]
 
 
 def _statuses(word: str | None) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
 
-from orderctl import records
+from orderctl import interrupts, records
 from orderctl.target import Target
 from orders.failure_messages import component_of
 from orders.failures import SETTLED, Action, FailureRecord, NotAllowed, Status, execution_name, order_waits_for
@@ -221,13 +221,23 @@ def _start(there: Target, machine_arn: str, name: str, given: str) -> str:
 class Outcome:
     """What became of one failure: "redriven", "resolved", "discarded", "refused" (nothing was sent) or "failed".
 
-    `order_id` names the order that was given up with it.
+    `order_id` is the order that it is about, as far as that is known; `given_up` says that this was given up with it.
     """
 
     failure_id: str
     result: str
     detail: str
     order_id: str | None = None
+    given_up: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as it is shown to a program."""
+        return {
+            "failureId": self.failure_id,
+            "orderId": self.order_id,
+            "result": self.result,
+            "detail": self.detail,
+        }
 
 
 def redrive_one(
@@ -242,12 +252,12 @@ def redrive_one(
         done, settles = send(there, claim, table.payload_of(claim), rules)
     except (CannotSend, ClientError, BotoCoreError, ValueError, LookupError, TypeError) as error:
         table.release(claim, f"{type(error).__name__}: {error}"[:500])
-        return Outcome(failure_id, "failed", str(error))
+        return Outcome(failure_id, "failed", str(error), claim.order_id)
     confirmed = table.confirm(claim, done)
     if settles and confirmed.status is Status.REDRIVEN:
         table.settle(failure_id, Status.RESOLVED, by=by, reason=done, if_version=confirmed.version)
-        return Outcome(failure_id, "resolved", done)
-    return Outcome(failure_id, "redriven", done)
+        return Outcome(failure_id, "resolved", done, claim.order_id)
+    return Outcome(failure_id, "redriven", done, claim.order_id)
 
 
 def discard_one(there: Target, table: FailuresTable, failure_id: str, by: str, reason: str) -> Outcome:
@@ -260,50 +270,65 @@ def discard_one(there: Target, table: FailuresTable, failure_id: str, by: str, r
     if record is None:
         return Outcome(failure_id, "refused", "there is no such failure")
     waited_for = order_waits_for(record, there.output("FulfilmentQueueArn"))
-    if refusal := _why_not_discarded(record, waited_for):
-        return Outcome(failure_id, "refused", refusal)
-    done, order_id = what_is_dropped(record), None
+    if refusal := _why_not_discarded(there, record, waited_for):
+        return Outcome(failure_id, "refused", refusal, record.order_id)
+    done, given_up = what_is_dropped(record), False
     try:
         if waited_for:
-            done, order_id = give_order_up(there, table, record)
+            done, given_up = give_order_up(there, table, record)
             reason = f"{reason} ({done})"
         # Whatever else is sent for an order that was given up only undoes it, so nothing has to be waited for.
-        version = None if order_id else record.version
+        version = None if given_up else record.version
         settled = table.settle(failure_id, Status.DISCARDED, by=by, reason=reason, if_version=version)
     except NotAllowed as error:
-        return Outcome(failure_id, "discarded" if order_id else "failed", f"{done}; the failure: {error}", order_id)
+        result = "discarded" if given_up else "failed"
+        return Outcome(failure_id, result, f"{done}; the failure: {error}", record.order_id, given_up)
     except (CannotSend, ClientError, BotoCoreError, Contended) as error:
-        return Outcome(failure_id, "failed", str(error), order_id)
+        return Outcome(failure_id, "failed", str(error), record.order_id, given_up)
     if settled.status is not Status.DISCARDED:
-        return Outcome(failure_id, "failed", f"it changed at this moment and is {settled.status}")
-    return Outcome(failure_id, "discarded", done, order_id)
+        what = f"it changed at this moment and is {settled.status}"
+        return Outcome(failure_id, "failed", what, record.order_id)
+    return Outcome(failure_id, "discarded", done, record.order_id, given_up)
 
 
 def await_undoing(there: Target, outcomes: Iterable[Outcome], timeout_s: float, pause_s: float = 0.5) -> None:
     """Wait until the orders that were given up have ended, and say in each outcome where; or, in time, how far."""
-    waiting = [outcome for outcome in outcomes if outcome.order_id and outcome.result == "discarded"]
+    waiting = [outcome for outcome in outcomes if outcome.given_up and outcome.result == "discarded"]
     deadline = time.monotonic() + timeout_s
     while waiting:
         for outcome in list(waiting):
             found = records.find_order(there, str(outcome.order_id))
             order = msgspec.convert(found, Order) if found else None
-            if order is None or order.status in TERMINAL:
-                outcome.detail = undoing_of(order) if order else "the order is gone"
-                waiting.remove(outcome)
-            elif time.monotonic() > deadline:
-                explain = there.command(f"explain {order.order_id}")
-                outcome.detail = f"{undoing_of(order)}; see how far it is: {explain}"
+            if order is None or order.status in TERMINAL or time.monotonic() > deadline:
+                outcome.detail = _whereabouts(there, order) if order else "the order is gone"
                 waiting.remove(outcome)
         if waiting:
             time.sleep(pause_s)
 
 
-def _why_not_discarded(record: FailureRecord, waited_for: bool) -> str:
+def _whereabouts(there: Target, order: Order) -> str:
+    """Return how far the undoing of an order that was given up is, and until it has ended how to see more."""
+    if order.status in TERMINAL:
+        return undoing_of(order)
+    return f"{undoing_of(order)}; see how far it is: {there.command(f'explain {order.order_id}')}"
+
+
+def _why_not_discarded(there: Target, record: FailureRecord, waited_for: bool) -> str:
     if record.status in SETTLED:
-        return f"it is {record.status} already"
+        return f"it is {record.status} already{_order_given_up_before(there, record)}"
     if record.status is Status.REDRIVEN and not waited_for:
         return f"it was redriven at {record.claimed_at}: wait for what comes of it"
     return ""
+
+
+def _order_given_up_before(there: Target, record: FailureRecord) -> str:
+    found = records.find_order(there, record.order_id) if record.order_id else None
+    if record.status is not Status.DISCARDED or found is None or "givenUp" not in found:
+        return ""
+    try:
+        return f"; {_whereabouts(there, msgspec.convert(found, Order))}"
+    except msgspec.ValidationError as error:
+        return f"; its order {record.order_id} is given up, and can't be read ({error})"
 
 
 # What never comes once a failure of this component is discarded.
@@ -321,23 +346,23 @@ def what_is_dropped(record: FailureRecord) -> str:
     return DROPPED.get(component_of(record.redrive.to), "nothing needed to be undone")
 
 
-def give_order_up(there: Target, table: FailuresTable, record: FailureRecord) -> tuple[str, str | None]:
+def give_order_up(there: Target, table: FailuresTable, record: FailureRecord) -> tuple[str, bool]:
     """Mark the order that waits for a failure and start its undoing.
 
-    Returns what was done, and the order's id if it is given up. Raises CannotSend if the undoing can't be started.
+    Returns what was done, and whether the order is given up. Raises CannotSend if the undoing can't be started.
     """
     customer_id = record.customer_id
     if record.order_id and customer_id is None:
         found = records.find_order(there, record.order_id)
         customer_id = found["customerId"] if found else None
     if record.order_id is None or customer_id is None:
-        return "it names no order that is in the table, so nothing was undone", None
+        return "it names no order that is in the table, so nothing was undone", False
     orders = OrdersTable(there.client("dynamodb"), there.output("OrdersTable"), there.output("CatalogueTable"))
     later_event = record.redrive.action is Action.PUBLISH and not _says_placed(table.payload_of(record))
     try:
         order = orders.give_up(customer_id, record.order_id, DISCARDED, only_placed=later_event)
     except LookupError as error:
-        return f"{error}, so nothing was undone", None
+        return f"{error}, so nothing was undone", False
     except msgspec.ValidationError as error:
         raise CannotSend(
             f"order {record.order_id} is given up, but its item can't be read, so it can't be undone ({error}): "
@@ -345,10 +370,10 @@ def give_order_up(there: Target, table: FailuresTable, record: FailureRecord) ->
         ) from error
     if order.given_up is None:
         if order.status in TERMINAL:
-            return f"the order is {order.status}{_and_dropped(record)}", None
-        return f"the order is {order.status} and goes on{_and_dropped(record)}", None
+            return f"the order is {order.status}{_and_dropped(record)}", False
+        return f"the order is {order.status} and goes on{_and_dropped(record)}", False
     if order.status in TERMINAL:
-        return undoing_of(order), order.order_id
+        return undoing_of(order), True
     name = execution_name(record, "undo")
     try:
         started = _start(there, there.output("StateMachineArn"), name, _undo_input(order))
@@ -357,7 +382,7 @@ def give_order_up(there: Target, table: FailuresTable, record: FailureRecord) ->
             f"order {order.order_id} is given up, but its undoing could not be started ({error}): "
             "discard the failure again, or wait for the sweep"
         ) from error
-    return f"the order is given up and is being undone: {started}", order.order_id
+    return f"the order is given up and is being undone: {started}", True
 
 
 def _and_dropped(record: FailureRecord) -> str:
@@ -416,29 +441,38 @@ def redrive_many(
     rate: float,
     again: bool = False,
     progress: Callable[[Run], None] = lambda _: None,
+    run: Run | None = None,
 ) -> Run:
-    """Redrive at most `rate` failures a second; stop when too many fail or come back."""
+    """Redrive at most `rate` failures a second; stop when too many fail or come back.
+
+    A `run` that is given has all outcomes even if an interruption ends this.
+    """
     table = open_table(there)
     for service in ("sqs", "lambda", "stepfunctions", "events"):
         there.client(service)  # made here: making a client is not thread-safe
-    run = Run()
+    run = Run() if run is None else run
     rules: Rules = {}
     pace = Pace(rate)
     watch = ComeBacks(table)
-    with ThreadPoolExecutor(WORKERS) as pool:
-        under_way: set[Future[Outcome]] = set()
-        for failure_id in failure_ids:
-            pace.wait()
-            under_way.add(pool.submit(redrive_one, there, table, failure_id, by, rules=rules, again=again))
-            if len(under_way) >= WORKERS:
-                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                run.outcomes += [future.result() for future in done]
-            run.came_back = watch.count({each.failure_id for each in run.outcomes if each.result == "redriven"})
-            run.stopped = _reason_to_stop(run)
-            progress(run)
-            if run.stopped:
-                break
-        run.outcomes += [future.result() for future in under_way]
+    begun: list[Future[Outcome]] = []
+    try:
+        with ThreadPoolExecutor(WORKERS) as pool:
+            under_way: set[Future[Outcome]] = set()
+            for failure_id in failure_ids:
+                pace.wait()
+                with interrupts.deferred():
+                    begun.append(pool.submit(redrive_one, there, table, failure_id, by, rules=rules, again=again))
+                under_way.add(begun[-1])
+                if len(under_way) >= WORKERS:
+                    done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                    run.outcomes += [future.result() for future in done]
+                run.came_back = watch.count({each.failure_id for each in run.outcomes if each.result == "redriven"})
+                run.stopped = _reason_to_stop(run)
+                progress(run)
+                if run.stopped:
+                    break
+    finally:
+        run.outcomes = [future.result() for future in begun]
     progress(run)
     return run
 

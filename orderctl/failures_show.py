@@ -61,7 +61,9 @@ def listing(records: list[FailureRecord], *, more: bool, next_step: str, fit: bo
 
     `more` says that there are more than these.
     """
-    causes = _causes(records)
+    causes: RenderableType = _causes(records)
+    if more:
+        causes = Group(f"[dim]Causes of the first {len(records):,} read; there are more failures.[/]", causes)
     shown = SHOWN
     if fit:
         shown = max(1, console.out.height - len(console.out.render_lines(causes)) - 5)
@@ -86,9 +88,17 @@ def listing(records: list[FailureRecord], *, more: bool, next_step: str, fit: bo
             *([str(record.attempts), str(record.count)] if roomy else []),
             escape(f"{_unconfirmed(record)}{record.component}: {record.error_name}"),
         )
-    every = f"more than {len(records):,}" if more else f"{len(records):,}"
-    count = f"{min(shown, len(records))} of {every} failures; narrow them down, or see all with --json. "
-    below = (count if more or shown < len(records) else "") + f"Look at one: {next_step}"
+    listed = min(shown, len(records))
+    below = f"Look at one: {next_step}"
+    if more and listed == len(records):
+        below = f"The first {listed:,} read; narrow them down, or read more with --limit. {below}"
+    elif more:
+        below = (
+            f"{listed} of the first {len(records):,} read; narrow them down, read more with --limit, "
+            f"or see those that were read with --json. {below}"
+        )
+    elif listed < len(records):
+        below = f"{listed} of {len(records):,} failures; narrow them down, or see all with --json. {below}"
     return Group(causes, "", rows, "", f"[dim]{escape(below)}[/]")
 
 
@@ -171,7 +181,7 @@ def run_as_json(run: Run) -> dict[str, Any]:
         "failed": run.count("failed"),
         "cameBack": run.came_back,
         "stopped": run.stopped or None,
-        "outcomes": [vars(outcome) for outcome in run.outcomes],
+        "outcomes": [outcome.as_json() for outcome in run.outcomes],
     }
 
 
@@ -197,7 +207,8 @@ def show_run(run: Run, wanted: int, watched_s: float, list_command: str) -> None
             f"takes a minute, a function up to four) is NEW again. Look with: {list_command}",
             markup=False,
         )
+    untouched = f"{console.count(wanted - len(run.outcomes), 'failure')} not touched."
     if run.stopped:
-        console.complain(
-            f"Stopped: {run.stopped}.", f"{wanted - len(run.outcomes)} were not touched. Mend the cause first."
-        )
+        console.complain(f"Stopped: {run.stopped}.", f"{untouched} Mend the cause first.")
+    elif len(run.outcomes) < wanted:
+        console.complain(untouched)

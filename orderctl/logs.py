@@ -14,14 +14,15 @@ import typer
 from rich.markup import escape
 
 from orderctl import console
-from orderctl.cloud import DEFAULT_NAME
+from orderctl.cloud import DEFAULT_NAME, Cloud
 from orderctl.exits import Exit, Interrupted, Stop
-from orderctl.options import Name, Profile, Region, Stack, seconds
+from orderctl.options import Name, Profile, Region, Stack, filled, seconds
 
 if TYPE_CHECKING:
     from orderctl.target import Target
 
 POLL_S = 2.0
+ENDING_S = 10.0  # a local cloud that doesn't answer may take so long to end
 LATE_MS = 30_000  # a followed line may arrive this much later than its time says
 WORKFLOW = "OrderWorkflow"
 COLOURS = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
@@ -68,10 +69,12 @@ class Line:
 def logs(
     *,
     order: Annotated[
-        str | None, typer.Option("--order", help="Only lines about this order: its id, or the start of it.")
+        str | None,
+        typer.Option("--order", help="Only lines about this order: its id, or the start of it.", callback=filled),
     ] = None,
     component: Annotated[
-        str | None, typer.Option(help=f"Only of this function, or {WORKFLOW}; part of the name is enough.")
+        str | None,
+        typer.Option(help=f"Only of this function, or {WORKFLOW}; part of the name is enough.", callback=filled),
     ] = None,
     since: Annotated[
         str | None,
@@ -82,12 +85,19 @@ def logs(
     profile: Profile = None,
     region: Region = None,
     name: Name = DEFAULT_NAME,
-    as_json: Annotated[bool, typer.Option("--json", help="Write each line as a JSON object on a line.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Write each line as a JSON object on a line; what was logged besides is in `fields`."
+        ),
+    ] = False,
 ) -> None:
     """Show what the functions and the workflow logged, in time order; the log's server filters.
 
     What Lambda logs about its invocations and the metrics are left out.
     """
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415
+
     from orderctl import prefixes, records, target  # noqa: PLC0415
 
     back_s = seconds(since) if since else 3600
@@ -109,6 +119,20 @@ def logs(
     except Interrupted:
         if not follow:
             raise
+    except BotoCoreError:
+        if there.local:
+            _stop_if_gone(there.local.name)
+        raise
+
+
+def _stop_if_gone(name: str) -> None:
+    """Raise Stop as every command does that finds no running local cloud, if it has ended or ends in a moment."""
+    from orderctl import target  # noqa: PLC0415
+
+    deadline = time.monotonic() + ENDING_S
+    while time.monotonic() < deadline:
+        target.local_target(Cloud(name))  # one that ends saves first: it is there, and doesn't answer any more
+        time.sleep(0.2)
 
 
 # ---- Reading -----------------------------------------------------------------------------------------------------
@@ -274,4 +298,7 @@ def _short(value: Any) -> str:
 
 
 def _show_json(line: Line) -> None:
-    console.emit_json_line({"at": line.at, "component": line.component, **line.fields})
+    others = {name: value for name, value in line.fields.items() if name not in {"level", "message"}}
+    said = {"level": line.level, "message": line.fields.get("message", "")}
+    # Apart, because a function may log a field called `component` as well.
+    console.emit_json_line({"at": line.at, "component": line.component, **said, "fields": others})

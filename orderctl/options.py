@@ -12,6 +12,19 @@ from orderctl import hints
 from orderctl.cloud import DEFAULT_PORT
 from orderctl.exits import Exit, Stop
 
+
+def filled(parameter: typer.CallbackParam, value: str | None) -> str | None:
+    """Return an option's value; Stop(USAGE) if it is given and empty, as a shell variable is that isn't set."""
+    if value is not None and not value.strip():
+        option = max(parameter.opts, key=len)
+        raise Stop(
+            Exit.USAGE,
+            f"The value of {option} is empty.",
+            "Give one, or leave the option out. A shell variable that isn't set is empty, too.",
+        )
+    return value
+
+
 Name = Annotated[str, typer.Option("--name", help="Which local cloud.", envvar="ORDERCTL_NAME")]
 Port = Annotated[
     int | None,
@@ -22,7 +35,7 @@ Port = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Write the result as JSON to stdout.")]
 Stack = Annotated[
     str | None,
-    typer.Option(help="A stack on AWS instead of the local cloud.", envvar="ORDERCTL_STACK"),
+    typer.Option(help="A stack on AWS instead of the local cloud.", envvar="ORDERCTL_STACK", callback=filled),
 ]
 Profile = Annotated[str | None, typer.Option(help="With --stack: the AWS profile.")]
 Region = Annotated[str | None, typer.Option(help="With --stack: the AWS region.")]
@@ -33,6 +46,7 @@ Username = Annotated[
         "--user",
         help="Customer to act as, by e-mail address (default on the local cloud: the demo user).",
         envvar="ORDERCTL_USERNAME",
+        callback=filled,
     ),
 ]
 Password = Annotated[

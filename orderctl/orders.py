@@ -12,7 +12,7 @@ import typer
 from orderctl import console, show
 from orderctl.cloud import DEFAULT_NAME
 from orderctl.exits import Exit, Stop
-from orderctl.options import Json, Name, OrderId, Password, Profile, Region, Stack, Username, Watch
+from orderctl.options import Json, Name, OrderId, Password, Profile, Region, Stack, Username, Watch, filled
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -45,7 +45,9 @@ def token(
 def submit(
     order: Annotated[str, typer.Argument(help="A JSON file, or the name of a sample order.")] = "fulfilled",
     *,
-    idempotency_key: Annotated[str | None, typer.Option(help="Sent as Idempotency-Key (default: a new one).")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="Sent as Idempotency-Key (default: a new one).", callback=filled)
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the order until it has ended.")] = False,
     timeout: Annotated[float, typer.Option(min=1, help="With --wait: give up after so many seconds.")] = 120,
     username: Username = None,
@@ -138,7 +140,9 @@ def order(
 
 def orders(
     *,
-    customer: Annotated[str | None, typer.Option(help="Of this customer, by the id in the token (sub).")] = None,
+    customer: Annotated[
+        str | None, typer.Option(help="Of this customer, by the id in the token (sub).", callback=filled)
+    ] = None,
     still_open: Annotated[
         bool, typer.Option("--open", help="Of all customers, those that have not ended, oldest first.")
     ] = False,

@@ -57,12 +57,13 @@ def require_order(target: Target, order_id: str) -> dict[str, Any]:
     """Return an order by its whole id; Stop(REFUSED) if there is none."""
     found = find_order(target, order_id)
     if found is None:
+        look = f"List orders with: {target.command('orders')}"
+        if len(order_id) >= prefixes.ORDER_ID_LENGTH:
+            raise Stop(Exit.REFUSED, f"There is no order {order_id!r}.", look)
         raise Stop(
             Exit.REFUSED,
-            f"There is no order {order_id!r}."
-            if len(order_id) >= prefixes.ORDER_ID_LENGTH
-            else f"There is no order {order_id!r} among those that are open or have a failure.",
-            f"An order that has ended needs its whole id. List orders with: {target.command('orders')}",
+            f"There is no order {order_id!r} among those that are open or have a failure.",
+            f"An order that has ended needs its whole id. {look}",
         )
     return found
 

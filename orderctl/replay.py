@@ -66,8 +66,8 @@ def replay(
             )
         else:
             console.out.print(
-                f"Would replay what {archive['ArchiveName']} holds from {since} to {until}, {held}, to: {names}. "
-                "Each rule gets the events that fit its pattern.",
+                f"Would replay from {since} to {until}, to: {names}. The archive {archive['ArchiveName']} holds "
+                f"{held} of that time; each rule gets those that fit its pattern, so it may be fewer.",
                 markup=False,
             )
         return

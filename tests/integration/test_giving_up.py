@@ -130,7 +130,7 @@ def test_discarding_what_an_order_waits_for_gives_the_order_up_and_undoes_it(
 
     outcome = discard_one(there, inbox, failure_id, "ada", "a test")
 
-    assert (outcome.result, outcome.order_id) == ("discarded", order.order_id)
+    assert (outcome.result, outcome.order_id, outcome.given_up) == ("discarded", order.order_id, True)
     assert world.order(order).given_up == DISCARDED
     ((_, given),) = workflows.started.items()
     assert given["data"] == {"customerId": order.customer_id, "orderId": order.order_id}
@@ -252,7 +252,7 @@ def test_an_operator_is_told_where_a_given_up_order_has_ended(
     world: World, there: Target, status: model.Status, said: str
 ) -> None:
     order = world.store(an_order(status=status, given_up=DISCARDED))
-    outcome = Outcome("f", "discarded", "it is being undone", order.order_id)
+    outcome = Outcome("f", "discarded", "it is being undone", order.order_id, given_up=True)
 
     await_undoing(there, [outcome], timeout_s=0, pause_s=0)
 

@@ -9,13 +9,13 @@ import msgspec
 import pytest
 
 from orderctl import console, failures_redrive, prefixes
-from orderctl.exits import Exit, Stop
+from orderctl.exits import Exit, Interrupted, Stop
 from orderctl.target import Target
-from orders.failures import FailureRecord, Status
+from orders.failures import Action, FailureRecord, Redrive, Status
 from orders.failures_table import FailuresTable
 from orders.model import timestamp, timestamp_before
 from tests.integration.world import World, an_order
-from tests.unit.orderctl.conftest import QUEUE, Run, store_failure
+from tests.unit.orderctl.conftest import MACHINE, QUEUE, Run, store_failure
 from tests.unit.orderctl.test_console import HOSTILE, obeyed_in
 
 FIRST = "3f0c9a1b" + "1" * 12
@@ -98,7 +98,10 @@ def test_a_long_list_says_of_how_many_it_shows_the_first(world: World, inbox: Fa
     _, as_json, _ = run("failures", "list", "--limit", "10", "--json")
 
     assert "50 of 57 failures" in shown
-    assert "10 of more than 10 failures" in limited
+    assert "see all with --json" in shown
+    assert "Causes of" not in shown
+    assert "Causes of the first 10 read" in limited
+    assert "The first 10 read; narrow them down, or read more with --limit." in limited
     assert json.loads(as_json)["more"] is True
 
 
@@ -182,6 +185,12 @@ def test_the_start_of_an_order_id_is_looked_for_in_the_indexes(world: World, the
     assert code == Exit.REFUSED
     assert "whole id" in said
     assert run("order", "99aa22bb-8218-51d2-a18e-3e00fd0aa7a7")[0] == 0
+
+    # AND who has typed a whole id isn't told to
+    code, _, said = run("order", "88aa22bb-8218-51d2-a18e-3e00fd0aa7a7")
+    assert code == Exit.REFUSED
+    assert "whole id" not in said
+    assert "List orders with" in said
 
 
 def test_an_ambiguous_start_of_an_order_id(world: World, there: Target, run: Run) -> None:
@@ -274,11 +283,13 @@ def test_a_redrive_sends_once(world: World, inbox: FailuresTable, run: Run) -> N
 
 
 def test_a_redrive_as_json(world: World, inbox: FailuresTable, run: Run) -> None:
-    store_failure(world, FIRST)
+    store_failure(world, FIRST, order_id=ORDER)
     code, shown, _ = run("failures", "redrive", "--all", "--wait", "0", "--json")
     found = json.loads(shown)
     assert (code, found["redriven"], found["cameBack"], found["stopped"]) == (0, 1, 0, None)
-    assert found["outcomes"][0]["failure_id"] == FIRST
+    (outcome,) = found["outcomes"]
+    assert outcome.pop("detail").startswith("sent to queue NotificationsQueue")
+    assert outcome == {"failureId": FIRST, "orderId": ORDER, "result": "redriven"}
 
 
 def test_a_dry_run_sends_nothing(world: World, inbox: FailuresTable, run: Run) -> None:
@@ -326,6 +337,49 @@ def test_a_redrive_that_can_not_know_yet_says_so(world: World, inbox: FailuresTa
     assert "Whether it worked is known later" in shown
 
 
+@pytest.mark.parametrize("option", [[], ["--dry-run"]])
+def test_a_redrive_of_unknown_ids_names_them_all_and_begins_nothing(
+    world: World, inbox: FailuresTable, run: Run, option: list[str]
+) -> None:
+    store_failure(world, FIRST)
+    code, shown, said = run("failures", "redrive", FIRST, "zzzz", "f" * 20, *option)
+    assert (code, shown) == (Exit.REFUSED, "")
+    assert f"There are no failures 'zzzz', '{'f' * 20}'." in said
+    assert "Redriving" not in said
+    assert status_of(inbox, FIRST) is Status.NEW
+
+
+@pytest.mark.parametrize("option", [[], ["--json"]])
+def test_a_redrive_that_is_interrupted_while_it_watches_tells_what_was_sent(
+    world: World, inbox: FailuresTable, run: Run, monkeypatch: pytest.MonkeyPatch, option: list[str]
+) -> None:
+    store_failure(world, FIRST)
+    monkeypatch.setattr("orderctl.failures._watch_for_failures", interrupt)
+    code, shown, said = run("failures", "redrive", FIRST, "--rate", "1000", *option)
+    assert code == Exit.INTERRUPTED
+    assert "interrupted" in said
+    assert FIRST in shown
+    assert "sent to queue NotificationsQueue" in shown
+
+
+def test_a_redrive_that_is_interrupted_half_way_tells_what_was_sent_and_what_was_not(
+    world: World, inbox: FailuresTable, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for failure_id in (FIRST, SECOND, THIRD):
+        store_failure(world, failure_id)
+    pauses = iter([lambda: None, interrupt])
+    monkeypatch.setattr(failures_redrive.Pace, "wait", lambda _: next(pauses)())
+    code, shown, said = run("failures", "redrive", FIRST, SECOND, THIRD)
+    assert code == Exit.INTERRUPTED
+    assert f"{FIRST}  redriven: sent to queue" in shown
+    assert "2 failures not touched" in said
+    assert status_of(inbox, THIRD) is Status.NEW
+
+
+def interrupt(*_: Any) -> None:
+    raise Interrupted
+
+
 def test_what_can_not_be_sent_is_a_failure(world: World, inbox: FailuresTable, run: Run) -> None:
     redrive = msgspec.structs.replace(record_of(inbox, store_failure(world, FIRST)).redrive, to=f"{QUEUE}-gone")
     store_failure(world, FIRST, redrive=redrive)
@@ -368,11 +422,87 @@ def test_a_discard_gives_up_once(world: World, inbox: FailuresTable, run: Run) -
     assert world.messages("NotificationsQueue") == []
 
 
+@pytest.fixture
+def given_up(world: World, there: Target) -> str:
+    """A failure for which an order waits, and Step Functions, which starts whatever it is asked to."""
+    world.store(an_order(order_id=ORDER))
+    there._clients["stepfunctions"] = Starts()
+    return store_failure(world, FIRST, order_id=ORDER, redrive=Redrive(Action.RESUME, MACHINE))
+
+
+class Starts:
+    class exceptions:  # noqa: N801 - as boto3 has it
+        class ExecutionAlreadyExists(Exception):  # noqa: N818
+            pass
+
+    def start_execution(self, **_: Any) -> dict[str, Any]:
+        return {}
+
+
+@pytest.mark.parametrize("option", [[], ["--json"]])
+def test_a_discard_that_is_interrupted_while_it_waits_tells_what_was_discarded(
+    run: Run, monkeypatch: pytest.MonkeyPatch, given_up: str, option: list[str]
+) -> None:
+    # GIVEN a discard that waits for an order's undoing
+    monkeypatch.setattr(failures_redrive, "await_undoing", interrupt)
+
+    # WHEN it is interrupted
+    code, shown, _ = run("failures", "discard", given_up, "--reason", "x", *option)
+
+    # THEN it says what it has done
+    assert code == Exit.INTERRUPTED
+    assert given_up in shown
+    assert "the order is given up and is being undone" in shown
+
+
+def test_a_discard_that_is_interrupted_half_way_names_what_is_left(
+    world: World, inbox: FailuresTable, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for failure_id in (FIRST, SECOND, THIRD):
+        store_failure(world, failure_id)
+    real = failures_redrive.discard_one
+
+    def discard_one(there: Target, table: FailuresTable, failure_id: str, *said: str) -> failures_redrive.Outcome:
+        if failure_id == SECOND:
+            raise Interrupted
+        return real(there, table, failure_id, *said)
+
+    monkeypatch.setattr(failures_redrive, "discard_one", discard_one)
+    code, shown, said = run("failures", "discard", FIRST, SECOND, THIRD, "--reason", "x")
+    assert code == Exit.INTERRUPTED
+    assert f"{FIRST} discarded" in shown
+    assert f"Not discarded, or not to the end: {SECOND}, {THIRD}." in said
+
+
+def test_a_repeated_discard_tells_where_the_order_is(
+    world: World, inbox: FailuresTable, run: Run, monkeypatch: pytest.MonkeyPatch, given_up: str
+) -> None:
+    monkeypatch.setattr(failures_redrive, "await_undoing", lambda *_: None)
+    run("failures", "discard", given_up, "--reason", "x")
+    code, _, said = run("failures", "discard", given_up, "--reason", "x")
+    assert code == Exit.REFUSED
+    assert "it is DISCARDED already; the order is PLACED and is being undone; see how far it is" in said
+    assert f"explain {ORDER}" in said
+
+    world.dynamodb.update_item(
+        TableName="OrdersTable",
+        Key={"customerId": {"S": an_order().customer_id}, "orderId": {"S": ORDER}},
+        UpdateExpression="SET #status = :failed",
+        ExpressionAttributeNames={"#status": "status"},
+        ExpressionAttributeValues={":failed": {"S": "FAILED"}},
+    )
+    code, _, said = run("failures", "discard", given_up, "--reason", "x")
+    assert code == Exit.REFUSED
+    assert "it is DISCARDED already; the order is FAILED: nothing stays charged" in said
+
+
 def test_a_discard_as_json(world: World, inbox: FailuresTable, run: Run) -> None:
     store_failure(world, FIRST)
     code, shown, _ = run("failures", "discard", FIRST, "f" * 20, "--reason", "x", "--json")
     assert code == Exit.REFUSED
-    assert [each["result"] for each in json.loads(shown)] == ["discarded", "refused"]
+    found = json.loads(shown)
+    assert [each["result"] for each in found] == ["discarded", "refused"]
+    assert [sorted(each) for each in found] == [["detail", "failureId", "orderId", "result"]] * 2
 
 
 @pytest.mark.parametrize("reason", ["", "  ", "x" * 501])

@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from orderctl import console, explain, records
 from orderctl import logs as reading
+from orderctl.cloud import Cloud, CloudState
 from orderctl.exits import Exit, Interrupted
 from orderctl.target import Target
 from orders.model import Order, timestamp_before
@@ -181,6 +184,16 @@ def test_a_line_that_is_no_object_is_shown_as_it_is(there: Target, logs: Logs, r
     assert json.loads(shown)["message"] == message
 
 
+def test_what_was_logged_overwrites_nothing_that_orderctl_says(there: Target, logs: Logs, run: Run) -> None:
+    logs.add("ShipOrder", now_ms(), entry("failed", component="FulfilmentQueue", at="never", fields="mine"))
+    line = json.loads(run("logs", "--json")[1])
+    assert (line["component"], line["level"], line["message"]) == ("ShipOrderFunction", "INFO", "failed")
+    assert line["at"].startswith("20")
+    logged = line["fields"]
+    assert (logged["component"], logged["at"], logged["fields"]) == ("FulfilmentQueue", "never", "mine")
+    assert logged["order_id"] == MINE
+
+
 def test_a_traceback_is_shown_whole(there: Target, logs: Logs, run: Run) -> None:
     logs.add(
         "ShipOrder", now_ms(), entry("failed", exception="Traceback\n  File x\nValueError: y", exception_name="V")
@@ -258,6 +271,40 @@ def test_following_shows_each_line_once_and_ends_well(
     # THEN each is shown once, and Ctrl-C is the way to end it
     assert [line.split()[3] for line in shown.splitlines()] == ["first", "second", "second", "late"]
     assert (code, said) == (0, "")
+
+
+@pytest.fixture
+def local(there: Target, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CloudState:
+    """The stack on a recorded local cloud whose process is gone, and whose server doesn't answer any more."""
+    monkeypatch.setattr("orderctl.cloud.CLOUDS", tmp_path)
+    monkeypatch.setattr(reading, "ENDING_S", 0.1)
+    there.local = CloudState(
+        "test", 4566, 2**22 + 1, "long ago", "2026-01-01T00:00:00+00:00", "process", deployed="x"
+    )
+    Cloud("test").save(there.local)
+
+    def read(*_: Any) -> Any:
+        raise EndpointConnectionError(endpoint_url="http://127.0.0.1:4566")
+
+    monkeypatch.setattr(reading, "events", read)
+    return there.local
+
+
+def test_following_a_local_cloud_that_dies_tells_what_became_of_it(local: CloudState, run: Run) -> None:
+    code, _, said = run("logs", "--follow")
+    assert code == Exit.NO_TARGET
+    assert "The local cloud 'test' died" in said
+    assert "Start it" in said
+
+
+def test_a_local_cloud_that_runs_and_does_not_answer_did_not_die(
+    local: CloudState, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orderctl.server.alive", lambda _: True)
+    code, _, said = run("logs", "--follow")
+    assert code == Exit.NO_TARGET
+    assert "can't be reached" in said
+    assert "died" not in said
 
 
 # ---- More than a page --------------------------------------------------------------------------------------------

@@ -49,6 +49,26 @@ def test_without_a_key_each_submission_is_an_order(shop: Shop, run: Run) -> None
     assert len(shop.orders) == 2
 
 
+@pytest.mark.parametrize("value", ["", " "])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["submit", "--idempotency-key"],
+        ["submit", "--stack"],
+        ["submit", "--user"],
+        ["orders", "--customer"],
+        ["logs", "--order"],
+        ["failures", "redrive", "--error", "x", "--order"],
+    ],
+)
+def test_an_empty_value_is_no_value_left_out(shop: Shop, run: Run, command: list[str], value: str) -> None:
+    code, _, said = run(*command, value)
+    assert code == Exit.USAGE
+    assert f"The value of {command[-1].replace('--user', '--username')} is empty." in said
+    assert "leave the option out" in said
+    assert not shop.orders
+
+
 def test_a_refused_order_names_the_fields(shop: Shop, run: Run, tmp_path: Any) -> None:
     file = tmp_path / "order.json"
     file.write_text("{}")
@@ -263,7 +283,8 @@ def test_a_dry_run_of_a_replay_counts_and_sends_nothing(bus: Target, run: Run) -
     code, shown, _ = run("replay", "--from", hours(-1), "--to", hours(1), "--dry-run")
     as_json = json.loads(run("replay", "--from", hours(-1), "--to", hours(1), "--dry-run", "--json")[1])
     assert code == 0
-    assert "3 events, to: EverythingRule" in shown
+    assert "to: EverythingRule." in shown
+    assert "holds 3 events of that time; each rule gets those that fit its pattern" in shown
     assert as_json["archivedEvents"] == 3
     assert replays(bus) == []
 
