@@ -357,4 +357,4 @@ def test_explain_fits_eighty_columns_and_loses_nothing(
     assert shown.count("x") >= 200
     assert order.placed_at.partition("T")[0] in shown
     assert order.placed_at[11:23] in shown
-    assert sentence.startswith("Placed 0 s ago")
+    assert sentence.startswith("Placed ")  # 0 s ago, unless the machine is busy
