@@ -45,7 +45,7 @@ status: install ## Show what runs and where
 	@exec $(ORDERCTL) status $(CLOUD)
 
 test: install-all ## Run every test suite, on a local cloud of its own
-	@cd $(HERE) && exec $(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadgroup $(ARGS)
+	@cd $(HERE) && exec $(PYTHON) -m pytest $(ARGS)
 
 lint: install-all ## Check formatting, lint and types
 	cd $(HERE) && .venv/bin/ruff format --check .

@@ -37,14 +37,6 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: with the clean-up below
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the suites on local clouds one after the other, in one worker: the other suites run beside them."""
-    for item in items:
-        if item.path.parent.name in {"system", "conformance"}:
-            item.add_marker(pytest.mark.xdist_group("local clouds"))
-
-
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Stop this run's cloud, however the run has ended; its logs stay if something went wrong."""
     mine = Cloud(os.environ[NAME_VARIABLE])

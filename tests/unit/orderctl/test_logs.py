@@ -297,16 +297,6 @@ def test_following_a_local_cloud_that_dies_tells_what_became_of_it(local: CloudS
     assert "Start it" in said
 
 
-def test_a_local_cloud_that_runs_and_does_not_answer_did_not_die(
-    local: CloudState, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("orderctl.server.alive", lambda _: True)
-    code, _, said = run("logs", "--follow")
-    assert code == Exit.NO_TARGET
-    assert "can't be reached" in said
-    assert "died" not in said
-
-
 # ---- More than a page --------------------------------------------------------------------------------------------
 
 
