@@ -1,0 +1,84 @@
+"""What the sweep must not get wrong when others are at work on the same orders and failures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from orders import model
+from orders.failures import NotAllowed, Redrive, Status
+from orders.failures_table import Contended, FailuresTable
+from tests.integration.test_sweep_orders import LONG_AGO, a_failure, an_overdue_order, status_of, sweep
+from tests.integration.test_sweep_orders import inbox as inbox  # noqa: PLC0414 - a fixture
+from tests.integration.test_sweep_orders import workflows as workflows  # noqa: PLC0414 - a fixture
+from tests.integration.world import World, an_order, function
+
+
+def two_that_are_over(world: World) -> tuple[str, str]:
+    """Two failures of orders that have ended; the first one is met first."""
+    ids = []
+    for number in (2, 1):
+        order = an_order(order_id=f"{number:08}-8218-51d2-a18e-3e00fd0aa7a7")
+        world.store(msgspec.structs.replace(order, status=model.Status.FAILED, open_shard=None))
+        seen = f"2026-11-20T00:00:0{number}.000Z"
+        ids.append(a_failure(world, order, failure_id=f"failure-{number}", last_seen_at=seen).failure_id)
+    return ids[0], ids[1]
+
+
+@pytest.mark.parametrize("error", [NotAllowed("settled"), LookupError("gone"), Contended("busy")])
+def test_a_failure_that_somebody_else_is_at_is_left_to_them_and_no_error(
+    world: World, workflows: Any, inbox: FailuresTable, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    first, second = two_that_are_over(world)
+    table, logged = function("sweep_orders")._failures, []
+    settle = table.settle
+
+    def settle_unless_first(failure_id: str, *given: Any, **more: Any) -> Any:
+        if failure_id == first:
+            raise error
+        return settle(failure_id, *given, **more)
+
+    monkeypatch.setattr(table, "settle", settle_unless_first)
+    monkeypatch.setattr(function("sweep_orders").logger, "exception", lambda *given, **_: logged.append(given))
+
+    assert sweep()["resolved"] == 1
+
+    record = inbox.get(second)
+    assert record is not None
+    assert (record.status, logged) == (Status.RESOLVED, [])
+
+
+def test_a_failure_that_comes_back_at_this_moment_is_not_closed(
+    world: World, workflows: Any, inbox: FailuresTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # GIVEN a redriven receipt that has been quiet, and fails again between the sweep's look and its write
+    order = world.store(an_order(status=model.Status.FULFILLED, open_shard=None))
+    record = a_failure(world, order, redrive=msgspec.convert({"action": "invoke", "to": "f"}, Redrive))
+    inbox.confirm(inbox.claim(record.failure_id, by="ada"), "invoked")
+    table = function("sweep_orders")._failures
+    settle = table.settle
+
+    def after_it_failed_again(failure_id: str, *given: Any, **more: Any) -> Any:
+        inbox.change(failure_id, lambda known: msgspec.structs.replace(known, status=Status.NEW))
+        return settle(failure_id, *given, **more)
+
+    monkeypatch.setattr(table, "settle", after_it_failed_again)
+    sweep(quietSeconds=0)
+
+    assert status_of(inbox, record) is Status.NEW
+
+
+def test_what_the_sweep_decides_by_is_read_consistently(world: World, workflows: Any) -> None:
+    reads: list[dict[str, Any]] = []
+    client = function("sweep_orders")._orders._client
+    client.meta.events.register("provide-client-params.dynamodb.GetItem", lambda params, **_: reads.append(params))
+    overdue = an_overdue_order(world)
+    a_failure(world, overdue, first_seen_at=LONG_AGO)
+
+    sweep()
+
+    asked = [read for read in reads if read["TableName"] == "OrdersTable"]
+    assert len(asked) == 2
+    assert all(read["ConsistentRead"] for read in asked)
