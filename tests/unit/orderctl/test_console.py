@@ -90,7 +90,8 @@ def test_errors_and_progress_are_harmless(capsys: pytest.CaptureFixture[str]) ->
 @given(st.recursive(st.text() | st.text(alphabet=st.sampled_from(OBEYED)), st.lists))
 def test_json_stays_json_and_says_the_same(value: Any) -> None:
     document = harmless(json.dumps({"x": value}, ensure_ascii=False))
-    assert json.loads(document) == {"x": value}
+    # Two halves of a surrogate pair side by side are one character to every reader of JSON.
+    assert json.loads(document) == json.loads(json.dumps({"x": value}))
     assert not obeyed_in(document)
 
 
