@@ -66,26 +66,26 @@ invoke-samples: install ## Run every sample event through `sam local invoke` (ne
 	@cd $(HERE) && exec $(PYTHON) scripts/invoke_samples.py $(CLOUD)
 
 bench: install-all ## Measure cold start, warm cost, dollars an order and scaling; also as JSON in .local/bench/
-	@cd $(HERE) && exec $(PYTHON) -m benchmarks
+	@cd $(HERE) && exec $(PYTHON) -m measure.benchmarks
 
 bench-laptop: install ## Measure the local cloud: clone to first order, second run, latencies
-	@cd $(HERE) && exec $(PYTHON) -m benchmarks.laptop
+	@cd $(HERE) && exec $(PYTHON) -m measure.benchmarks.laptop
 
 prove: install-all ## Prove that nothing is lost and nothing happens twice: fault matrix and stories
-	@cd $(HERE) && $(PYTHON) -m proof matrix --write
-	@cd $(HERE) && $(PYTHON) -m proof stories $(ARGS)
+	@cd $(HERE) && $(PYTHON) -m verify matrix --write
+	@cd $(HERE) && $(PYTHON) -m verify stories $(ARGS)
 
 prove-case: install-all ## Run one case of the fault matrix again: CASE='...'
-	@cd $(HERE) && exec $(PYTHON) -m proof case "$(CASE)"
+	@cd $(HERE) && exec $(PYTHON) -m verify case "$(CASE)"
 
 prove-stories: install-all ## Tell the stories alone: ARGS='--seed 7 --examples 500'
-	@cd $(HERE) && exec $(PYTHON) -m proof stories $(ARGS)
+	@cd $(HERE) && exec $(PYTHON) -m verify stories $(ARGS)
 
 prove-mutants: install-all ## Put in deliberate defects, one at a time: each must turn the proof red
-	@cd $(HERE) && exec $(PYTHON) -m proof mutants --write
+	@cd $(HERE) && exec $(PYTHON) -m verify mutants --write
 
 mutants: install-all ## Change src/orders in one place at a time, a test must notice: SINCE=REV, FILES='...', SAMPLE=700 SEED=1
-	@cd $(HERE) && exec $(PYTHON) -m proof.mutation $(if $(SINCE),--since $(SINCE)) $(if $(FILES),--files "$(FILES)") \
+	@cd $(HERE) && exec $(PYTHON) -m verify.mutation $(if $(SINCE),--since $(SINCE)) $(if $(FILES),--files "$(FILES)") \
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 clean: ## Stop every local cloud of this checkout and remove it with its orders, and all that was built or installed

@@ -23,14 +23,15 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import yaml
+from orderctl.cloud import deployment
+from orderctl.cloud.state import DEFAULT_NAME, ROOT, STACK_NAME, Cloud, CloudState, cloud_environment
+from orderctl.exits import Exit, Stop
+from orderctl.stack.target import Target, local_target
+from orderctl.ui import console
 from rich.markup import escape
 from rich.table import Table
 
-from orderctl import console, deployment
-from orderctl.cloud import DEFAULT_NAME, ROOT, STACK_NAME, Cloud, CloudState, cloud_environment
-from orderctl.exits import Exit, Stop
-from orderctl.target import Target, local_target
-from orders.model import TERMINAL, order_id_for
+from orders.domain.order import TERMINAL, order_id_for
 
 EVENTS = ROOT / "events"
 # The sample order travels as soon as it is accepted; the other samples tell of how it ended.

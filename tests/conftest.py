@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
-
-from orderctl import lifecycle, server, target
-from orderctl.cloud import CLOUDS, Cloud
+from orderctl.cloud import lifecycle, server
+from orderctl.cloud.state import CLOUDS, Cloud
 from orderctl.exits import Stop
-from orderctl.rest import OrdersApi
-from orderctl.signin import TokenSource, token_source
-from orderctl.target import Target
+from orderctl.stack import target
+from orderctl.stack.rest import OrdersApi
+from orderctl.stack.signin import TokenSource, token_source
+from orderctl.stack.target import Target
 
 NAME_VARIABLE = "ORDERS_TEST_CLOUD"
 PREFIX = "test-"

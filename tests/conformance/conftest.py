@@ -28,7 +28,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
     command += ["--wait-scale", "0.05", "--metrics-interval", "0.5"]
     if os.environ.get("LOCALCLOUD_BARE"):
         command.append("--bare")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tools/localcloud/src")}
     log = directory / "server.log"
     with log.open("w") as output:
         server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)

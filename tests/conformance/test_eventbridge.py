@@ -136,7 +136,7 @@ def test_a_busy_target_is_tried_as_often_as_its_retry_policy_says(cloud: LocalCl
     policies = [{"MaximumRetryAttempts": 2}, {"MaximumRetryAttempts": 0}, {"MaximumEventAgeInSeconds": 0}]
     # WHEN an event is delivered to it under each
     command = [str(CLOUD_PYTHON), "-c", RETRIES, json.dumps(policies)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tools/localcloud/src")}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     # THEN it is retried until the policy is used up, and then dead-lettered
     assert json.loads(ended.stdout) == [

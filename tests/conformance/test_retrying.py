@@ -1,7 +1,6 @@
 """Amazon States Language specification: retriers."""
 
 import pytest
-
 from localcloud.retrying import retry_delay_s
 
 

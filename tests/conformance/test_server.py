@@ -38,14 +38,14 @@ def command(port: int, directory: Path, *options: str) -> list[str]:
 
 def run(*arguments: str, port: int, directory: Path) -> subprocess.CompletedProcess[str]:
     """Run a server that is expected to end by itself."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tools/localcloud/src")}
     line = command(port, directory, *arguments)
     return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
 def start(port: int, directory: Path, *options: str) -> tuple[subprocess.Popen[bytes], LocalCloud]:
     """Start a server and wait until it answers."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tools/localcloud/src")}
     with (directory / "server.log").open("ab") as log:
         server = subprocess.Popen(
             command(port, directory, *options), cwd=ROOT, env=environment, stdout=log, stderr=log
@@ -241,7 +241,7 @@ def test_another_ministack_is_one_sentence(tmp_path: Path, sabotage: str, senten
     ended = subprocess.run(
         [str(CLOUD_PYTHON), "-c", script],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tools/localcloud/src")},
         capture_output=True,
         text=True,
         timeout=60,

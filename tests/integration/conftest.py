@@ -35,7 +35,7 @@ def world(environment: None) -> Iterator[World]:
 @pytest.fixture
 def logs(environment: None) -> Iterator[Callable[[], list[dict[str, Any]]]]:
     """All log lines since the last call."""
-    from orders.telemetry import logger
+    from orders.runtime.telemetry import logger
 
     stream = io.StringIO()
     usual = logger.registered_handler.setStream(stream)  # type: ignore[attr-defined]

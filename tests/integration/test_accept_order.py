@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from orders import openapi
-from orders.model import Status
+from orders.api import openapi
+from orders.domain.order import Status
 from tests.integration.world import World, invoke, sample
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs/api.md"

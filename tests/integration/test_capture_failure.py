@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from botocore.stub import Stubber
 
-from orders import failure_messages, failures
-from orders.attributes import to_item
-from orders.failures import FailureRecord, Status
-from orders.failures_table import FailuresTable
+from orders.inbox.parse import read_message
+from orders.inbox.record import FailureRecord, FailureStatus, seen_again
+from orders.inbox.store import FailuresTable
+from orders.storage.dynamodb import to_item
 from tests.integration.world import World, function, invoke, sample
 
 ORDER_ID = "694e228d-8218-51d2-a18e-3e00fd0aa7a7"
@@ -35,7 +35,7 @@ def messages(*bodies: Any) -> dict[str, Any]:
 
 
 def only(inbox: FailuresTable) -> FailureRecord:
-    (record,) = inbox.with_status(Status.NEW)
+    (record,) = inbox.with_status(FailureStatus.NEW)
     complete = inbox.get(record.failure_id)
     assert complete is not None
     return complete
@@ -52,7 +52,7 @@ def test_the_same_failure_arriving_twice_is_one_record_with_a_count(world: World
     assert invoke("capture_failure", messages(receipt_failure(), receipt_failure())) == {"batchItemFailures": []}
 
     record = only(inbox)
-    assert (record.count, record.status, record.order_id) == (2, Status.NEW, ORDER_ID)
+    assert (record.count, record.status, record.order_id) == (2, FailureStatus.NEW, ORDER_ID)
     assert json.loads(record.payload or "") == receipt_failure()["requestPayload"]
 
 
@@ -70,7 +70,7 @@ def test_a_redriven_failure_that_fails_again_is_new_again(world: World, inbox: F
     invoke("capture_failure", messages(receipt_failure()))
     failure_id = only(inbox).failure_id
     inbox.confirm(inbox.claim(failure_id, by="ada"), "invoked")
-    settled = inbox.settle(failure_id, Status.RESOLVED, by="sweep", reason="quiet")
+    settled = inbox.settle(failure_id, FailureStatus.RESOLVED, by="sweep", reason="quiet")
     assert settled.expires_at is not None
 
     # WHEN the function fails on it again
@@ -93,7 +93,7 @@ def test_a_payload_too_big_for_an_item_goes_to_the_bucket_whole(world: World, in
     assert inbox.payload_of(record) == text
 
     # WHEN it is settled, it goes where the bucket's lifecycle ends it with its record
-    settled = inbox.settle(record.failure_id, Status.DISCARDED, by="ada", reason="rubbish")
+    settled = inbox.settle(record.failure_id, FailureStatus.DISCARDED, by="ada", reason="rubbish")
     assert (settled.payload_key or "").startswith(f"settled/{record.failure_id}/")
     assert inbox.payload_of(settled) == text
     (kept,) = world.s3.list_objects_v2(Bucket="failed-payloads-bucket")["Contents"]
@@ -111,7 +111,7 @@ def test_a_message_that_cannot_be_captured_stays_while_the_others_are(world: Wor
 
 
 def ids(inbox: FailuresTable) -> list[str]:
-    return [record.failure_id for record in inbox.with_status(Status.NEW)]
+    return [record.failure_id for record in inbox.with_status(FailureStatus.NEW)]
 
 
 def test_a_table_that_refuses_leaves_every_message_on_the_queue(world: World) -> None:
@@ -208,18 +208,18 @@ def test_two_writers_do_not_overwrite_each_other(world: World, inbox: FailuresTa
     # GIVEN a failure, and a second message about it while an operator claims it
     invoke("capture_failure", messages(receipt_failure()))
     failure_id = only(inbox).failure_id
-    again = failure_messages.read_message(messages(receipt_failure())["Records"][0])
+    again = read_message(messages(receipt_failure())["Records"][0])
 
     def claim_in_between(record: FailureRecord) -> FailureRecord:
-        if record.status is Status.NEW:
+        if record.status is FailureStatus.NEW:
             inbox.claim(failure_id, by="ada")
-        return failures.seen_again(record, again, at="2026-11-21T07:00:00.000Z", message_id="other")
+        return seen_again(record, again, at="2026-11-21T07:00:00.000Z", message_id="other")
 
     # WHEN both write
     record = inbox.change(failure_id, claim_in_between)
 
     # THEN both are in the record
-    assert (record.count, record.status, record.claimed_by) == (2, Status.REDRIVEN, "ada")
+    assert (record.count, record.status, record.claimed_by) == (2, FailureStatus.REDRIVEN, "ada")
 
 
 def test_an_unreadable_record_in_the_table_is_an_error_and_not_a_loss(world: World, inbox: FailuresTable) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from orders.failures_table import FailuresTable
+from orders.inbox.store import FailuresTable
 from tests.integration.test_inbox_claims import captured, inbox
 from tests.integration.world import World, function, invoke, sample
 

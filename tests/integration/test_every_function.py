@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orders.model import Status
+from orders.domain.order import Status
 from tests.integration.test_samples import FUNCTIONS, outcome, shop
 from tests.integration.world import World, an_order, function, invoke, sample
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from orders.model import AlreadyShipped, PaymentProviderError, WarehouseError
+from orders.domain.errors import AlreadyShipped, PaymentProviderError, WarehouseError
 from tests.integration.world import World, an_order, function, invoke, sample
 
 ORDER_ID = an_order().order_id

@@ -9,15 +9,16 @@ import boto3
 import msgspec
 import pytest
 from botocore.exceptions import ClientError
+from orderctl.redrive import Outcome, await_undoing, discard_one, redrive_one
+from orderctl.stack.target import Target
 
-from orderctl import failures_redrive
-from orderctl.failures_redrive import Outcome, await_undoing, discard_one, redrive_one
-from orderctl.target import Target
-from orders import model
-from orders.attributes import to_item
-from orders.failures import Action, FailureRecord, Kind, Redrive, Status
-from orders.failures_table import FailuresTable
-from orders.model import DISCARDED, Order, OrderCancelled, timestamp
+from orderctl import redrive as failures_redrive
+from orders.domain.clock import timestamp
+from orders.domain.errors import OrderCancelled
+from orders.domain.order import DISCARDED, TERMINAL, Order, Reason, Status
+from orders.inbox.record import Action, FailureRecord, FailureStatus, Kind, Redrive
+from orders.inbox.store import FailuresTable
+from orders.storage.dynamodb import to_item
 from tests.integration.world import ENVIRONMENT, REGION, World, an_order
 
 MACHINE = ENVIRONMENT["STATE_MACHINE_ARN"]
@@ -29,7 +30,7 @@ class Workflows:
     """Step Functions, as far as a discard asks it: a name starts once."""
 
     class exceptions:  # noqa: N801
-        class ExecutionAlreadyExists(ClientError):  # noqa: N818
+        class ExecutionAlreadyExists(ClientError):
             pass
 
     def __init__(self) -> None:
@@ -105,7 +106,7 @@ def a_failure_of(world: World, order: Order, of: tuple[Kind, str, Redrive], **ch
         payload=stream_record(order) if kind is Kind.STREAM else "{}",
         order_id=order.order_id,
         customer_id=order.customer_id,
-        status=Status.NEW,
+        status=FailureStatus.NEW,
         first_seen_at=timestamp(),
         last_seen_at=timestamp(),
     )
@@ -114,16 +115,16 @@ def a_failure_of(world: World, order: Order, of: tuple[Kind, str, Redrive], **ch
     return record.failure_id
 
 
-def status_of(inbox: FailuresTable, failure_id: str) -> Status:
+def status_of(inbox: FailuresTable, failure_id: str) -> FailureStatus:
     found = inbox.get(failure_id)
     assert found is not None
     return found.status
 
 
 @pytest.mark.parametrize("of", WAITED_FOR.values(), ids=WAITED_FOR.keys())
-@pytest.mark.parametrize("status", [Status.NEW, Status.REDRIVEN])
+@pytest.mark.parametrize("status", [FailureStatus.NEW, FailureStatus.REDRIVEN])
 def test_discarding_what_an_order_waits_for_gives_the_order_up_and_undoes_it(
-    *, world: World, there: Target, inbox: FailuresTable, workflows: Workflows, of: Any, status: Status
+    *, world: World, there: Target, inbox: FailuresTable, workflows: Workflows, of: Any, status: FailureStatus
 ) -> None:
     order = world.store(an_order())
     failure_id = a_failure_of(world, order, of, status=status, claimed_at=timestamp())
@@ -134,7 +135,7 @@ def test_discarding_what_an_order_waits_for_gives_the_order_up_and_undoes_it(
     assert world.order(order).given_up == DISCARDED
     ((_, given),) = workflows.started.items()
     assert given["data"] == {"customerId": order.customer_id, "orderId": order.order_id}
-    assert status_of(inbox, failure_id) is Status.DISCARDED
+    assert status_of(inbox, failure_id) is FailureStatus.DISCARDED
 
 
 @pytest.mark.parametrize("told", OTHERS.keys())
@@ -152,7 +153,7 @@ def test_discarding_what_no_order_waits_for_leaves_the_order_alone_and_tells_wha
 def test_discarding_a_later_event_does_not_give_up_an_order_that_goes_on_without_it(
     world: World, there: Target, inbox: FailuresTable, workflows: Workflows
 ) -> None:
-    order = world.store(an_order(status=model.Status.RESERVED, version=2))
+    order = world.store(an_order(status=Status.RESERVED, version=2))
     failure_id = a_failure_of(world, order, WAITED_FOR["an event that was never published"])
 
     outcome = discard_one(there, inbox, failure_id, "ada", "a test")
@@ -162,9 +163,9 @@ def test_discarding_a_later_event_does_not_give_up_an_order_that_goes_on_without
     assert (world.order(order).given_up, workflows.started) == (None, {})
 
 
-@pytest.mark.parametrize("status", sorted(model.TERMINAL))
+@pytest.mark.parametrize("status", sorted(TERMINAL))
 def test_an_order_that_has_ended_is_not_given_up(
-    world: World, there: Target, inbox: FailuresTable, workflows: Workflows, status: model.Status
+    world: World, there: Target, inbox: FailuresTable, workflows: Workflows, status: Status
 ) -> None:
     order = world.store(an_order(status=status, open_shard=None))
 
@@ -184,7 +185,7 @@ def test_an_undoing_that_cannot_be_started_leaves_the_failure_open_and_the_order
     outcome = discard_one(there, inbox, failure_id, "ada", "a test")
 
     assert (outcome.result, "discard the failure again" in outcome.detail) == ("failed", True)
-    assert (status_of(inbox, failure_id), world.order(order).given_up) == (Status.NEW, DISCARDED)
+    assert (status_of(inbox, failure_id), world.order(order).given_up) == (FailureStatus.NEW, DISCARDED)
     workflows.down = False
     assert discard_one(there, inbox, failure_id, "ada", "a test").result == "discarded"
 
@@ -199,24 +200,24 @@ def test_an_order_whose_item_cannot_be_read_stays_in_the_inbox_until_somebody_me
     outcome = discard_one(there, inbox, failure_id, "ada", "a test")
 
     assert (outcome.result, "mend the item" in outcome.detail) == ("failed", True)
-    assert (status_of(inbox, failure_id), workflows.started) == (Status.NEW, {})
+    assert (status_of(inbox, failure_id), workflows.started) == (FailureStatus.NEW, {})
     world.store(order)
     assert discard_one(there, inbox, failure_id, "ada", "a test").result == "discarded"
 
 
 def test_a_given_up_order_is_not_paid(world: World) -> None:
-    order = world.store(an_order(status=model.Status.RESERVED, given_up=DISCARDED))
+    order = world.store(an_order(status=Status.RESERVED, given_up=DISCARDED))
 
     with pytest.raises(OrderCancelled, match="given up"):
         world.orders.mark_paid(order.customer_id, order.order_id, "pay_1")
 
-    assert world.order(order).status is model.Status.RESERVED
+    assert world.order(order).status is Status.RESERVED
 
 
 def test_a_given_up_orders_message_is_not_sent_to_the_warehouse_again(
     world: World, there: Target, inbox: FailuresTable
 ) -> None:
-    order = world.store(an_order(status=model.Status.PAID, given_up=DISCARDED))
+    order = world.store(an_order(status=Status.PAID, given_up=DISCARDED))
     failure_id = a_failure_of(world, order, WAITED_FOR["a message that the warehouse never got"])
 
     outcome = redrive_one(there, inbox, failure_id, "ada", rules={})
@@ -229,7 +230,7 @@ def test_the_first_reason_for_giving_up_stays(world: World) -> None:
     order = world.store(an_order())
     world.orders.give_up(order.customer_id, order.order_id, DISCARDED)
 
-    later = world.orders.give_up(order.customer_id, order.order_id, model.Reason("Other", "other"))
+    later = world.orders.give_up(order.customer_id, order.order_id, Reason("Other", "other"))
 
     assert later.given_up == DISCARDED
 
@@ -242,14 +243,14 @@ def test_an_order_that_is_not_there_cannot_be_given_up(world: World) -> None:
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        (model.Status.FAILED, "nothing stays charged or reserved, and nothing is shipped"),
-        (model.Status.FULFILLED, "the parcel had left already: the order is FULFILLED and stays charged"),
-        (model.Status.CANCELLED, "the order is CANCELLED by its customer"),
-        (model.Status.PAID, "the order is PAID and is being undone; see how far it is"),
+        (Status.FAILED, "nothing stays charged or reserved, and nothing is shipped"),
+        (Status.FULFILLED, "the parcel had left already: the order is FULFILLED and stays charged"),
+        (Status.CANCELLED, "the order is CANCELLED by its customer"),
+        (Status.PAID, "the order is PAID and is being undone; see how far it is"),
     ],
 )
 def test_an_operator_is_told_where_a_given_up_order_has_ended(
-    world: World, there: Target, status: model.Status, said: str
+    world: World, there: Target, status: Status, said: str
 ) -> None:
     order = world.store(an_order(status=status, given_up=DISCARDED))
     outcome = Outcome("f", "discarded", "it is being undone", order.order_id, given_up=True)

@@ -11,10 +11,11 @@ import msgspec
 import pytest
 from botocore.exceptions import ClientError
 
-from orders import failures, failures_table
-from orders.failures import FailureRecord, NotAllowed, Status
-from orders.failures_table import FailuresTable
-from orders.model import timestamp, timestamp_before
+from orders.domain.clock import timestamp, timestamp_before
+from orders.domain.errors import Contended, NotAllowed
+from orders.inbox import store as failures_table
+from orders.inbox.record import CLAIM_LEASE_S, FailureRecord, FailureStatus, execution_name
+from orders.inbox.store import FailuresTable
 from tests.integration.world import LambdaContext, World, function, invoke, sample
 
 
@@ -31,7 +32,7 @@ def captured(inbox: FailuresTable, request: str = "request-1", message: str = "m
     body["requestContext"]["requestId"] = request
     record["body"], record["messageId"] = json.dumps(body), message
     assert invoke("capture_failure", event) == {"batchItemFailures": []}
-    (found,) = inbox.with_status(Status.NEW)
+    (found,) = inbox.with_status(FailureStatus.NEW)
     return record_of(inbox, found)
 
 
@@ -66,13 +67,13 @@ def test_a_claim_says_since_when_and_whose_it_is(inbox: FailuresTable) -> None:
     claim = inbox.claim(captured(inbox).failure_id, by="ada")
 
     assert record_of(inbox, claim) == claim
-    assert (claim.status, claim.claimed_by, claim.sent_at) == (Status.REDRIVEN, "ada", None)
+    assert (claim.status, claim.claimed_by, claim.sent_at) == (FailureStatus.REDRIVEN, "ada", None)
     assert before <= (claim.claimed_at or "") <= timestamp()
 
 
 def test_a_claim_that_is_alive_is_nobody_elses(inbox: FailuresTable, monkeypatch: pytest.MonkeyPatch) -> None:
     failure_id = captured(inbox).failure_id
-    seconds_ago(monkeypatch, failures.CLAIM_LEASE_S - 5)
+    seconds_ago(monkeypatch, CLAIM_LEASE_S - 5)
     claim = inbox.claim(failure_id, by="ada")
     seconds_ago(monkeypatch, 0)
 
@@ -86,14 +87,14 @@ def test_a_claim_that_died_half_way_is_taken_over_under_its_own_number(
     inbox: FailuresTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failure_id = captured(inbox).failure_id
-    seconds_ago(monkeypatch, failures.CLAIM_LEASE_S + 5)
+    seconds_ago(monkeypatch, CLAIM_LEASE_S + 5)
     dead = inbox.claim(failure_id, by="ada")
     seconds_ago(monkeypatch, 0)
 
     claim = inbox.claim(failure_id, by="bob")
 
     assert (claim.claimed_by, claim.redrives) == ("bob", dead.redrives)
-    assert failures.execution_name(claim, "resume") == failures.execution_name(dead, "resume")
+    assert execution_name(claim, "resume") == execution_name(dead, "resume")
 
 
 def test_a_claim_that_died_half_way_is_given_back_by_the_sweep(
@@ -106,7 +107,7 @@ def test_a_claim_that_died_half_way_is_given_back_by_the_sweep(
 
     assert sweep()["released"] == 1
 
-    assert record_of(inbox, claim).status is Status.NEW
+    assert record_of(inbox, claim).status is FailureStatus.NEW
 
 
 def test_what_was_sent_is_sent_again_only_if_somebody_insists(inbox: FailuresTable) -> None:
@@ -128,15 +129,15 @@ def test_a_claim_under_way_is_not_sent_again_by_insisting(inbox: FailuresTable) 
         inbox.claim(failure_id, by="bob", again=True)
 
 
-@pytest.mark.parametrize("status", [Status.RESOLVED, Status.DISCARDED])
-def test_what_is_settled_is_neither_claimed_nor_settled_again(inbox: FailuresTable, status: Status) -> None:
+@pytest.mark.parametrize("status", [FailureStatus.RESOLVED, FailureStatus.DISCARDED])
+def test_what_is_settled_is_neither_claimed_nor_settled_again(inbox: FailuresTable, status: FailureStatus) -> None:
     failure_id = captured(inbox).failure_id
     settled = inbox.settle(failure_id, status, by="ada", reason="done by hand")
 
     with pytest.raises(NotAllowed, match=f"it is {status} already, since {settled.history[-1].at}"):
         inbox.claim(failure_id, by="bob", again=True)
     with pytest.raises(NotAllowed, match=f"it is {status} already, since {settled.history[-1].at}"):
-        inbox.settle(failure_id, Status.DISCARDED, by="bob", reason="rubbish")
+        inbox.settle(failure_id, FailureStatus.DISCARDED, by="bob", reason="rubbish")
 
 
 @pytest.mark.parametrize("how", ["confirm", "release"])
@@ -150,7 +151,7 @@ def test_a_late_word_of_a_sender_does_not_hide_that_it_failed_again(inbox: Failu
 
     # THEN the operator still sees the new failure
     assert record_of(inbox, claim) == again
-    assert again.status is Status.NEW
+    assert again.status is FailureStatus.NEW
 
 
 @pytest.mark.parametrize("how", ["confirm", "release"])
@@ -159,7 +160,7 @@ def test_a_sender_whose_claim_was_taken_over_says_nothing_for_the_next_one(
 ) -> None:
     # GIVEN a claim that was thought dead, and taken over
     failure_id = captured(inbox).failure_id
-    seconds_ago(monkeypatch, failures.CLAIM_LEASE_S + 5)
+    seconds_ago(monkeypatch, CLAIM_LEASE_S + 5)
     late = inbox.claim(failure_id, by="ada")
     seconds_ago(monkeypatch, 0)
     claim = inbox.claim(failure_id, by="bob")
@@ -175,11 +176,11 @@ def test_a_sender_says_what_became_of_its_claim(inbox: FailuresTable) -> None:
     failure_id = captured(inbox).failure_id
 
     released = inbox.release(inbox.claim(failure_id, by="ada"), "no such function")
-    assert (released.status, released.claimed_at, released.claimed_by) == (Status.NEW, None, None)
+    assert (released.status, released.claimed_at, released.claimed_by) == (FailureStatus.NEW, None, None)
 
     before = timestamp()
     confirmed = inbox.confirm(inbox.claim(failure_id, by="bob"), "invoked")
-    assert (confirmed.status, confirmed.claimed_by, confirmed.redrives) == (Status.REDRIVEN, "bob", 2)
+    assert (confirmed.status, confirmed.claimed_by, confirmed.redrives) == (FailureStatus.REDRIVEN, "bob", 2)
     assert before <= (confirmed.sent_at or "") <= timestamp()
     assert [(entry.by, entry.what, entry.detail) for entry in record_of(inbox, confirmed).history[1:]] == [
         ("ada", "redrive claimed", None),
@@ -193,14 +194,16 @@ def test_a_record_is_settled_only_as_long_as_it_is_the_one_that_was_looked_at(in
     seen = captured(inbox)
     claim = inbox.claim(seen.failure_id, by="ada")
 
-    left = inbox.settle(seen.failure_id, Status.RESOLVED, by="sweep", reason="it is over", if_version=seen.version)
+    left = inbox.settle(
+        seen.failure_id, FailureStatus.RESOLVED, by="sweep", reason="it is over", if_version=seen.version
+    )
 
     assert left == claim
     assert record_of(inbox, claim) == claim
 
 
 def test_a_settled_failure_expires_after_ninety_days(inbox: FailuresTable) -> None:
-    settled = inbox.settle(captured(inbox).failure_id, Status.DISCARDED, by="ada", reason="rubbish")
+    settled = inbox.settle(captured(inbox).failure_id, FailureStatus.DISCARDED, by="ada", reason="rubbish")
 
     assert abs((settled.expires_at or 0) - time.time() - 90 * 24 * 3600) < 60
 
@@ -215,7 +218,7 @@ def test_who_changes_a_record_that_keeps_changing_gives_up(inbox: FailuresTable)
         inbox.change(failure_id, lambda each: replace(each, count=each.count + 1))
         return replace(record, reason="mine")
 
-    with pytest.raises(failures_table.Contended, match=failure_id):
+    with pytest.raises(Contended, match=failure_id):
         inbox.change(failure_id, meanwhile)
 
     assert looked == failures_table.ATTEMPTS
@@ -243,7 +246,7 @@ def big(inbox: FailuresTable, world: World, size: int = 300_000, message: str = 
     event = sample("capture_failure/unknown")
     event["Records"][0] |= {"body": "x" * size, "messageId": message}
     invoke("capture_failure", event)
-    (found,) = inbox.with_status(Status.NEW)
+    (found,) = inbox.with_status(FailureStatus.NEW)
     return record_of(inbox, found)
 
 
@@ -296,10 +299,10 @@ def test_a_payload_that_is_moved_while_its_record_changes_is_there_once(
     )
 
     # WHEN somebody settles it
-    settled = inbox.settle(record.failure_id, Status.DISCARDED, by="ada", reason="rubbish")
+    settled = inbox.settle(record.failure_id, FailureStatus.DISCARDED, by="ada", reason="rubbish")
 
     # THEN the bucket holds what the record names, and nothing else
-    assert (settled.status, settled.count) == (Status.DISCARDED, 2)
+    assert (settled.status, settled.count) == (FailureStatus.DISCARDED, 2)
     assert keys(world) == [settled.payload_key]
     assert (settled.payload_key or "").startswith("settled/")
     assert inbox.payload_of(settled) == "x" * 300_000
@@ -307,7 +310,7 @@ def test_a_payload_that_is_moved_while_its_record_changes_is_there_once(
 
 def test_who_reads_a_payload_while_it_is_moved_gets_it(inbox: FailuresTable, world: World) -> None:
     record = big(inbox, world)
-    inbox.settle(record.failure_id, Status.DISCARDED, by="ada", reason="rubbish")
+    inbox.settle(record.failure_id, FailureStatus.DISCARDED, by="ada", reason="rubbish")
 
     # the record as it was read before
     assert inbox.payload_of(record) == "x" * 300_000
@@ -325,9 +328,9 @@ def test_a_failure_whose_payload_is_gone_can_be_settled(inbox: FailuresTable, wo
     record = big(inbox, world)
     world.s3.delete_object(Bucket="failed-payloads-bucket", Key=record.payload_key)
 
-    settled = inbox.settle(record.failure_id, Status.DISCARDED, by="ada", reason="rubbish")
+    settled = inbox.settle(record.failure_id, FailureStatus.DISCARDED, by="ada", reason="rubbish")
 
-    assert (settled.status, settled.payload_key) == (Status.DISCARDED, record.payload_key)
+    assert (settled.status, settled.payload_key) == (FailureStatus.DISCARDED, record.payload_key)
 
 
 def test_a_payload_that_cannot_be_moved_leaves_its_failure_open(
@@ -340,7 +343,7 @@ def test_a_payload_that_cannot_be_moved_leaves_its_failure_open(
 
     monkeypatch.setattr(inbox._s3, "copy_object", copy_object)
     with pytest.raises(ClientError):
-        inbox.settle(record.failure_id, Status.DISCARDED, by="ada", reason="rubbish")
+        inbox.settle(record.failure_id, FailureStatus.DISCARDED, by="ada", reason="rubbish")
 
     assert record_of(inbox, record) == record
 
@@ -349,12 +352,12 @@ def test_a_settled_failure_that_happens_again_has_its_payload_where_it_stays(
     inbox: FailuresTable, world: World
 ) -> None:
     record = big(inbox, world)
-    settled = inbox.settle(record.failure_id, Status.DISCARDED, by="ada", reason="rubbish")
+    settled = inbox.settle(record.failure_id, FailureStatus.DISCARDED, by="ada", reason="rubbish")
 
     again = big(inbox, world, message="message-2")
 
     assert again.failure_id == settled.failure_id
-    assert again.status is Status.NEW
+    assert again.status is FailureStatus.NEW
     assert keys(world) == [again.payload_key]
     assert (again.payload_key or "").startswith("payloads/")
     assert inbox.payload_of(again) == "x" * 300_000
@@ -380,9 +383,9 @@ def test_failures_are_listed_last_seen_first_from_a_time_on(inbox: FailuresTable
     for number, at in enumerate(["2026-11-20", "2026-11-21", "2026-11-22", "2026-11-23", "2099"]):
         other = replace(record, failure_id=f"{number:020}", order_id="order-1", first_seen_at=at, last_seen_at=at)
         world.put("FailuresTable", **msgspec.to_builtins(other))
-    inbox.settle(record.failure_id, Status.DISCARDED, by="ada", reason="rubbish")
+    inbox.settle(record.failure_id, FailureStatus.DISCARDED, by="ada", reason="rubbish")
 
-    listed = [each.last_seen_at for each in inbox.with_status(Status.NEW, since="2026-11-21")]
+    listed = [each.last_seen_at for each in inbox.with_status(FailureStatus.NEW, since="2026-11-21")]
     assert listed == ["2099", "2026-11-23", "2026-11-22", "2026-11-21"]
     assert [each.first_seen_at for each in inbox.of_order("order-1")] == [
         "2026-11-20",

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from botocore.stub import Stubber
 
-from orders.attributes import to_item
-from orders.failures import FailureRecord, Status
-from orders.failures_table import FailuresTable
+from orders.inbox.record import FailureRecord, FailureStatus
+from orders.inbox.store import FailuresTable
+from orders.storage.dynamodb import to_item
 from tests.integration.world import ENVIRONMENT, QUEUES, World, function, invoke, sample
 
 STREAM = "arn:aws:dynamodb:us-east-1:123456789012:table/OrdersTable/stream/2026-11-21T00:00:00.000"
@@ -46,7 +46,7 @@ def text_of(body: Any) -> str:
 
 
 def records(inbox: FailuresTable) -> list[FailureRecord]:
-    return [record for found in inbox.with_status(Status.NEW) if (record := inbox.get(found.failure_id))]
+    return [record for found in inbox.with_status(FailureStatus.NEW) if (record := inbox.get(found.failure_id))]
 
 
 def only(inbox: FailuresTable) -> FailureRecord:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from orders import failures, failures_table
-from orders.failures import FailureRecord, NotAllowed, Status
-from orders.failures_table import FailuresTable
+from orders.domain.errors import Contended, NotAllowed
+from orders.inbox import store as failures_table
+from orders.inbox.record import FailureRecord, FailureStatus, released, seen_again, sent
+from orders.inbox.store import FailuresTable
 from tests.integration.test_inbox_claims import captured, inbox, record_of
 from tests.integration.world import World
 
@@ -35,7 +36,7 @@ def test_a_claim_lives_for_two_minutes_to_the_last_millisecond(
 
 
 def test_a_claim_without_a_time_is_nobodys_to_take(inbox: FailuresTable, world: World) -> None:
-    record = msgspec.structs.replace(captured(inbox), status=Status.REDRIVEN, claimed_by="ada")
+    record = msgspec.structs.replace(captured(inbox), status=FailureStatus.REDRIVEN, claimed_by="ada")
     world.put("FailuresTable", **msgspec.to_builtins(record))
 
     with pytest.raises(NotAllowed):
@@ -46,7 +47,7 @@ def test_a_record_remembers_its_latest_fifty(inbox: FailuresTable) -> None:
     record = captured(inbox)
     for number in range(60):
         failure = msgspec.structs.replace(record, occurrence=f"request {number}")
-        record = failures.seen_again(record, failure, at=NOW, message_id=f"message {number}")
+        record = seen_again(record, failure, at=NOW, message_id=f"message {number}")
 
     last = [f"request {number}" for number in range(10, 60)]
     assert record.occurrences == last
@@ -63,7 +64,7 @@ def test_who_looks_ten_times_in_vain_gives_up(inbox: FailuresTable) -> None:
         inbox.change(failure_id, lambda each: msgspec.structs.replace(each, count=each.count + 1))
         return msgspec.structs.replace(record, reason="mine")
 
-    with pytest.raises(failures_table.Contended):
+    with pytest.raises(Contended):
         inbox.change(failure_id, meanwhile)
     assert len(looked) == 10
     assert record_of(inbox, looked[0]).count == 11
@@ -72,5 +73,5 @@ def test_who_looks_ten_times_in_vain_gives_up(inbox: FailuresTable) -> None:
 def test_releasing_says_by_whom_though_nobody_is_named(inbox: FailuresTable) -> None:
     record = captured(inbox)
 
-    for changed in (failures.sent(record, at=NOW, detail="d"), failures.released(record, at=NOW, detail="d")):
+    for changed in (sent(record, at=NOW, detail="d"), released(record, at=NOW, detail="d")):
         assert changed.history[-1].by == "?"

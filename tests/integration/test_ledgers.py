@@ -8,23 +8,22 @@ from typing import Any
 import msgspec
 import pytest
 
-from orders.model import (
+from orders.domain.clock import timestamp
+from orders.domain.errors import (
+    BadCursor,
     Busy,
     IllegalTransition,
-    Order,
     OrderCancelled,
     PaymentDeclined,
     PaymentProviderError,
-    PricedLine,
-    Status,
     ValidationError,
     WarehouseError,
     WarehouseUnavailable,
-    timestamp,
 )
-from orders.payments import SimulatedPaymentProvider
-from orders.table import BadCursor, OrdersTable
-from orders.warehouse import SimulatedWarehouse
+from orders.domain.order import Order, PricedLine, Status
+from orders.payments.simulated import SimulatedPaymentProvider
+from orders.storage.orders import OrdersTable
+from orders.warehouse.simulated import SimulatedWarehouse
 from tests.integration.world import World, an_order, function, invoke, sample
 
 LINES = [PricedLine("TEA", 2, 890), PricedLine("CUP", 1, 1600)]
@@ -91,7 +90,7 @@ def test_what_was_never_charged_is_closed_for_ever(world: World, provider: Simul
 def test_a_token_that_asks_for_nothing_special_is_charged_at_once(
     provider: SimulatedPaymentProvider, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orders.payments.time.sleep", lambda _: pytest.fail("it waits"))
+    monkeypatch.setattr("orders.payments.simulated.time.sleep", lambda _: pytest.fail("it waits"))
     assert provider.charge("order-1", 1, "EUR", token) == "pay_order-1"
 
 
@@ -99,7 +98,7 @@ def test_a_slow_provider_takes_as_long_as_its_token_says(
     world: World, provider: SimulatedPaymentProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
-    monkeypatch.setattr("orders.payments.time.sleep", waited.append)
+    monkeypatch.setattr("orders.payments.simulated.time.sleep", waited.append)
 
     provider.charge("order-1", 1, "EUR", "tok_slow_7")
 

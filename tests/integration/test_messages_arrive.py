@@ -13,14 +13,14 @@ import boto3
 import msgspec
 import pytest
 from botocore.stub import Stubber
+from orderctl.stack.target import Target
 
-from orderctl import failures_redrive
-from orderctl.target import Target
-from orders.attributes import to_item
-from orders.failures import Action, FailureRecord, Kind, Status
-from orders.failures_table import FailuresTable
-from orders.model import Order, PricedLine
-from orders.model import Status as OrderStatus
+from orderctl import redrive as failures_redrive
+from orders.domain.order import Order, PricedLine
+from orders.domain.order import Status as OrderStatus
+from orders.inbox.record import Action, FailureRecord, FailureStatus, Kind
+from orders.inbox.store import FailuresTable
+from orders.storage.dynamodb import to_item
 from tests.integration.world import ENVIRONMENT, REGION, World, an_order, function, invoke, sample
 from tests.template.cloudformation import load_workflow
 
@@ -65,7 +65,7 @@ def captured(world: World, inbox: FailuresTable) -> FailureRecord:
     assert invoke("capture_failure", queued(*messages, arn="arn:aws:sqs:us-east-1:123456789012:FailuresQueue")) == {
         "batchItemFailures": []
     }
-    (found,) = inbox.with_status(Status.NEW)
+    (found,) = inbox.with_status(FailureStatus.NEW)
     record = inbox.get(found.failure_id)
     assert record is not None
     return record
@@ -207,7 +207,7 @@ def test_a_report_and_the_message_that_sqs_moves_are_one_failure(world: World, i
 
     invoke("capture_failure", moved)
 
-    (record,) = inbox.with_status(Status.NEW)
+    (record,) = inbox.with_status(FailureStatus.NEW)
     assert record.failure_id == reported.failure_id
     assert record.error_name == "DecodeError"  # and not SQS's, which doesn't know
 

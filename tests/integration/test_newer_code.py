@@ -7,9 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from orders import model
-from orders.attributes import to_item
-from orders.table import decode_order
+from orders.domain.errors import IllegalTransition
+from orders.domain.order import Status, require_transition
+from orders.domain.request import Address
+from orders.storage.dynamodb import to_item
+from orders.storage.orders import decode_order
 from tests.integration.world import World, an_order, invoke, sample
 
 
@@ -34,7 +36,7 @@ def test_a_request_with_an_unknown_field_in_its_address_is_still_refused() -> No
     address = {"name": "A", "line1": "B", "city": "C", "postalCode": "1", "country": "DE", "doorCode": "1234"}
 
     with pytest.raises(msgspec.ValidationError):
-        msgspec.convert(address, model.Address)
+        msgspec.convert(address, Address)
 
 
 def get(world: World, name: str) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def test_a_damaged_order_does_not_hide_its_customers_other_orders(world: World) 
     assert [each["orderId"] for each in listed] == [order.order_id]
 
 
-@pytest.mark.parametrize("current", [model.Status.PLACED, model.Status("PACKING")])
-def test_nobody_moves_an_order_from_or_to_a_status_that_is_not_known(current: model.Status) -> None:
-    with pytest.raises(model.IllegalTransition):
-        model.require_transition(current, model.Status("PACKED"))
+@pytest.mark.parametrize("current", [Status.PLACED, Status("PACKING")])
+def test_nobody_moves_an_order_from_or_to_a_status_that_is_not_known(current: Status) -> None:
+    with pytest.raises(IllegalTransition):
+        require_transition(current, Status("PACKED"))

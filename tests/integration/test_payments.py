@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from orders.model import Order, OrderCancelled, PaymentDeclined, PaymentProviderError, PricedLine, Status
+from orders.domain.errors import OrderCancelled, PaymentDeclined, PaymentProviderError
+from orders.domain.order import Order, PricedLine, Status
 from tests.integration.world import World, an_order, function, invoke, sample
 
 Logs = Callable[[], list[dict[str, Any]]]

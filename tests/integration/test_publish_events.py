@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from orders.attributes import to_item
-from orders.model import Order, PricedLine, Reason, Status
+from orders.domain.order import Order, PricedLine, Reason, Status
+from orders.storage.dynamodb import to_item
 from tests.integration.world import World, an_order, function, invoke, sample
 
 FIRST = 4421584500000000017450439091

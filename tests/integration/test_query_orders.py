@@ -12,7 +12,8 @@ from botocore.stub import Stubber
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from orders.model import Busy, Order, PricedLine, Status, StoredAddress
+from orders.domain.errors import Busy
+from orders.domain.order import Order, PricedLine, Status, StoredAddress
 from tests.integration.world import World, an_order, function, invoke, sample
 
 ADA = "ada"
@@ -218,7 +219,7 @@ def test_batch_reads_ask_again_for_what_was_not_read(world: World, monkeypatch: 
         return answer | ({"UnprocessedKeys": {table: {"Keys": rest}}} if rest else {})
 
     monkeypatch.setattr(client, "batch_get_item", one_at_a_time)
-    monkeypatch.setattr("orders.batches.time.sleep", lambda _: None)
+    monkeypatch.setattr("orders.storage.dynamodb.time.sleep", lambda _: None)
 
     assert len(listing()["json"]["orders"]) == len(orders)
 

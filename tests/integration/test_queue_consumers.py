@@ -11,7 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
-from orders.model import Order, PricedLine, Status
+from orders.domain.order import Order, PricedLine, Status
 from tests.integration.world import QUEUES, World, an_order, function, invoke, sample
 
 Logs = Callable[[], list[dict[str, Any]]]

@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from orders import table
-from orders.model import DISCARDED, Busy, Order, OrderCancelled, Reason, Status, TimelineEntry, undoing_of
-from orders.payments import SimulatedPaymentProvider
-from orders.problems import MAX_ERRORS_LOGGED, TITLES, Problem, find_errors
+from orders.api.problems import MAX_ERRORS_LOGGED, TITLES, Problem, find_errors
+from orders.domain.errors import BadCursor, Busy, OrderCancelled
+from orders.domain.order import DISCARDED, Order, Reason, Status, TimelineEntry, undoing_of
+from orders.payments.simulated import SimulatedPaymentProvider
+from orders.storage.orders import _decode_cursor
 from tests.integration.world import World, an_order, function, invoke, sample
 
 Reads = list[dict[str, Any]]
@@ -123,10 +124,10 @@ def test_a_cursor_with_another_time_than_the_tables_is_refused() -> None:
         return base64.urlsafe_b64encode(msgspec.json.encode(parts)).decode()
 
     order_id = an_order().order_id
-    table._decode_cursor(cursor("2026-01-01T00:00:00.000Z", order_id), "ada")
+    _decode_cursor(cursor("2026-01-01T00:00:00.000Z", order_id), "ada")
     for damaged in (cursor("yesterday", order_id), cursor("2026-01-01T00:00:00.000Z", "x")):
-        with pytest.raises(table.BadCursor):
-            table._decode_cursor(damaged, "ada")
+        with pytest.raises(BadCursor):
+            _decode_cursor(damaged, "ada")
 
 
 def test_what_an_order_that_was_given_up_says() -> None:

@@ -9,16 +9,16 @@ from typing import Any
 import boto3
 import msgspec
 import pytest
-
-from orderctl import failures_redrive
 from orderctl.exits import Stop
-from orderctl.failures_redrive import redrive_many, redrive_one
 from orderctl.options import seconds
-from orderctl.target import Target
-from orders.attributes import to_item
-from orders.failures import Action, FailureRecord, Kind, Redrive, Status
-from orders.failures_table import FailuresTable
-from orders.model import timestamp
+from orderctl.redrive import redrive_many, redrive_one
+from orderctl.stack.target import Target
+
+from orderctl import redrive as failures_redrive
+from orders.domain.clock import timestamp
+from orders.inbox.record import Action, FailureRecord, FailureStatus, Kind, Redrive
+from orders.inbox.store import FailuresTable
+from orders.storage.dynamodb import to_item
 from tests.integration.world import REGION, World, an_order
 
 ACCOUNT = "123456789012"
@@ -54,7 +54,7 @@ def a_failure(world: World, number: int = 0, **changes: Any) -> str:
         occurrence="message-1",
         redrive=Redrive(Action.SEND, QUEUE),
         payload=f"payload {number}",
-        status=Status.NEW,
+        status=FailureStatus.NEW,
         first_seen_at=timestamp(),
         last_seen_at=timestamp(),
     )
@@ -87,7 +87,7 @@ def test_what_cannot_be_sent_is_given_back_with_the_reason(world: World, there: 
 
     assert outcome.result == "failed"
     record = record_of(inbox, failure_id)
-    assert (record.status, record.history[-1].what) == (Status.NEW, "redrive failed")
+    assert (record.status, record.history[-1].what) == (FailureStatus.NEW, "redrive failed")
     assert "NonExistentQueue" in (record.history[-1].detail or "")
 
 
@@ -99,7 +99,7 @@ def test_a_redrive_stops_when_too_much_fails(world: World, there: Target, inbox:
 
     assert "could not be sent" in run.stopped
     assert len(run.outcomes) < 60
-    assert {record_of(inbox, failure_id).status for failure_id in ids} == {Status.NEW}
+    assert {record_of(inbox, failure_id).status for failure_id in ids} == {FailureStatus.NEW}
 
 
 def test_a_redrive_stops_when_too_much_comes_back(
@@ -112,7 +112,7 @@ def test_a_redrive_stops_when_too_much_comes_back(
     def fail_again(there: Target, claim: FailureRecord, payload: str, rules: Any) -> tuple[str, bool]:
         inbox.change(
             claim.failure_id,
-            lambda record: msgspec.structs.replace(record, status=Status.NEW, last_seen_at=timestamp()),
+            lambda record: msgspec.structs.replace(record, status=FailureStatus.NEW, last_seen_at=timestamp()),
         )
         return "sent", False
 
@@ -175,7 +175,7 @@ def test_what_cannot_be_redriven_says_why(
     outcome = redrive_one(there, inbox, failure_id, "ada", rules={})
 
     assert (outcome.result, says in outcome.detail) == ("failed", True)
-    assert record_of(inbox, failure_id).status is Status.NEW
+    assert record_of(inbox, failure_id).status is FailureStatus.NEW
 
 
 def test_a_payload_in_the_bucket_is_sent_whole(world: World, there: Target, inbox: FailuresTable) -> None:
@@ -253,14 +253,14 @@ def an_unpublished_event(world: World) -> str:
 @pytest.mark.parametrize(
     ("answer", "result", "status"),
     [
-        ({"batchItemFailures": []}, "resolved", Status.RESOLVED),
-        ({"batchItemFailures": [], "unreadable": ["ValueError: no total"]}, "failed", Status.NEW),
-        ({"batchItemFailures": [{"itemIdentifier": "1"}]}, "failed", Status.NEW),
+        ({"batchItemFailures": []}, "resolved", FailureStatus.RESOLVED),
+        ({"batchItemFailures": [], "unreadable": ["ValueError: no total"]}, "failed", FailureStatus.NEW),
+        ({"batchItemFailures": [{"itemIdentifier": "1"}]}, "failed", FailureStatus.NEW),
     ],
     ids=["published", "still unreadable", "not taken by the bus"],
 )
 def test_a_redriven_event_is_resolved_only_if_it_was_published(
-    *, world: World, there: Target, inbox: FailuresTable, answer: dict[str, Any], result: str, status: Status
+    *, world: World, there: Target, inbox: FailuresTable, answer: dict[str, Any], result: str, status: FailureStatus
 ) -> None:
     failure_id = an_unpublished_event(world)
     there._clients["lambda"] = publisher = Publisher(answer)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from orders import model
-from orders.attributes import to_item
-from orders.failures import Action, Kind, Redrive, Status
-from orders.failures_table import FailuresTable
-from orders.model import timestamp_before
+from orders.domain.clock import timestamp_before
+from orders.domain.order import Status
+from orders.inbox.record import Action, FailureStatus, Kind, Redrive
+from orders.inbox.store import FailuresTable
+from orders.storage.dynamodb import to_item
 from tests.integration.test_sweep_orders import (
     LONG_AGO,
     MACHINE,
@@ -38,11 +38,11 @@ def test_a_failure_whose_order_is_missing_does_not_stop_the_sweep(
 ) -> None:
     # GIVEN one failure of an order that nobody finds, and one of an order that has ended
     lost = a_failure(world, an_order(order_id=OTHER_ID), failure_id="0" * 20)
-    over = a_failure(world, world.store(an_order(status=model.Status.FULFILLED, open_shard=None)))
+    over = a_failure(world, world.store(an_order(status=Status.FULFILLED, open_shard=None)))
 
     assert sweep() == {**NOTHING, "resolved": 1}
 
-    assert (status_of(inbox, lost), status_of(inbox, over)) == (Status.NEW, Status.RESOLVED)
+    assert (status_of(inbox, lost), status_of(inbox, over)) == (FailureStatus.NEW, FailureStatus.RESOLVED)
 
 
 def test_an_order_that_was_restarted_for_this_promise_is_fine(world: World, workflows: Workflows) -> None:
@@ -53,7 +53,7 @@ def test_an_order_that_was_restarted_for_this_promise_is_fine(world: World, work
 
 
 def test_an_order_that_has_ended_is_fine_though_the_index_lags_behind(world: World, workflows: Workflows) -> None:
-    an_overdue_order(world, status=model.Status.FULFILLED)
+    an_overdue_order(world, status=Status.FULFILLED)
     assert sweep() == {**NOTHING, "fine": 1}
 
 
@@ -109,11 +109,11 @@ def test_an_order_waits_for_what_moves_it_and_for_nothing_else(
 
 @pytest.mark.parametrize(
     ("claimed", "status", "released"),
-    [(901, Status.REDRIVEN, 1), (880, Status.REDRIVEN, 0), (901, Status.NEW, 0)],
+    [(901, FailureStatus.REDRIVEN, 1), (880, FailureStatus.REDRIVEN, 0), (901, FailureStatus.NEW, 0)],
     ids=["long ago", "lately", "not claimed any more"],
 )
 def test_a_claim_is_given_back_when_it_has_been_quiet(
-    world: World, inbox: FailuresTable, claimed: float, status: Status, released: int
+    world: World, inbox: FailuresTable, claimed: float, status: FailureStatus, released: int
 ) -> None:
     record = a_failure(
         world,
@@ -127,16 +127,18 @@ def test_a_claim_is_given_back_when_it_has_been_quiet(
 
     found = inbox.get(record.failure_id)
     assert found is not None
-    assert found.status is (Status.NEW if released else status)
+    assert found.status is (FailureStatus.NEW if released else status)
     assert [entry.detail for entry in found.history] == ["it was claimed and never confirmed as sent"] * released
 
 
 def test_a_failure_that_was_sent_is_not_given_back(world: World, workflows: Workflows, inbox: FailuresTable) -> None:
-    record = a_failure(world, world.store(an_order()), status=Status.REDRIVEN, claimed_at=LONG_AGO, sent_at=LONG_AGO)
+    record = a_failure(
+        world, world.store(an_order()), status=FailureStatus.REDRIVEN, claimed_at=LONG_AGO, sent_at=LONG_AGO
+    )
 
     assert sweep() == NOTHING
 
-    assert status_of(inbox, record) is Status.REDRIVEN
+    assert status_of(inbox, record) is FailureStatus.REDRIVEN
 
 
 def test_an_operator_may_ask_for_less_quiet(world: World, workflows: Workflows, inbox: FailuresTable) -> None:
@@ -146,7 +148,7 @@ def test_an_operator_may_ask_for_less_quiet(world: World, workflows: Workflows, 
         an_order(),
         kind=Kind.FUNCTION,
         redrive=RECEIPTS,
-        status=Status.REDRIVEN,
+        status=FailureStatus.REDRIVEN,
         claimed_at=sent,
         sent_at=sent,
     )
@@ -160,16 +162,16 @@ def test_an_operator_may_ask_for_less_quiet(world: World, workflows: Workflows, 
 
 
 def test_a_new_failure_of_a_receipt_is_not_over(world: World, workflows: Workflows, inbox: FailuresTable) -> None:
-    order = world.store(an_order(status=model.Status.FULFILLED, open_shard=None))
+    order = world.store(an_order(status=Status.FULFILLED, open_shard=None))
     record = a_failure(world, order, kind=Kind.FUNCTION, redrive=RECEIPTS, resource_arn=RECEIPTS.to)
 
     assert sweep() == NOTHING
 
-    assert status_of(inbox, record) is Status.NEW
+    assert status_of(inbox, record) is FailureStatus.NEW
 
 
 def test_what_is_over_says_how_its_order_ended(world: World, workflows: Workflows, inbox: FailuresTable) -> None:
-    record = a_failure(world, world.store(an_order(status=model.Status.CANCELLED, open_shard=None)))
+    record = a_failure(world, world.store(an_order(status=Status.CANCELLED, open_shard=None)))
 
     sweep()
 
@@ -182,14 +184,14 @@ def test_a_failure_that_somebody_claims_meanwhile_is_left_to_them(
     world: World, workflows: Workflows, inbox: FailuresTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # GIVEN two failures that are over, of which an operator settles one just now
-    order = world.store(an_order(status=model.Status.CANCELLED, open_shard=None))
+    order = world.store(an_order(status=Status.CANCELLED, open_shard=None))
     first = a_failure(world, order, failure_id="0" * 20)
     second = a_failure(world, order, failure_id="1" * 20)
     why_over = function("sweep_orders")._why_over
 
     def meanwhile(record: Any, quiet_since: str) -> Any:
         if record.failure_id == first.failure_id:
-            inbox.settle(first.failure_id, Status.DISCARDED, by="ada", reason="rubbish")
+            inbox.settle(first.failure_id, FailureStatus.DISCARDED, by="ada", reason="rubbish")
             world.dynamodb.update_item(
                 TableName="FailuresTable",
                 Key=to_item({"failureId": first.failure_id}),
@@ -202,7 +204,7 @@ def test_a_failure_that_somebody_claims_meanwhile_is_left_to_them(
 
     # THEN the sweep leaves that one and goes on
     assert sweep()["resolved"] == 1
-    assert (status_of(inbox, first), status_of(inbox, second)) == (Status.DISCARDED, Status.RESOLVED)
+    assert (status_of(inbox, first), status_of(inbox, second)) == (FailureStatus.DISCARDED, FailureStatus.RESOLVED)
 
 
 class RunsOut(Context):
@@ -221,7 +223,7 @@ def test_a_sweep_stops_in_time_and_says_that_it_is_not_done(
     world: World, workflows: Workflows, inbox: FailuresTable
 ) -> None:
     an_overdue_order(world)
-    order = world.store(an_order(order_id=OTHER_ID, status=model.Status.CANCELLED, open_shard=None))
+    order = world.store(an_order(order_id=OTHER_ID, status=Status.CANCELLED, open_shard=None))
     a_failure(world, order, failure_id="0" * 20)
     a_failure(world, order, failure_id="1" * 20)
 

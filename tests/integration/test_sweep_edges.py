@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from orders import model
-from orders.failures import NotAllowed, Redrive, Status
-from orders.failures_table import Contended, FailuresTable
+from orders.domain.errors import Contended, NotAllowed
+from orders.domain.order import Status
+from orders.inbox.record import FailureStatus, Redrive
+from orders.inbox.store import FailuresTable
 from tests.integration.test_sweep_orders import LONG_AGO, a_failure, an_overdue_order, status_of, sweep
 from tests.integration.test_sweep_orders import inbox as inbox  # noqa: PLC0414 - a fixture
 from tests.integration.test_sweep_orders import workflows as workflows  # noqa: PLC0414 - a fixture
@@ -21,7 +22,7 @@ def two_that_are_over(world: World) -> tuple[str, str]:
     ids = []
     for number in (2, 1):
         order = an_order(order_id=f"{number:08}-8218-51d2-a18e-3e00fd0aa7a7")
-        world.store(msgspec.structs.replace(order, status=model.Status.FAILED, open_shard=None))
+        world.store(msgspec.structs.replace(order, status=Status.FAILED, open_shard=None))
         seen = f"2026-11-20T00:00:0{number}.000Z"
         ids.append(a_failure(world, order, failure_id=f"failure-{number}", last_seen_at=seen).failure_id)
     return ids[0], ids[1]
@@ -47,27 +48,27 @@ def test_a_failure_that_somebody_else_is_at_is_left_to_them_and_no_error(
 
     record = inbox.get(second)
     assert record is not None
-    assert (record.status, logged) == (Status.RESOLVED, [])
+    assert (record.status, logged) == (FailureStatus.RESOLVED, [])
 
 
 def test_a_failure_that_comes_back_at_this_moment_is_not_closed(
     world: World, workflows: Any, inbox: FailuresTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # GIVEN a redriven receipt that has been quiet, and fails again between the sweep's look and its write
-    order = world.store(an_order(status=model.Status.FULFILLED, open_shard=None))
+    order = world.store(an_order(status=Status.FULFILLED, open_shard=None))
     record = a_failure(world, order, redrive=msgspec.convert({"action": "invoke", "to": "f"}, Redrive))
     inbox.confirm(inbox.claim(record.failure_id, by="ada"), "invoked")
     table = function("sweep_orders")._failures
     settle = table.settle
 
     def after_it_failed_again(failure_id: str, *given: Any, **more: Any) -> Any:
-        inbox.change(failure_id, lambda known: msgspec.structs.replace(known, status=Status.NEW))
+        inbox.change(failure_id, lambda known: msgspec.structs.replace(known, status=FailureStatus.NEW))
         return settle(failure_id, *given, **more)
 
     monkeypatch.setattr(table, "settle", after_it_failed_again)
     sweep(quietSeconds=0)
 
-    assert status_of(inbox, record) is Status.NEW
+    assert status_of(inbox, record) is FailureStatus.NEW
 
 
 def test_what_the_sweep_decides_by_is_read_consistently(world: World, workflows: Any) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from orders import model
-from orders.attributes import to_item
-from orders.failures import Action, FailureRecord, Kind, Redrive, Status
-from orders.failures_table import FailuresTable
-from orders.model import Order
+from orders.domain.clock import timestamp
+from orders.domain.order import Order, Status
+from orders.inbox.record import Action, FailureRecord, FailureStatus, Kind, Redrive
+from orders.inbox.store import FailuresTable
+from orders.storage.dynamodb import to_item
 from tests.integration.world import ENVIRONMENT, LambdaContext, World, an_order, function
 
 MACHINE = ENVIRONMENT["STATE_MACHINE_ARN"]
@@ -38,7 +38,7 @@ class Workflows:
     started: dict[str, dict[str, Any]]
 
     class exceptions:  # noqa: N801
-        class ExecutionAlreadyExists(Exception):  # noqa: N818
+        class ExecutionAlreadyExists(Exception):
             pass
 
     def start_execution(self, *, stateMachineArn: str, name: str, input: str) -> None:  # noqa: A002, N803
@@ -82,7 +82,7 @@ def a_failure(world: World, order: Order, **changes: Any) -> FailureRecord:
         payload="{}",
         order_id=order.order_id,
         customer_id=order.customer_id,
-        status=Status.NEW,
+        status=FailureStatus.NEW,
         first_seen_at=LONG_AGO,
         last_seen_at=LONG_AGO,
     )
@@ -91,7 +91,7 @@ def a_failure(world: World, order: Order, **changes: Any) -> FailureRecord:
     return record
 
 
-def status_of(inbox: FailuresTable, record: FailureRecord) -> Status:
+def status_of(inbox: FailuresTable, record: FailureRecord) -> FailureStatus:
     found = inbox.get(record.failure_id)
     assert found is not None
     return found.status
@@ -125,7 +125,7 @@ def test_an_order_within_its_promise_and_one_that_has_ended_are_left_alone(
 ) -> None:
     world.store(an_order(order_id="11111111-8218-51d2-a18e-3e00fd0aa7a7"))
     # The index may lag behind the table: this one is listed as open still.
-    an_overdue_order(world, status=model.Status.FULFILLED)
+    an_overdue_order(world, status=Status.FULFILLED)
 
     assert sweep()["restarted"] == 0
 
@@ -134,9 +134,9 @@ def test_an_order_within_its_promise_and_one_that_has_ended_are_left_alone(
     ("changes", "restarted"),
     [
         ({}, 0),
-        ({"status": Status.REDRIVEN, "claimed_at": model.timestamp(), "sent_at": model.timestamp()}, 0),
-        ({"status": Status.REDRIVEN, "claimed_at": LONG_AGO, "sent_at": LONG_AGO}, 1),
-        ({"status": Status.DISCARDED}, 1),
+        ({"status": FailureStatus.REDRIVEN, "claimed_at": timestamp(), "sent_at": timestamp()}, 0),
+        ({"status": FailureStatus.REDRIVEN, "claimed_at": LONG_AGO, "sent_at": LONG_AGO}, 1),
+        ({"status": FailureStatus.DISCARDED}, 1),
         ({"kind": Kind.FUNCTION, "redrive": Redrive(Action.INVOKE, "arn:aws:lambda:::function:receipts")}, 1),
     ],
     ids=["new", "redriven just now", "redriven and lost", "discarded", "of something else"],
@@ -152,7 +152,7 @@ def test_an_order_that_an_operator_sees_is_not_restarted(
 def test_an_order_in_a_status_that_only_newer_code_knows_is_left_to_that_code(
     world: World, workflows: Workflows
 ) -> None:
-    an_overdue_order(world, status=model.Status("PACKING"))
+    an_overdue_order(world, status=Status("PACKING"))
 
     assert sweep() == {**NOTHING, "fine": 1}
 
@@ -164,50 +164,52 @@ def test_a_failure_whose_order_cannot_be_read_does_not_keep_the_others_open(
     damaged = an_order(order_id="00000000-8218-51d2-a18e-3e00fd0aa7a7")
     world.put("OrdersTable", customerId=damaged.customer_id, orderId=damaged.order_id)
     a_failure(world, damaged, failure_id="damaged", last_seen_at="2026-11-20T00:00:01.000Z")
-    ended = a_failure(world, world.store(an_order(status=model.Status.FAILED, open_shard=None)))
+    ended = a_failure(world, world.store(an_order(status=Status.FAILED, open_shard=None)))
 
     assert sweep()["resolved"] == 1
 
-    assert status_of(inbox, ended) is Status.RESOLVED
+    assert status_of(inbox, ended) is FailureStatus.RESOLVED
 
 
-@pytest.mark.parametrize("status", [Status.NEW, Status.REDRIVEN])
+@pytest.mark.parametrize("status", [FailureStatus.NEW, FailureStatus.REDRIVEN])
 def test_a_stuck_orders_failure_is_over_when_the_order_has_ended(
-    world: World, workflows: Workflows, inbox: FailuresTable, status: Status
+    world: World, workflows: Workflows, inbox: FailuresTable, status: FailureStatus
 ) -> None:
-    order = world.store(an_order(status=model.Status.CANCELLED, open_shard=None))
+    order = world.store(an_order(status=Status.CANCELLED, open_shard=None))
     record = a_failure(world, order, status=status)
 
     assert sweep()["resolved"] == 1
 
-    assert status_of(inbox, record) is Status.RESOLVED
+    assert status_of(inbox, record) is FailureStatus.RESOLVED
 
 
 def test_a_stuck_order_that_was_redriven_is_not_over_before_it_ends(
     world: World, workflows: Workflows, inbox: FailuresTable
 ) -> None:
-    record = a_failure(world, world.store(an_order()), status=Status.REDRIVEN, claimed_at=LONG_AGO, sent_at=LONG_AGO)
+    record = a_failure(
+        world, world.store(an_order()), status=FailureStatus.REDRIVEN, claimed_at=LONG_AGO, sent_at=LONG_AGO
+    )
 
     assert sweep()["resolved"] == 0
 
-    assert status_of(inbox, record) is Status.REDRIVEN
+    assert status_of(inbox, record) is FailureStatus.REDRIVEN
 
 
 @pytest.mark.parametrize(
     ("sent_at", "expected"),
-    [(LONG_AGO, Status.RESOLVED), (model.timestamp(), Status.REDRIVEN)],
+    [(LONG_AGO, FailureStatus.RESOLVED), (timestamp(), FailureStatus.REDRIVEN)],
     ids=["long ago", "just now"],
 )
 def test_a_redriven_receipt_is_over_when_it_has_been_quiet(
-    world: World, workflows: Workflows, inbox: FailuresTable, sent_at: str, expected: Status
+    world: World, workflows: Workflows, inbox: FailuresTable, sent_at: str, expected: FailureStatus
 ) -> None:
-    order = world.store(an_order(status=model.Status.FULFILLED, open_shard=None))
+    order = world.store(an_order(status=Status.FULFILLED, open_shard=None))
     record = a_failure(
         world,
         order,
         kind=Kind.FUNCTION,
         redrive=Redrive(Action.INVOKE, "arn:aws:lambda:::function:receipts"),
-        status=Status.REDRIVEN,
+        status=FailureStatus.REDRIVEN,
         claimed_at=LONG_AGO,
         sent_at=sent_at,
     )
@@ -220,20 +222,22 @@ def test_a_redriven_receipt_is_over_when_it_has_been_quiet(
 def test_an_event_that_was_not_published_is_not_over_because_its_order_has_ended(
     world: World, workflows: Workflows, inbox: FailuresTable
 ) -> None:
-    order = world.store(an_order(status=model.Status.FULFILLED, open_shard=None))
+    order = world.store(an_order(status=Status.FULFILLED, open_shard=None))
     record = a_failure(world, order, kind=Kind.STREAM, redrive=Redrive(Action.PUBLISH))
 
     sweep()
 
-    assert status_of(inbox, record) is Status.NEW
+    assert status_of(inbox, record) is FailureStatus.NEW
 
 
 def test_a_redrive_that_died_half_way_is_given_back(world: World, workflows: Workflows, inbox: FailuresTable) -> None:
-    record = a_failure(world, world.store(an_order()), status=Status.REDRIVEN, claimed_at=LONG_AGO, claimed_by="ada")
+    record = a_failure(
+        world, world.store(an_order()), status=FailureStatus.REDRIVEN, claimed_at=LONG_AGO, claimed_by="ada"
+    )
 
     assert sweep()["released"] == 1
 
-    assert status_of(inbox, record) is Status.NEW
+    assert status_of(inbox, record) is FailureStatus.NEW
 
 
 def test_a_sweep_that_runs_out_of_time_says_so(world: World, workflows: Workflows) -> None:

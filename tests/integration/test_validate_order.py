@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from orders.model import DISCARDED, PricedLine, Reason, Status, Unreadable, ValidationError
+from orders.domain.errors import Unreadable, ValidationError
+from orders.domain.order import DISCARDED, PricedLine, Reason, Status
 from tests.integration.world import World, an_order, invoke
 
 LINES = [PricedLine("TEA", 2), PricedLine("CUP", 1), PricedLine("TEA", 3)]

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutError
 
-from orders import batches
-from orders.model import Busy, Order, PaymentProviderError, PricedLine, Status
+from orders.domain.errors import Busy, PaymentProviderError
+from orders.domain.order import Order, PricedLine, Status
+from orders.storage import dynamodb
 from tests.integration.world import World, an_order, function, invoke, sample
 
 LINES = [PricedLine("TEA", 2, 890)]
@@ -207,12 +208,12 @@ class Partly:
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     made: list[float] = []
-    monkeypatch.setattr("orders.batches.time.sleep", made.append)
+    monkeypatch.setattr("orders.storage.dynamodb.time.sleep", made.append)
     return made
 
 
 def read(client: Any, number: int) -> list[dict[str, Any]]:
-    return batches.get_items(client, "CatalogueTable", [{"sku": {"S": str(n)}} for n in range(number)])
+    return dynamodb.get_items(client, "CatalogueTable", [{"sku": {"S": str(n)}} for n in range(number)])
 
 
 def test_items_that_come_one_by_one_are_all_read(pauses: list[float]) -> None:

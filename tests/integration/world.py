@@ -12,10 +12,10 @@ from typing import Any
 import boto3
 import msgspec
 
-from orders import model
-from orders.attributes import from_item, to_item
-from orders.model import Order
-from orders.table import OrdersTable
+from orders.domain.order import Order, place
+from orders.domain.request import OrderRequest
+from orders.storage.dynamodb import from_item, to_item
+from orders.storage.orders import OrdersTable
 from tests.template.cloudformation import load_raw
 
 REGION = "us-east-1"
@@ -41,6 +41,9 @@ ENVIRONMENT = {
     "FAILURES_QUEUE_URL": f"{QUEUES}/FailuresQueue",
     "RECEIPTS_BUCKET": "receipts-bucket",
     "FAILED_PAYLOADS_BUCKET": "failed-payloads-bucket",
+    "PAYMENT_PROVIDER": "simulated",
+    "WAREHOUSE": "simulated",
+    "MAILER": "simulated",
     "FULFILMENT_QUEUE_ARN": "arn:aws:sqs:us-east-1:123456789012:FulfilmentQueue",
     "STATE_MACHINE_ARN": "arn:aws:states:us-east-1:123456789012:stateMachine:order-workflow",
     "ORDER_PROMISE_SECONDS": "7500",
@@ -137,8 +140,8 @@ def sample(name: str) -> dict[str, Any]:
 def an_order(**changes: Any) -> Order:
     """A PLACED order of two assam teas and a cup, as the samples know it; `changes` to its fields."""
     body = json.loads(sample("accept_order/accepted")["body"])
-    order = model.place(
-        msgspec.convert(body, model.OrderRequest),
+    order = place(
+        msgspec.convert(body, OrderRequest),
         customer_id=changes.pop("customer_id", "5b6a0f7e-4c0d-4f7a-9e6b-2d8f1c3a7b90"),
         email=changes.pop("email", "ada@example.com"),
         order_id=changes.pop("order_id", "694e228d-8218-51d2-a18e-3e00fd0aa7a7"),

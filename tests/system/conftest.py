@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-
-from orderctl import demo
-from orderctl.demo import Journey
-from orderctl.rest import OrdersApi
-from orderctl.signin import TokenSource
-from orderctl.target import Target
+from orderctl.demo import stories
+from orderctl.demo.stories import Journey
+from orderctl.stack.rest import OrdersApi
+from orderctl.stack.signin import TokenSource
+from orderctl.stack.target import Target
 
 
 @pytest.fixture(scope="module")
 def journeys(cloud: Target, new_customer: Callable[[], TokenSource]) -> dict[str, Journey]:
     """Return every story's order, by the sample's name, after it has ended and been checked."""
-    started = [demo.prepare(cloud, story) for story in demo.STORIES]
+    started = [stories.prepare(cloud, story) for story in stories.STORIES]
     with OrdersApi(cloud.api_url, new_customer()) as api:
         for journey in started:
-            demo.submit(api, journey)
-        demo.watch(api, cloud, started)
+            stories.submit(api, journey)
+        stories.watch(api, cloud, started)
     return {journey.story.sample: journey for journey in started}

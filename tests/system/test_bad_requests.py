@@ -7,10 +7,10 @@ import uuid
 from typing import Any
 
 import pytest
-
-from orderctl import records, samples
-from orderctl.rest import OrdersApi
-from orderctl.target import Target
+from orderctl.demo import samples
+from orderctl.stack import records
+from orderctl.stack.rest import OrdersApi
+from orderctl.stack.target import Target
 
 LINE = {"sku": "TEA-ASSAM-250", "quantity": 1}
 ADDRESS = samples.sample("fulfilled")["shippingAddress"]

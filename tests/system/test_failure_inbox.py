@@ -16,15 +16,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from orderctl.cloud import lifecycle, server
+from orderctl.cloud.state import Cloud
+from orderctl.demo import samples
+from orderctl.main import app
+from orderctl.stack import records, target
+from orderctl.stack.rest import OrdersApi
+from orderctl.stack.signin import token_source
+from orderctl.stack.target import Target
 from typer.testing import CliRunner
 
-from orderctl import interrupts, lifecycle, records, samples, server, target
-from orderctl.cloud import Cloud
-from orderctl.main import app
-from orderctl.rest import OrdersApi
-from orderctl.signin import token_source
-from orderctl.target import Target
-from orders.attributes import from_item, to_item
+from orderctl import interrupts
+from orders.storage.dynamodb import from_item, to_item
 
 DEADLINE_S = 120.0
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
-from orderctl import demo, records, samples
-from orderctl.demo import Journey
-from orderctl.rest import OrdersApi
-from orderctl.target import Target
+from orderctl.demo import samples, stories
+from orderctl.demo.stories import Journey
+from orderctl.stack import records
+from orderctl.stack.rest import OrdersApi
+from orderctl.stack.target import Target
 
 DEADLINE_S = 60.0
 
@@ -36,8 +36,8 @@ def statuses(order: dict[str, Any]) -> list[str]:
     return [entry["what"] for entry in order["timeline"]]
 
 
-@pytest.mark.parametrize("story", demo.STORIES, ids=lambda story: story.sample)
-def test_each_story_ends_where_it_should(journeys: dict[str, Journey], story: demo.Story) -> None:
+@pytest.mark.parametrize("story", stories.STORIES, ids=lambda story: story.sample)
+def test_each_story_ends_where_it_should(journeys: dict[str, Journey], story: stories.Story) -> None:
     # GIVEN the story's order, submitted over REST and followed to its end
     journey = journeys[story.sample]
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 
 import pytest
-
-from orderctl import load, reconcile
-from orderctl.cloud import Cloud
-from orderctl.target import Target
+from measure import load, reconcile
+from orderctl.cloud.state import Cloud
+from orderctl.stack.target import Target
 
 ORDERS = 8
 DEADLINE_S = 90.0

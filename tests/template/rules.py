@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-from orders.queues import MAX_RECEIVES
+from orders.runtime.queues import MAX_RECEIVES
 from tests.template.cloudformation import ROOT, Template, as_list, logical_id
 
 Rule = Callable[[Template], Iterator[str]]

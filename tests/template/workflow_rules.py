@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from orders.model import TERMINAL, TRANSITIONS, Status
+from orders.domain.order import TERMINAL, TRANSITIONS, Status
 from tests.template.cloudformation import Template, as_list, logical_id
 from tests.template.rules import rule
 

@@ -9,8 +9,8 @@ from boto3.dynamodb.types import TypeDeserializer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orders.attributes import from_attribute, from_item, to_attribute, to_item
-from orders.model import Status
+from orders.domain.order import Status
+from orders.storage.dynamodb import from_attribute, from_item, to_attribute, to_item
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**37), 10**37) | st.text(),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import EndpointConnectionError, ParamValidationError
 
-from orders import aws, snapstart
+from orders.runtime import aws, snapstart
 
 
 @pytest.fixture(autouse=True)

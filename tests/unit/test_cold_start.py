@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from orders import aws
+from orders.runtime import aws
 
 
 @pytest.fixture(autouse=True)

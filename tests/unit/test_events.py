@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orders.events import DETAIL_TYPES, SOURCE, bus_entry, decode_bus_event, event_of
-from orders.model import Order, Status
+from orders.domain.events import DETAIL_TYPES, SOURCE, bus_entry, decode_bus_event, event_of
+from orders.domain.order import Order, Status
 from tests.unit.test_model import A_REQUEST, REQUESTS, placed
 
 ORDERS = st.builds(

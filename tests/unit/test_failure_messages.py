@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orders import failure_messages
-from orders.failures import Action, Failure, Kind
+from orders.inbox.parse import MAX_MESSAGE, component_of, identify, read_message, with_input
+from orders.inbox.record import Action, Failure, Kind
 
 FAILURES_QUEUE = "arn:aws:sqs:eu-west-1:123456789012:orders-dev-FailuresQueue-4ZQ1X2Y3Z4A5"
 NOTIFICATIONS_QUEUE = "arn:aws:sqs:eu-west-1:123456789012:orders-dev-NotificationsQueue-4ZQ1X2Y3Z4A5"
@@ -63,7 +63,7 @@ def message(
 
 
 def read(body: Any, **fields: Any) -> Failure:
-    return failure_messages.read_message(message(body, **fields))
+    return read_message(message(body, **fields))
 
 
 def found(failure: Failure) -> tuple[str | None, str | None, str | None]:
@@ -218,7 +218,7 @@ def test_an_input_that_the_event_left_out_is_added_later() -> None:
     complete = read(execution_event())
     short = read(execution_event(input=None))
 
-    added = failure_messages.with_input(short, json.dumps(BUS_EVENT["detail"]))
+    added = with_input(short, json.dumps(BUS_EVENT["detail"]))
 
     assert added.failure_id == complete.failure_id
     assert found(added) == found(complete)
@@ -325,7 +325,7 @@ def test_every_message_becomes_a_record_that_can_be_stored(
     )
 )
 def test_an_order_id_is_text_that_an_index_takes(value: Any) -> None:
-    found = failure_messages.identify(json.dumps(value))
+    found = identify(json.dumps(value))
 
     assert all(isinstance(each, str) and 0 < len(each) <= 128 for each in found.values())
 
@@ -344,7 +344,7 @@ def test_an_order_id_is_text_that_an_index_takes(value: Any) -> None:
     ],
 )
 def test_a_component_is_called_as_in_the_template(arn: str, name: str) -> None:
-    assert failure_messages.component_of(arn) == name
+    assert component_of(arn) == name
 
 
 def test_long_texts_are_cut_and_the_payload_is_not() -> None:
@@ -353,5 +353,5 @@ def test_long_texts_are_cut_and_the_payload_is_not() -> None:
     )
     failure = read(body)
 
-    assert len(failure.error_message) == failure_messages.MAX_MESSAGE
+    assert len(failure.error_message) == MAX_MESSAGE
     assert len(failure.payload or "") == 400_002

@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from orders import failures
-from orders.failures import Action, Failure, FailureRecord, Kind, NotAllowed, Redrive, Status
+from orders.domain.errors import NotAllowed
+from orders.inbox import record as failures
+from orders.inbox.record import Action, Failure, FailureRecord, FailureStatus, Kind, Redrive
 
 FIRST, SECOND, THIRD = (f"2026-11-21T06:0{minute}:00.000Z" for minute in range(3))
 
@@ -40,7 +41,12 @@ def a_redriven_record() -> FailureRecord:
 def test_a_failure_starts_new_and_counted_once() -> None:
     record = a_record()
 
-    assert (record.status, record.count, record.first_seen_at, record.last_seen_at) == (Status.NEW, 1, FIRST, FIRST)
+    assert (record.status, record.count, record.first_seen_at, record.last_seen_at) == (
+        FailureStatus.NEW,
+        1,
+        FIRST,
+        FIRST,
+    )
     assert record.expires_at is None
 
 
@@ -59,11 +65,11 @@ def test_another_message_about_the_same_failure_is_counted() -> None:
 def test_a_late_copy_does_not_reopen_what_was_redriven() -> None:
     record = failures.seen_again(a_redriven_record(), a_failure(), at=THIRD, message_id="message-2")
 
-    assert (record.status, record.count) == (Status.REDRIVEN, 2)
+    assert (record.status, record.count) == (FailureStatus.REDRIVEN, 2)
 
 
-@pytest.mark.parametrize("settled", [None, Status.RESOLVED, Status.DISCARDED])
-def test_a_new_occurrence_reopens_with_the_latest_error_and_payload(settled: Status | None) -> None:
+@pytest.mark.parametrize("settled", [None, FailureStatus.RESOLVED, FailureStatus.DISCARDED])
+def test_a_new_occurrence_reopens_with_the_latest_error_and_payload(settled: FailureStatus | None) -> None:
     # GIVEN a failure that was redriven, and perhaps settled
     record = a_redriven_record()
     if settled:
@@ -74,7 +80,7 @@ def test_a_new_occurrence_reopens_with_the_latest_error_and_payload(settled: Sta
     record = failures.seen_again(record, again, at=THIRD, message_id="message-2")
 
     # THEN it is as good as new, and doesn't expire
-    assert (record.status, record.error_name, record.payload) == (Status.NEW, "TimeoutError", "something else")
+    assert (record.status, record.error_name, record.payload) == (FailureStatus.NEW, "TimeoutError", "something else")
     assert (record.expires_at, record.claimed_by, record.sent_at, record.redrives) == (None, None, None, 1)
     assert record.history[-1].what == "failed again"
 
@@ -82,7 +88,7 @@ def test_a_new_occurrence_reopens_with_the_latest_error_and_payload(settled: Sta
 def test_a_new_occurrence_that_brings_no_payload_keeps_the_one_there_is() -> None:
     record = failures.seen_again(a_redriven_record(), a_failure(occurrence="2", payload=""), at=THIRD, message_id="2")
 
-    assert (record.status, record.payload) == (Status.NEW, "{}")
+    assert (record.status, record.payload) == (FailureStatus.NEW, "{}")
 
 
 def test_of_two_operators_one_gets_the_failure() -> None:
@@ -108,14 +114,14 @@ def test_what_was_redriven_is_sent_again_only_on_demand() -> None:
     assert failures.claimed(a_redriven_record(), at=THIRD, lease_expired=True, by="ada", again=True).redrives == 2
 
 
-@pytest.mark.parametrize("status", [Status.RESOLVED, Status.DISCARDED])
-def test_what_is_settled_is_neither_redriven_nor_settled_again(status: Status) -> None:
+@pytest.mark.parametrize("status", [FailureStatus.RESOLVED, FailureStatus.DISCARDED])
+def test_what_is_settled_is_neither_redriven_nor_settled_again(status: FailureStatus) -> None:
     record = failures.settled(a_record(), status, at=SECOND, expires_at=1, by="ada", reason="test data")
 
     with pytest.raises(NotAllowed, match=status):
         failures.claimed(record, at=THIRD, lease_expired=True, by="ada", again=True)
     with pytest.raises(NotAllowed, match=status):
-        failures.settled(record, Status.DISCARDED, at=THIRD, expires_at=1, by="ada", reason="again")
+        failures.settled(record, FailureStatus.DISCARDED, at=THIRD, expires_at=1, by="ada", reason="again")
 
 
 def test_history_and_memory_stay_bounded() -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from proof.mutation import accepted
-from proof.mutation.operators import Mutant, mutants_of
-from proof.mutation.reach import places
+from verify.mutation import accepted
+from verify.mutation.operators import Mutant, mutants_of
+from verify.mutation.reach import places
 
 
 def changes(code: str, operator: str) -> list[str]:

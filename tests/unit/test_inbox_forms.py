@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from orders import failure_messages
-from orders.failures import Action, Kind
+from orders.inbox.parse import component_of, identify, read_message
+from orders.inbox.record import Action, Kind
 from tests.unit.test_failure_messages import (
     BUS_EVENT,
     DEAD_LETTER,
@@ -99,13 +99,13 @@ def test_an_attribute_that_is_no_text_is_left_out() -> None:
     binary = message("?")
     binary["messageAttributes"] = {"SOME": {"dataType": "Binary", "binaryValue": "AAAA"}}
 
-    assert failure_messages.read_message(binary).source == {"messageId": "message-1"}
+    assert read_message(binary).source == {"messageId": "message-1"}
 
 
 def test_a_message_whose_attributes_are_null_is_read_all_the_same() -> None:
     bare = {**message(INVOCATION), "attributes": None, "messageAttributes": None}
 
-    assert failure_messages.read_message(bare).kind is Kind.FUNCTION
+    assert read_message(bare).kind is Kind.FUNCTION
 
 
 def test_a_dead_letter_that_names_neither_rule_nor_schedule_has_neither() -> None:
@@ -201,7 +201,7 @@ def test_an_id_of_a_failure_is_short_and_the_same_today_and_tomorrow() -> None:
     ],
 )
 def test_ids_are_found_wherever_our_messages_have_them(payload: dict[str, Any], name: str) -> None:
-    found = failure_messages.identify(json.dumps(payload).replace("{}", name))
+    found = identify(json.dumps(payload).replace("{}", name))
 
     assert list(found.values()) == ["x"]
 
@@ -216,4 +216,4 @@ def test_ids_are_found_wherever_our_messages_have_them(payload: dict[str, Any], 
     ],
 )
 def test_a_made_up_name_is_told_by_its_ending(arn: str, name: str) -> None:
-    assert failure_messages.component_of(arn) == name
+    assert component_of(arn) == name

@@ -9,8 +9,22 @@ from typing import Any
 import msgspec
 import pytest
 
-from orders import failure_messages, failures
-from orders.failures import Action, Failure, FailureRecord, HistoryEntry, Kind
+from orders.inbox import parse as failure_messages
+from orders.inbox.record import (
+    Action,
+    Failure,
+    FailureRecord,
+    FailureStatus,
+    HistoryEntry,
+    Kind,
+    claimed,
+    execution_name,
+    first_seen,
+    released,
+    seen_again,
+    sent,
+    settled,
+)
 from tests.unit.test_failure_messages import (
     BUS_EVENT,
     DEAD_LETTER,
@@ -403,15 +417,13 @@ def test_the_audit_trail_says_when_who_what_and_why() -> None:
     first = read(INVOCATION)
     context = {**INVOCATION["requestContext"], "requestId": "request-2"}  # type: ignore[dict-item]
     second = read({**INVOCATION, "requestContext": context, "responsePayload": {"errorType": "Other"}})
-    record = failures.first_seen(first, at=AT[0], message_id="message-1")
-    record = failures.claimed(record, at=AT[1], lease_expired=False, by="ada")
-    record = failures.released(record, at=AT[2], detail="no such queue")
-    record = failures.claimed(record, at=AT[3], lease_expired=False, by="bob")
-    record = failures.sent(record, at=AT[3], detail="sent as message 7")
-    record = failures.seen_again(record, second, at=AT[4], message_id="message-2")
-    record = failures.settled(
-        record, failures.Status.DISCARDED, at=AT[5], expires_at=1, by="cyd", reason="shipped by hand"
-    )
+    record = first_seen(first, at=AT[0], message_id="message-1")
+    record = claimed(record, at=AT[1], lease_expired=False, by="ada")
+    record = released(record, at=AT[2], detail="no such queue")
+    record = claimed(record, at=AT[3], lease_expired=False, by="bob")
+    record = sent(record, at=AT[3], detail="sent as message 7")
+    record = seen_again(record, second, at=AT[4], message_id="message-2")
+    record = settled(record, FailureStatus.DISCARDED, at=AT[5], expires_at=1, by="cyd", reason="shipped by hand")
 
     assert history_of(record) == [
         (AT[0], "capture", "captured", "PaymentProviderError"),
@@ -426,9 +438,9 @@ def test_the_audit_trail_says_when_who_what_and_why() -> None:
 
 
 def test_of_a_long_history_the_latest_entries_are_kept() -> None:
-    record = failures.first_seen(read(INVOCATION), at=AT[0], message_id="message-1")
+    record = first_seen(read(INVOCATION), at=AT[0], message_id="message-1")
     record = msgspec.structs.replace(record, history=[HistoryEntry(AT[0], "x", str(n)) for n in range(50)])
-    record = failures.sent(record, at=AT[1], detail="d")
+    record = sent(record, at=AT[1], detail="d")
 
     assert [entry.what for entry in record.history] == [*map(str, range(1, 50)), "redriven"]
 
@@ -437,14 +449,14 @@ def test_a_failure_that_happens_again_shows_its_latest_error_and_nobodys_claim()
     context = {**INVOCATION["requestContext"], "requestId": "request-2", "approximateInvokeCount": 5}  # type: ignore[dict-item]
     answer = {"errorType": "Other", "errorMessage": "another", "stackTrace": ["y"]}
     again = read({**INVOCATION, "requestContext": context, "responsePayload": answer})
-    record = failures.first_seen(read(INVOCATION), at=AT[0], message_id="message-1")
-    record = failures.claimed(record, at=AT[1], lease_expired=False, by="ada")
-    record = failures.sent(record, at=AT[1], detail="sent")
-    record = failures.settled(record, failures.Status.RESOLVED, at=AT[2], expires_at=9, by="sweep", reason="quiet")
+    record = first_seen(read(INVOCATION), at=AT[0], message_id="message-1")
+    record = claimed(record, at=AT[1], lease_expired=False, by="ada")
+    record = sent(record, at=AT[1], detail="sent")
+    record = settled(record, FailureStatus.RESOLVED, at=AT[2], expires_at=9, by="sweep", reason="quiet")
 
-    record = failures.seen_again(record, again, at=AT[3], message_id="message-2")
+    record = seen_again(record, again, at=AT[3], message_id="message-2")
 
-    assert (record.status, record.count, record.redrives) == (failures.Status.NEW, 2, 1)
+    assert (record.status, record.count, record.redrives) == (FailureStatus.NEW, 2, 1)
     assert (record.error_name, record.error_message, record.stack_trace) == ("Other", "another", ["y"])
     assert (record.attempts, record.source["requestId"]) == (5, "request-2")
     assert (record.first_seen_at, record.last_seen_at) == (AT[0], AT[3])
@@ -457,46 +469,46 @@ def test_a_failure_that_happens_again_shows_its_latest_error_and_nobodys_claim()
 
 
 def test_each_redrive_starts_an_execution_of_its_own_and_a_claim_taken_over_starts_the_same_one() -> None:
-    record = failures.first_seen(read(execution_event()), at=AT[0], message_id="message-1")
-    first = failures.claimed(record, at=AT[1], lease_expired=False, by="ada")
-    taken_over = failures.claimed(first, at=AT[2], lease_expired=True, by="bob")
-    second = failures.claimed(
-        failures.sent(taken_over, at=AT[2], detail="started"), at=AT[3], lease_expired=False, by="bob", again=True
+    record = first_seen(read(execution_event()), at=AT[0], message_id="message-1")
+    first = claimed(record, at=AT[1], lease_expired=False, by="ada")
+    taken_over = claimed(first, at=AT[2], lease_expired=True, by="bob")
+    second = claimed(
+        sent(taken_over, at=AT[2], detail="started"), at=AT[3], lease_expired=False, by="bob", again=True
     )
 
-    name = failures.execution_name(first, "resume")
+    name = execution_name(first, "resume")
     assert name == f"order-1-resume-{record.failure_id}-1"
-    assert failures.execution_name(taken_over, "resume") == name
-    assert failures.execution_name(second, "resume") == f"order-1-resume-{record.failure_id}-2"
-    assert failures.execution_name(first, "undo") != name
+    assert execution_name(taken_over, "resume") == name
+    assert execution_name(second, "resume") == f"order-1-resume-{record.failure_id}-2"
+    assert execution_name(first, "undo") != name
 
 
 def test_an_execution_without_an_order_has_a_name_too_and_a_long_one_keeps_what_tells_it_apart() -> None:
-    record = failures.first_seen(read(execution_event(input="{}")), at=AT[0], message_id="message-1")
-    assert failures.execution_name(record, "resume").startswith("order-resume-")
+    record = first_seen(read(execution_event(input="{}")), at=AT[0], message_id="message-1")
+    assert execution_name(record, "resume").startswith("order-resume-")
 
     record = msgspec.structs.replace(record, order_id="5" * 128, redrives=12)
-    assert failures.execution_name(record, "resume").endswith(f"{record.failure_id}-12")
+    assert execution_name(record, "resume").endswith(f"{record.failure_id}-12")
 
 
 @pytest.mark.parametrize("payload", ["", None])
 def test_a_failure_that_happens_again_without_its_payload_keeps_the_one_that_is_known(payload: str | None) -> None:
     first, again = read(execution_event()), read(execution_event(executionArn=f"{EXECUTION}-2"))
-    record = failures.first_seen(first, at=AT[0], message_id="message-1")
+    record = first_seen(first, at=AT[0], message_id="message-1")
 
-    record = failures.seen_again(record, msgspec.structs.replace(again, payload=payload), at=AT[1], message_id="2")
+    record = seen_again(record, msgspec.structs.replace(again, payload=payload), at=AT[1], message_id="2")
 
-    assert (record.payload, record.occurrence, record.status) == (first.payload, EXECUTION, failures.Status.NEW)
+    assert (record.payload, record.occurrence, record.status) == (first.payload, EXECUTION, FailureStatus.NEW)
 
 
 def test_a_failure_that_happens_again_is_redriven_with_its_latest_payload_wherever_that_is_kept() -> None:
     first, again = read(execution_event()), read(execution_event(executionArn=f"{EXECUTION}-2"))
-    record = failures.first_seen(first, at=AT[0], message_id="message-1")
+    record = first_seen(first, at=AT[0], message_id="message-1")
     in_bucket = msgspec.structs.replace(again, payload=None, payload_key="payloads/2")
     encoded = msgspec.structs.replace(again, occurrence="3", payload="AAAA", payload_encoding="base64")
 
-    record = failures.seen_again(record, in_bucket, at=AT[1], message_id="message-2")
+    record = seen_again(record, in_bucket, at=AT[1], message_id="message-2")
     assert (record.payload, record.payload_encoding, record.payload_key) == (None, "text", "payloads/2")
 
-    record = failures.seen_again(record, encoded, at=AT[2], message_id="message-3")
+    record = seen_again(record, encoded, at=AT[2], message_id="message-3")
     assert (record.payload, record.payload_encoding, record.payload_key) == ("AAAA", "base64", None)

@@ -8,8 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from orders import attributes, model
-from orders.model import OrderRequest, Product, Status, ValidationError
+from orders.domain.clock import seconds_since, timestamp, timestamp_before
+from orders.domain.errors import ValidationError
+from orders.domain.order import Order, PricedLine, Reason, Status, TimelineEntry, order_id_for
+from orders.domain.pricing import Product, price_lines
+from orders.domain.request import OrderRequest
+from orders.storage import dynamodb
 from tests.unit.test_model import A_REQUEST, placed
 
 
@@ -119,11 +123,11 @@ def test_the_rest_of_an_order_is_stored_in_these_words() -> None:
         placed(A_REQUEST),
         email="ada@example.com",
         total=5,
-        reason=model.Reason("Code", "why"),
+        reason=Reason("Code", "why"),
         payment_id="p",
         shipment_id="s",
-        lines=[model.PricedLine("TEA", 2, 5)],
-        timeline=[model.TimelineEntry("now", "What", "why")],
+        lines=[PricedLine("TEA", 2, 5)],
+        timeline=[TimelineEntry("now", "What", "why")],
     )
     stored = msgspec.to_builtins(order)
 
@@ -136,12 +140,12 @@ def test_the_rest_of_an_order_is_stored_in_these_words() -> None:
     assert stored["reason"] == {"code": "Code", "message": "why"}
     assert stored["lines"] == [{"sku": "TEA", "quantity": 2, "unitPrice": 5}]
     assert stored["timeline"] == [{"at": "now", "what": "What", "detail": "why"}]
-    assert msgspec.convert(stored, model.Order) == order
+    assert msgspec.convert(stored, Order) == order
 
 
 def test_the_same_key_is_the_same_order_tomorrow_too() -> None:
     # Another id would make a second order of a retry that comes after a release.
-    assert model.order_id_for("ada", "key-1") == "5a36eae6-8a84-564a-ad14-dde538ca7813"
+    assert order_id_for("ada", "key-1") == "5a36eae6-8a84-564a-ad14-dde538ca7813"
 
 
 def test_statuses_are_called_so() -> None:
@@ -149,18 +153,18 @@ def test_statuses_are_called_so() -> None:
 
 
 def test_a_time_ago_is_in_the_form_of_a_time() -> None:
-    assert model.timestamp_before(-1) > model.timestamp() > model.timestamp_before(1)
-    assert len(model.timestamp_before(1)) == len(model.timestamp()) == len("2026-01-31T12:00:00.000Z")
-    assert 59 < model.seconds_since(model.timestamp_before(60)) < 61
+    assert timestamp_before(-1) > timestamp() > timestamp_before(1)
+    assert len(timestamp_before(1)) == len(timestamp()) == len("2026-01-31T12:00:00.000Z")
+    assert 59 < seconds_since(timestamp_before(60)) < 61
 
 
 def test_products_are_named_in_order_each_once() -> None:
-    order = msgspec.structs.replace(placed(A_REQUEST), lines=[model.PricedLine(sku, 1) for sku in ("B", "A", "B")])
+    order = msgspec.structs.replace(placed(A_REQUEST), lines=[PricedLine(sku, 1) for sku in ("B", "A", "B")])
     with pytest.raises(ValidationError, match=r"^not in the catalogue: A, B$"):
-        model.price_lines(order, {})
+        price_lines(order, {})
     dollars = {sku: Product(sku, 1, "USD") for sku in "AB"}
     with pytest.raises(ValidationError, match=r"^not sold in EUR: A, B$"):
-        model.price_lines(order, dollars)
+        price_lines(order, dollars)
 
 
 # ---- DynamoDB's values
@@ -169,7 +173,7 @@ def test_products_are_named_in_order_each_once() -> None:
 def test_values_are_written_as_dynamodb_has_them() -> None:
     value = {"s": "x", "n": 3, "t": True, "l": ["x", 1], "m": {"a": None}, "status": Status.PAID}
 
-    assert attributes.to_item(value) == {
+    assert dynamodb.to_item(value) == {
         "s": {"S": "x"},
         "n": {"N": "3"},
         "t": {"BOOL": True},
@@ -177,11 +181,11 @@ def test_values_are_written_as_dynamodb_has_them() -> None:
         "m": {"M": {"a": {"NULL": True}}},
         "status": {"S": "PAID"},
     }
-    assert type(attributes.to_item(value)["status"]["S"]) is str
+    assert type(dynamodb.to_item(value)["status"]["S"]) is str
 
 
 def test_what_no_item_holds_is_refused() -> None:
     with pytest.raises(TypeError, match="float"):
-        attributes.to_attribute(1.5)
+        dynamodb.to_attribute(1.5)
     with pytest.raises(ValueError, match="unexpected attribute type B"):
-        attributes.from_attribute({"B": b""})
+        dynamodb.from_attribute({"B": b""})

@@ -7,8 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
-from orderctl.cloud import ROOT
+from orderctl.cloud.state import ROOT
 
 
 def dry_run(*arguments: str, cwd: Path = ROOT, **variables: str) -> str:

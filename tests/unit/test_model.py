@@ -12,28 +12,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orders import model
-from orders.model import (
+from orders.domain.clock import TIMESTAMP, timestamp
+from orders.domain.errors import (
+    IllegalTransition,
+    PaymentDeclined,
+    PaymentError,
+    PaymentProviderError,
+    Unreadable,
+    ValidationError,
+)
+from orders.domain.order import (
+    OPEN_SHARDS,
+    ORDER_ID,
+    SCHEMA_VERSION,
     TERMINAL,
     TRANSITIONS,
-    Currency,
-    IllegalTransition,
-    OrderRequest,
+    Order,
     PricedLine,
-    Product,
     Status,
-    ValidationError,
+    open_shard_of,
     order_id_for,
-    price_lines,
+    place,
     require_transition,
-    total_of,
 )
+from orders.domain.pricing import Product, price_lines, total_of
+from orders.domain.request import Address, Currency, Line, OrderRequest
 
 SKUS = st.text("ABCabc019._-", max_size=10).map("A{}".format)
-LINES = st.builds(model.Line, sku=SKUS, quantity=st.integers(1, 999))
+LINES = st.builds(Line, sku=SKUS, quantity=st.integers(1, 999))
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc", "Cf", "Zl", "Zp"]), max_size=19).map("A{}".format)
 ADDRESSES = st.builds(
-    model.Address,
+    Address,
     name=TEXT,
     line1=TEXT,
     city=TEXT,
@@ -50,14 +59,14 @@ REQUESTS = st.builds(
 )
 A_REQUEST = OrderRequest(
     currency="EUR",
-    lines=[model.Line("TEA", 2)],
-    shipping_address=model.Address("Ada", "Square 12", "London", "SW1Y", "GB"),
+    lines=[Line("TEA", 2)],
+    shipping_address=Address("Ada", "Square 12", "London", "SW1Y", "GB"),
     payment_method="tok_visa",
 )
 
 
-def placed(request: OrderRequest, customer: str = "ada", key: str | None = "k") -> model.Order:
-    return model.place(
+def placed(request: OrderRequest, customer: str = "ada", key: str | None = "k") -> Order:
+    return place(
         request,
         customer_id=customer,
         email=None,
@@ -111,27 +120,27 @@ def test_the_same_key_is_the_same_order(customer: str, key: str) -> None:
     assert order_id == order_id_for(customer, key)
     assert order_id != order_id_for(customer, key + "!")
     assert order_id != order_id_for(str(uuid.uuid4()), key)
-    assert re.match(model.ORDER_ID, order_id)
+    assert re.match(ORDER_ID, order_id)
 
 
 def test_without_a_key_every_order_is_a_new_one() -> None:
     ids = {order_id_for("ada", None) for _ in range(100)}
 
     assert len(ids) == 100
-    assert all(re.match(model.ORDER_ID, order_id) for order_id in ids)
+    assert all(re.match(ORDER_ID, order_id) for order_id in ids)
 
 
 def test_times_are_written_as_they_sort() -> None:
-    times = [model.timestamp() for _ in range(50)]
+    times = [timestamp() for _ in range(50)]
 
     assert times == sorted(times)
-    assert all(re.match(model.TIMESTAMP, time) for time in times)
+    assert all(re.match(TIMESTAMP, time) for time in times)
 
 
 def test_open_orders_are_spread_over_all_shards() -> None:
-    shards = {model.open_shard_of(str(uuid.UUID(int=n))) for n in range(256)}
+    shards = {open_shard_of(str(uuid.UUID(int=n))) for n in range(256)}
 
-    assert shards == {f"{n:02d}" for n in range(model.OPEN_SHARDS)}
+    assert shards == {f"{n:02d}" for n in range(OPEN_SHARDS)}
 
 
 # ---- Requests
@@ -152,23 +161,23 @@ def test_a_placed_order_says_what_was_asked_for(request: OrderRequest) -> None:
     ]
     assert all(line.unit_price is None for line in order.lines)
     assert order.placed_at == order.updated_at == order.timeline[0].at
-    assert order.open_shard == model.open_shard_of(order.order_id)
+    assert order.open_shard == open_shard_of(order.order_id)
 
 
 @given(REQUESTS)
 def test_an_order_is_stored_with_its_schema_version(request: OrderRequest) -> None:
-    assert msgspec.to_builtins(placed(request))["schemaVersion"] == model.SCHEMA_VERSION
+    assert msgspec.to_builtins(placed(request))["schemaVersion"] == SCHEMA_VERSION
 
 
 # ---- Prices
 
 
-def order_of(*lines: tuple[str, int], currency: str = "EUR") -> model.Order:
+def order_of(*lines: tuple[str, int], currency: str = "EUR") -> Order:
     order = placed(
         OrderRequest(
             currency="EUR",
-            lines=[model.Line(sku, quantity) for sku, quantity in lines],
-            shipping_address=model.Address("n", "l", "c", "p", "AT"),
+            lines=[Line(sku, quantity) for sku, quantity in lines],
+            shipping_address=Address("n", "l", "c", "p", "AT"),
             payment_method="tok_visa",
         )
     )
@@ -211,11 +220,11 @@ def test_what_isnt_priced_costs_nothing() -> None:
 
 
 def test_a_declined_payment_is_a_payment_error_and_an_outage_is_not() -> None:
-    assert issubclass(model.PaymentDeclined, model.PaymentError)
-    assert not issubclass(model.PaymentProviderError, model.PaymentError)
+    assert issubclass(PaymentDeclined, PaymentError)
+    assert not issubclass(PaymentProviderError, PaymentError)
 
 
-@pytest.mark.parametrize("error", [model.ValidationError, model.Unreadable])
+@pytest.mark.parametrize("error", [ValidationError, Unreadable])
 def test_no_error_of_ours_is_taken_for_one_of_msgspecs(error: Any) -> None:
     assert not issubclass(error, msgspec.MsgspecError)
     assert not issubclass(msgspec.ValidationError, error)

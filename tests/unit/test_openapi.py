@@ -12,8 +12,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from orders import openapi
-from orders.model import Address, Country, OrderRequest
+from orders.api import openapi
+from orders.domain.request import Address, Country, OrderRequest
 from tests.unit.test_model import A_REQUEST, REQUESTS
 
 DOCUMENT = openapi.document("v1")

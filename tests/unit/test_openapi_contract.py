@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from orders import openapi
+from orders.api import openapi
 
 CONTRACT = Path(__file__).with_name("openapi.json")
 

@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from verify.scheduler import Actor, Crash, Verdict, pause
 
-from orders import failures_table
-from orders.attributes import from_item
-from orders.failures import SETTLED, Action, Failure, Kind, NotAllowed, Redrive, Status
-from orders.failures_table import FailuresTable
-from proof.actors import Actor, Crash, Verdict, pause
+from orders.domain.errors import NotAllowed
+from orders.inbox import store as failures_table
+from orders.inbox.record import SETTLED, Action, Failure, FailureStatus, Kind, Redrive
+from orders.inbox.store import FailuresTable
+from orders.storage.dynamodb import from_item
 
 FAILURE_ID = "0123456789abcdef0123"
 PAYLOAD = "too big for an item"
@@ -36,11 +37,11 @@ def _refused(code: str) -> ClientError:
     return ClientError({"Error": {"Code": code, "Message": code}}, "Call")
 
 
-class _ConditionNotMet(Exception):  # noqa: N818
+class _ConditionNotMet(Exception):
     pass
 
 
-class _NoSuchKey(ClientError):  # noqa: N818
+class _NoSuchKey(ClientError):
     pass
 
 
@@ -106,7 +107,7 @@ class Store:
             return
         record = from_item(self.item)
         assert record["payloadKey"] in self.objects, f"{record['payloadKey']} is gone"
-        assert record["payloadKey"].startswith("settled/") == (Status(record["status"]) in SETTLED)
+        assert record["payloadKey"].startswith("settled/") == (FailureStatus(record["status"]) in SETTLED)
 
 
 def a_failure(occurrence: str) -> Failure:
@@ -128,7 +129,7 @@ def capture(occurrence: str, message_id: str) -> Work:
 
 
 def discard(table: FailuresTable) -> None:
-    table.settle(FAILURE_ID, Status.DISCARDED, by="ada", reason="rubbish")
+    table.settle(FAILURE_ID, FailureStatus.DISCARDED, by="ada", reason="rubbish")
 
 
 def redrive(table: FailuresTable) -> None:

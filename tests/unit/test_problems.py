@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orders.model import OrderRequest
-from orders.problems import TITLES, Problem, find_errors, response
+from orders.api.problems import TITLES, Problem, find_errors, response
+from orders.domain.request import OrderRequest
 from tests.unit.test_model import A_REQUEST, REQUESTS
 
 JSON_VALUES = st.recursive(

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from orders import snapstart
+from orders.runtime import snapstart
 
 
 def prime() -> None:

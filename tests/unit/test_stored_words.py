@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import msgspec
 
-from orders import failures
-from orders.failure_messages import component_of
-from orders.failures import Action, FailureRecord, HistoryEntry, Kind, Redrive, Status
+from orders.inbox.parse import component_of
+from orders.inbox.record import SETTLED, Action, FailureRecord, FailureStatus, HistoryEntry, Kind, Redrive
 from tests.unit.test_failure_messages import BUS_EVENT, DEAD_LETTER, read
 
 
 def test_stored_words_stay_what_they_are() -> None:
     assert [str(word) for word in Kind] == ["rule-target", "queue", "function", "stream", "execution", "unknown"]
-    assert [str(word) for word in Status] == ["NEW", "REDRIVEN", "RESOLVED", "DISCARDED"]
+    assert [str(word) for word in FailureStatus] == ["NEW", "REDRIVEN", "RESOLVED", "DISCARDED"]
     assert [str(word) for word in Action] == ["send", "invoke", "deliver", "publish", "resume", "none"]
-    assert {Status.RESOLVED, Status.DISCARDED} == failures.SETTLED
+    assert {FailureStatus.RESOLVED, FailureStatus.DISCARDED} == SETTLED
 
 
 def test_a_failure_is_stored_under_these_names() -> None:
@@ -37,7 +36,7 @@ def test_a_failure_is_stored_under_these_names() -> None:
         payload_key="k",
         note="n",
         source={"a": "b"},
-        status=Status.NEW,
+        status=FailureStatus.NEW,
         first_seen_at="1",
         last_seen_at="2",
         redrives=3,

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 def run(*arguments: str) -> None:
     if not (ROOT / ".local/venv-cloud").exists():
         pytest.skip("the environment .local/venv-cloud is not installed")
-    command = [sys.executable, "-m", "proof", *arguments]
+    command = [sys.executable, "-m", "verify", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

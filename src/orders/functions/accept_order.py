@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from orders import problems
-from orders.aws import client
-from orders.model import Order, OrderRequest, Status, order_id_for, place
-from orders.problems import Problem
-from orders.snapstart import aws_left_out, before_snapshot
-from orders.table import OrdersTable
-from orders.telemetry import logger, metrics, tracer
+from orders.api import problems
+from orders.api.problems import Problem
+from orders.domain.order import Order, Status, order_id_for, place
+from orders.domain.request import OrderRequest
+from orders.runtime.aws import client
+from orders.runtime.snapstart import aws_left_out, before_snapshot
+from orders.runtime.telemetry import logger, metrics, tracer
+from orders.storage.orders import OrdersTable
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext

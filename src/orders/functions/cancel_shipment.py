@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from orders.aws import client
-from orders.telemetry import logger, tracer
-from orders.warehouse import SimulatedWarehouse, Warehouse
+from orders.runtime.aws import client
+from orders.runtime.telemetry import logger, tracer
+from orders.warehouse import warehouse
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
-_warehouse: Warehouse = SimulatedWarehouse(client("dynamodb"))
+_warehouse = warehouse(client("dynamodb"))
 
 
 class CancelRequest(Struct, rename="camel"):

@@ -10,12 +10,12 @@ import msgspec
 from aws_lambda_powertools.utilities.batch import process_partial_response
 from botocore.exceptions import ParamValidationError
 
-from orders import failure_messages
-from orders.aws import client
-from orders.failures import Failure, Kind
-from orders.failures_table import FailuresTable
-from orders.queues import QueueProcessor, back_off
-from orders.telemetry import logger, metrics, tracer
+from orders.inbox.parse import POINTER_NOTE, component_of, read_message, stream_record, with_input
+from orders.inbox.record import Failure, Kind
+from orders.inbox.store import FailuresTable
+from orders.runtime.aws import client
+from orders.runtime.queues import QueueProcessor, back_off
+from orders.runtime.telemetry import logger, metrics, tracer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +48,7 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> "PartialItemFail
 
 def capture(record: "SQSRecord") -> None:
     """Record what one message tells of. Raises whatever AWS refuses: the message stays on the queue."""
-    for failure in _completed(failure_messages.read_message(record.raw_event)):
+    for failure in _completed(read_message(record.raw_event)):
         known = _failures.add(failure, record.message_id)
         metrics.add_metric("FailureCaptured", "Count", 1)
         logger.warning(
@@ -86,7 +86,7 @@ def _stream_records(pointer: Failure) -> list[Failure]:
     ):
         records = []
     found = [
-        failure_messages.stream_record(
+        stream_record(
             msgspec.json.encode(record, enc_hook=str).decode(),
             pointer.error_name,
             pointer.error_message,
@@ -96,7 +96,7 @@ def _stream_records(pointer: Failure) -> list[Failure]:
         for record in records
         if _says_something(record)
     ]
-    return found or [msgspec.structs.replace(pointer, note=failure_messages.POINTER_NOTE)]
+    return found or [msgspec.structs.replace(pointer, note=POINTER_NOTE)]
 
 
 def _fetch(stream_arn: str, pointer: dict[str, str]) -> "Iterator[dict[str, Any]]":
@@ -143,8 +143,8 @@ def _execution(failure: Failure) -> Failure:
             ParamValidationError,
         ):
             return failure
-        failure = failure_messages.with_input(failure, found.get("input", ""))
-    known = failure.component != failure_messages.component_of(failure.resource_arn)
+        failure = with_input(failure, found.get("input", ""))
+    known = failure.component != component_of(failure.resource_arn)
     try:
         state, attempts = _last_state(execution_arn, failure.component if known else None)
     except Exception:

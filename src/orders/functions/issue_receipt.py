@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from orders.aws import client
-from orders.events import decode_bus_event
-from orders.model import Status
-from orders.payments import PaymentProvider, SimulatedPaymentProvider
-from orders.telemetry import logger, metrics, tracer
+from orders.domain.events import decode_bus_event
+from orders.domain.order import Status
+from orders.payments import payment_provider
+from orders.runtime.aws import client
+from orders.runtime.telemetry import logger, metrics, tracer
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
 _s3 = client("s3")
 _bucket = os.environ["RECEIPTS_BUCKET"]
-_provider: PaymentProvider = SimulatedPaymentProvider(client("dynamodb"))
+_provider = payment_provider(client("dynamodb"))
 
 
 @tracer.capture_lambda_handler(capture_response=False)

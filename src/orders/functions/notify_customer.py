@@ -10,28 +10,21 @@ from aws_lambda_powertools.utilities.idempotency import (
     idempotent_function,
 )
 
-from orders.aws import client
-from orders.events import OrderEvent, decode_bus_event
-from orders.mailer import Mailer, SimulatedMailer
-from orders.model import Status
-from orders.queues import QueueProcessor, back_off
-from orders.telemetry import logger, metrics, tracer
+from orders.domain.events import decode_bus_event
+from orders.mail import mailer
+from orders.mail.texts import mail_about
+from orders.runtime.aws import client
+from orders.runtime.queues import QueueProcessor, back_off
+from orders.runtime.telemetry import logger, metrics, tracer
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
     from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
-TEXTS = {
-    Status.PLACED: ("We have your order", "Thank you. Your order {order} is being prepared."),
-    Status.FULFILLED: ("Your order is on its way", "Your order {order} has been shipped."),
-    Status.FAILED: ("We couldn't fulfil your order", "Your order {order} has failed: {reason}."),
-    Status.CANCELLED: ("Your order is cancelled", "Your order {order} has been cancelled."),
-}
-
 _sqs = client("sqs")
 _queue_url = os.environ["NOTIFICATIONS_QUEUE_URL"]
-_mailer: Mailer = SimulatedMailer()
+_mailer = mailer()
 _processor = QueueProcessor(_sqs)
 # A mail can't be called back and the mail service keeps no key, so the event id is remembered: longer than the
 # archive keeps events (30 days) and a queue its messages (14 days), so that a replay or a redrive mails nobody again.
@@ -55,8 +48,8 @@ def notify(record: "SQSRecord") -> None:
     event = decode_bus_event(record.body).detail
     logger.set_correlation_id(event.metadata.correlation_id)
     logger.append_keys(order_id=event.data.order_id)
-    if event.data.status in TEXTS and event.data.email is not None:
-        send_mail(message={"eventId": event.metadata.event_id, "mail": _mail(event)})
+    if mail := mail_about(event.data):
+        send_mail(message={"eventId": event.metadata.event_id, "mail": mail})
 
 
 @idempotent_function(  # type: ignore[untyped-decorator]
@@ -66,13 +59,3 @@ def send_mail(*, message: dict[str, Any]) -> None:
     """Send the mail of one event, once for its event id."""
     _mailer.send(**message["mail"])
     metrics.add_metric("MailSent", "Count", 1)
-
-
-def _mail(event: OrderEvent) -> dict[str, str | None]:
-    subject, text = TEXTS[event.data.status]
-    reason = event.data.reason.message if event.data.reason else ""
-    return {
-        "to": event.data.email,
-        "subject": subject,
-        "text": text.format(order=event.data.order_id, reason=reason),
-    }

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from orders.aws import client
-from orders.events import OrderEvent, bus_entry, event_of
-from orders.failure_messages import identify
-from orders.model import Order, Unreadable
-from orders.table import decode_order
-from orders.telemetry import logger, metrics, tracer
+from orders.domain.errors import Unreadable
+from orders.domain.events import OrderEvent, bus_entry, event_of
+from orders.domain.order import Order
+from orders.inbox.parse import identify
+from orders.runtime.aws import client
+from orders.runtime.telemetry import logger, metrics, tracer
+from orders.storage.orders import decode_order
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext

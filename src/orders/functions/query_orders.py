@@ -10,12 +10,14 @@ import msgspec
 from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 
-from orders import model, openapi
-from orders.aws import client
-from orders.model import TRANSITIONS, Busy, IllegalTransition, Order, Status
-from orders.problems import PROBLEM_JSON, Problem
-from orders.table import BadCursor, OrdersTable
-from orders.telemetry import logger, metrics, tracer
+from orders.api import openapi
+from orders.api.problems import PROBLEM_JSON, Problem
+from orders.domain import order as model
+from orders.domain.errors import BadCursor, Busy, IllegalTransition
+from orders.domain.order import TRANSITIONS, Order, Status
+from orders.runtime.aws import client
+from orders.runtime.telemetry import logger, metrics, tracer
+from orders.storage.orders import OrdersTable
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from orders.aws import client
-from orders.events import decode_bus_event
-from orders.payments import PaymentProvider, SimulatedPaymentProvider
-from orders.table import OrdersTable
-from orders.telemetry import logger, metrics, tracer
+from orders.domain.events import decode_bus_event
+from orders.payments import payment_provider
+from orders.runtime.aws import client
+from orders.runtime.telemetry import logger, metrics, tracer
+from orders.storage.orders import OrdersTable
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
 _dynamodb = client("dynamodb")
 _orders = OrdersTable(_dynamodb)
-_provider: PaymentProvider = SimulatedPaymentProvider(_dynamodb)
+_provider = payment_provider(_dynamodb)
 
 
 class RefundRequest(Struct, rename="camel"):

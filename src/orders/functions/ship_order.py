@@ -12,12 +12,13 @@ import msgspec
 from aws_lambda_powertools.utilities.batch import process_partial_response
 from msgspec import Struct
 
-from orders.aws import client
-from orders.model import Busy, PricedLine, StoredAddress, WarehouseError
-from orders.queues import QueueProcessor, back_off
-from orders.table import OrdersTable
-from orders.telemetry import logger, metrics, tracer
-from orders.warehouse import SimulatedWarehouse, Warehouse
+from orders.domain.errors import Busy, WarehouseError
+from orders.domain.order import PricedLine, StoredAddress
+from orders.runtime.aws import client
+from orders.runtime.queues import QueueProcessor, back_off
+from orders.runtime.telemetry import logger, metrics, tracer
+from orders.storage.orders import OrdersTable
+from orders.warehouse import warehouse
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
@@ -28,7 +29,7 @@ _sqs = client("sqs")
 _workflows = client("stepfunctions")
 _dynamodb = client("dynamodb")
 _orders = OrdersTable(_dynamodb)
-_warehouse: Warehouse = SimulatedWarehouse(_dynamodb)
+_warehouse = warehouse(_dynamodb)
 _queue_url = os.environ["FULFILMENT_QUEUE_URL"]
 _processor = QueueProcessor(_sqs)
 # Orders of the same product meet in its stock for milliseconds: shorter waits than the queue could give.

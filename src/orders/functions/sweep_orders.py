@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from orders.aws import client
-from orders.failures import Action, FailureRecord, NotAllowed, Status, order_waits_for
-from orders.failures_table import Contended, FailuresTable
-from orders.model import TERMINAL, TRANSITIONS, seconds_since, timestamp_before
-from orders.table import OrdersTable
-from orders.telemetry import logger, metrics, tracer
+from orders.domain.clock import seconds_since, timestamp_before
+from orders.domain.errors import Contended, NotAllowed
+from orders.domain.order import TERMINAL, TRANSITIONS
+from orders.inbox.record import Action, FailureRecord, FailureStatus, order_waits_for
+from orders.inbox.store import FailuresTable
+from orders.runtime.aws import client
+from orders.runtime.telemetry import logger, metrics, tracer
+from orders.storage.orders import OrdersTable
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -111,13 +113,13 @@ def _in_sight(record: FailureRecord, promise_s: float) -> bool:
     if not order_waits_for(record, os.environ["FULFILMENT_QUEUE_ARN"]):
         return False
     redriven_lately = record.claimed_at is not None and record.claimed_at > timestamp_before(promise_s)
-    return record.status is Status.NEW or (record.status is Status.REDRIVEN and redriven_lately)
+    return record.status is FailureStatus.NEW or (record.status is FailureStatus.REDRIVEN and redriven_lately)
 
 
 def _settle(counts: dict[str, int], quiet_s: float, context: "LambdaContext") -> bool:
     """Close the failures that are over, and give back those that a redrive left half-way; False if time ran out."""
     quiet_since = timestamp_before(quiet_s)
-    for status in (Status.REDRIVEN, Status.NEW):
+    for status in (FailureStatus.REDRIVEN, FailureStatus.NEW):
         for record in _failures.with_status(status):
             if context.get_remaining_time_in_millis() < RESERVE_MS:
                 return False
@@ -125,10 +127,18 @@ def _settle(counts: dict[str, int], quiet_s: float, context: "LambdaContext") ->
                 reason = _why_over(record, quiet_since)
                 if reason:
                     _failures.settle(
-                        record.failure_id, Status.RESOLVED, by="sweep", reason=reason, if_version=record.version
+                        record.failure_id,
+                        FailureStatus.RESOLVED,
+                        by="sweep",
+                        reason=reason,
+                        if_version=record.version,
                     )
                     counts["resolved"] += 1
-                elif record.status is Status.REDRIVEN and not record.sent_at and str(record.claimed_at) < quiet_since:
+                elif (
+                    record.status is FailureStatus.REDRIVEN
+                    and not record.sent_at
+                    and str(record.claimed_at) < quiet_since
+                ):
                     _failures.release(record, "it was claimed and never confirmed as sent")
                     counts["released"] += 1
             except (NotAllowed, LookupError, Contended):
@@ -146,6 +156,6 @@ def _why_over(record: FailureRecord, quiet_since: str) -> str:
     if waited_for and record.redrive.action != Action.PUBLISH and record.order_id and record.customer_id:
         order = _orders.get(record.customer_id, record.order_id, consistent=True)
         return f"the order is {order.status}" if order is not None and order.status in TERMINAL else ""
-    if record.status is Status.REDRIVEN and record.sent_at is not None and record.sent_at < quiet_since:
+    if record.status is FailureStatus.REDRIVEN and record.sent_at is not None and record.sent_at < quiet_since:
         return "it was redriven and has not failed again"
     return ""

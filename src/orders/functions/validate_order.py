@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 from msgspec import Struct
 
-from orders.aws import client
-from orders.catalogue import find_products
-from orders.model import Status, Unreadable, ValidationError, price_lines, total_of
-from orders.table import OrdersTable
-from orders.telemetry import logger, tracer
+from orders.domain.errors import Unreadable, ValidationError
+from orders.domain.order import Status
+from orders.domain.pricing import price_lines, total_of
+from orders.runtime.aws import client
+from orders.runtime.telemetry import logger, tracer
+from orders.storage.catalogue import find_products
+from orders.storage.orders import OrdersTable
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext

@@ -12,14 +12,15 @@ import httpx
 import msgspec
 import pytest
 from moto import mock_aws
+from orderctl.main import app
+from orderctl.stack import rest, signin, target
+from orderctl.stack.target import Target
 from typer.testing import CliRunner
 
-from orderctl import interrupts, rest, signin, target
-from orderctl.main import app
-from orderctl.target import Target
-from orders.attributes import to_item
-from orders.failures import Action, FailureRecord, Kind, Redrive, Status
-from orders.model import timestamp
+from orderctl import interrupts
+from orders.domain.clock import timestamp
+from orders.inbox.record import Action, FailureRecord, FailureStatus, Kind, Redrive
+from orders.storage.dynamodb import to_item
 from tests.integration.world import REGION, World
 
 ACCOUNT = "123456789012"
@@ -38,7 +39,7 @@ class Logs:
     calls: int = 0
 
     class exceptions:  # noqa: N801 - as boto3 has it
-        class ResourceNotFoundException(Exception):  # noqa: N818
+        class ResourceNotFoundException(Exception):
             pass
 
     def add(self, component: str, at_ms: int, entry: dict[str, Any] | str) -> None:
@@ -158,7 +159,7 @@ def store_failure(world: World, failure_id: str = "3f0c9a1b" + "0" * 12, **chang
         occurrence="message-1",
         redrive=Redrive(Action.SEND, QUEUE),
         payload="the mail",
-        status=Status.NEW,
+        status=FailureStatus.NEW,
         first_seen_at=timestamp(),
         last_seen_at=timestamp(),
     )

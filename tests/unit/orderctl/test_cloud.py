@@ -16,11 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-
-from orderctl import cloud as clouds
-from orderctl import deployment, lifecycle, processes, server, target
-from orderctl.cloud import Cloud, CloudState, cloud_environment
+from orderctl.cloud import deployment, lifecycle, processes, server
+from orderctl.cloud import state as clouds
+from orderctl.cloud.state import Cloud, CloudState, cloud_environment
 from orderctl.exits import Exit, Stop
+from orderctl.stack import target
 
 
 @pytest.fixture
@@ -360,8 +360,8 @@ def test_no_setting_of_the_user_reaches_the_local_cloud(cloud: Cloud, monkeypatc
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    (tmp_path / "src" / "orders").mkdir(parents=True)
-    (tmp_path / "src" / "orders" / "model.py").write_text("x = 1\n")
+    (tmp_path / "src" / "orders" / "domain").mkdir(parents=True)
+    (tmp_path / "src" / "orders" / "domain" / "order.py").write_text("x = 1\n")
     (tmp_path / "statemachine").mkdir()
     (tmp_path / "statemachine" / "order.asl.yaml").write_text("States: {}\n")
     (tmp_path / "template.yaml").write_text("Resources: {}\n")
@@ -382,12 +382,12 @@ def test_what_is_deployed_decides_the_fingerprint(project: Path) -> None:
 
     # AND any change that is deployed changes it
     assert deployment.fingerprint("python3.12", project) != original
-    for name in ("src/orders/model.py", "statemachine/order.asl.yaml", "template.yaml", "samconfig.toml"):
+    for name in ("src/orders/domain/order.py", "statemachine/order.asl.yaml", "template.yaml", "samconfig.toml"):
         before = deployment.fingerprint("python3.13", project)
         (project / name).write_text((project / name).read_text() + "# changed\n")
         assert deployment.fingerprint("python3.13", project) != before, name
     before = deployment.fingerprint("python3.13", project)
-    (project / "src" / "orders" / "model.py").rename(project / "src" / "orders" / "renamed.py")
+    (project / "src" / "orders" / "domain" / "order.py").rename(project / "src" / "orders" / "renamed.py")
     assert deployment.fingerprint("python3.13", project) != before
 
 

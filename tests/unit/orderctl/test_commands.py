@@ -15,13 +15,17 @@ from typing import Any
 import botocore.session
 import pytest
 from botocore.stub import Stubber
-from typer.testing import CliRunner
-
-from orderctl import cloud as clouds
-from orderctl import demo, hints, interrupts, lifecycle, records, samples, show, signin, target
+from orderctl.cloud import lifecycle
+from orderctl.cloud import state as clouds
+from orderctl.demo import samples, stories
 from orderctl.exits import Exit, Interrupted, Stop
 from orderctl.main import app
-from orderctl.target import Target
+from orderctl.stack import records, signin, target
+from orderctl.stack.target import Target
+from orderctl.ui import tables
+from typer.testing import CliRunner
+
+from orderctl import hints, interrupts
 
 
 @pytest.fixture(autouse=True)
@@ -184,7 +188,7 @@ def test_the_suggested_curl_sends_a_sample_with_a_token_of_its_own() -> None:
     there = Target("local cloud", {}, "http://127.0.0.1:4600/v1", None, local=state)
 
     # WHEN a shell reads the suggested command, with a program in the place of orderctl
-    command = demo.curl(there)
+    command = stories.curl(there)
     script = command.replace("curl", "printf '%s\\n'", 1).replace(hints.program(), "echo", 1)
     words = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
 
@@ -199,19 +203,19 @@ def test_the_suggested_curl_sends_a_sample_with_a_token_of_its_own() -> None:
     [(3380, "EUR", "33.80 EUR"), (5, "EUR", "0.05 EUR"), (500, "JPY", "500 JPY"), (1234, "KWD", "1.234 KWD")],
 )
 def test_amounts_are_shown_as_people_write_them(minor_units: int, currency: str, shown: str) -> None:
-    assert show.money(minor_units, currency) == shown
+    assert tables.money(minor_units, currency) == shown
 
 
 def test_repeated_steps_are_counted() -> None:
     order = {"timeline": [{"what": what} for what in ("PLACED", "PaymentAttemptFailed", "PaymentAttemptFailed")]}
-    assert show.steps(order) == "PLACED, PaymentAttemptFailed x2"
+    assert tables.steps(order) == "PLACED, PaymentAttemptFailed x2"
 
 
 def test_each_story_has_its_sample_and_its_own_products() -> None:
     # Stories that run at the same time must not see each other's stock move.
-    ordered = [line["sku"] for story in demo.STORIES for line in samples.sample(story.sample)["lines"]]
+    ordered = [line["sku"] for story in stories.STORIES for line in samples.sample(story.sample)["lines"]]
     assert len(ordered) == len(set(ordered))
-    assert {story.sample for story in demo.STORIES} == set(samples.names())
+    assert {story.sample for story in stories.STORIES} == set(samples.names())
     assert set(ordered) <= {product["sku"] for product in samples.catalogue()}
 
 

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from orderctl.exits import Exit, Interrupted, Stop
+from orderctl.ui import console, tables
+from orderctl.ui.console import Screen, harmless
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
-
-from orderctl import console, show
-from orderctl.console import Screen, harmless
-from orderctl.exits import Exit, Interrupted, Stop
 
 TERMINAL = {"TERM": "xterm"}
 OBEYED = [
@@ -48,8 +47,8 @@ def test_other_text_stays_as_it_is() -> None:
         HOSTILE,
         Text(HOSTILE),
         escape(HOSTILE),
-        show.details,
-        show.table,
+        tables.details,
+        tables.table,
         lambda *_: Table(title=HOSTILE, caption=HOSTILE),
     ],
     ids=["string", "text", "escaped", "details", "table", "title"],
@@ -59,7 +58,7 @@ def test_other_text_stays_as_it_is() -> None:
 def test_no_way_of_printing_lets_it_through(wrapped: Any, markup: bool, width: int) -> None:
     screen = Screen(file=io.StringIO(), width=width, soft_wrap=True, highlight=False)
     if callable(wrapped):
-        wrapped = wrapped() if wrapped is show.details else wrapped("A", "B")
+        wrapped = wrapped() if wrapped is tables.details else wrapped("A", "B")
         wrapped.add_row(escape(HOSTILE), Text(HOSTILE))
 
     screen.print(wrapped, markup=markup)
@@ -139,7 +138,7 @@ def test_watching_ends_well_by_an_interruption(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_table_measures_what_it_shows() -> None:
     screen = Screen(file=io.StringIO(), width=80, soft_wrap=True, highlight=False)
-    table = show.table(show.whole("Id"), "Text")
+    table = tables.table(tables.whole("Id"), "Text")
     table.add_row("12345678", escape(HOSTILE))
     screen.print(table)
     lines = screen.file.getvalue().splitlines()  # type: ignore[attr-defined]

@@ -4,9 +4,8 @@ import copy
 from typing import Any
 
 import pytest
-
-from orderctl import cost, usage
-from orderctl.cost import Assumptions, Design, Prices
+from measure import cost, usage
+from measure.cost import Assumptions, Design, Prices
 from orderctl.exits import Stop
 
 PRICES = cost.load_prices()

@@ -6,11 +6,12 @@ import io
 from typing import Any
 
 import pytest
+from orderctl.demo import samples, stories
+from orderctl.demo.stories import STORIES, Journey
+from orderctl.stack import records
+from orderctl.stack.target import Target
+from orderctl.ui import console
 from rich.console import Console
-
-from orderctl import console, demo, records, samples
-from orderctl.demo import STORIES, Journey
-from orderctl.target import Target
 
 SHOP = Target("test", {}, "", None)
 CHARGED = {"status": "CHARGED", "charges": 1, "amount": 1290}
@@ -27,21 +28,21 @@ def journey(sample: str, **order: Any) -> Journey:
 @pytest.mark.parametrize(
     ("check", "entry", "good"),
     [
-        (demo.charged_once, CHARGED, True),
-        (demo.charged_once, {**CHARGED, "charges": 2}, False),
-        (demo.charged_once, {**CHARGED, "amount": 1}, False),
-        (demo.charged_once, {**CHARGED, "status": "REFUNDED"}, False),
-        (demo.charged_once, None, False),
-        (demo.refunded, {**CHARGED, "status": "REFUNDED"}, True),
-        (demo.refunded, CHARGED, False),
-        (demo.refunded, None, False),
-        (demo.not_charged, None, True),
-        (demo.not_charged, {"status": "VOIDED"}, True),
-        (demo.not_charged, CHARGED, False),
+        (stories.charged_once, CHARGED, True),
+        (stories.charged_once, {**CHARGED, "charges": 2}, False),
+        (stories.charged_once, {**CHARGED, "amount": 1}, False),
+        (stories.charged_once, {**CHARGED, "status": "REFUNDED"}, False),
+        (stories.charged_once, None, False),
+        (stories.refunded, {**CHARGED, "status": "REFUNDED"}, True),
+        (stories.refunded, CHARGED, False),
+        (stories.refunded, None, False),
+        (stories.not_charged, None, True),
+        (stories.not_charged, {"status": "VOIDED"}, True),
+        (stories.not_charged, CHARGED, False),
     ],
 )
 def test_the_ledger_decides_about_money(
-    monkeypatch: pytest.MonkeyPatch, check: demo.Check, entry: dict[str, Any] | None, good: bool
+    monkeypatch: pytest.MonkeyPatch, check: stories.Check, entry: dict[str, Any] | None, good: bool
 ) -> None:
     monkeypatch.setattr(records, "payment_of", lambda *_: entry)
     assert (check(SHOP, journey("provider-down")) == "") is good
@@ -50,16 +51,16 @@ def test_the_ledger_decides_about_money(
 @pytest.mark.parametrize(
     ("check", "now", "good"),
     [
-        (demo.stock_sold, {"available": 9, "reserved": 2, "sold": 6}, True),
-        (demo.stock_sold, {"available": 9, "reserved": 3, "sold": 5}, False),
-        (demo.stock_sold, BEFORE, False),
-        (demo.stock_untouched, BEFORE, True),
-        (demo.stock_untouched, {"available": 9, "reserved": 3, "sold": 5}, False),
-        (demo.stock_untouched, None, False),
+        (stories.stock_sold, {"available": 9, "reserved": 2, "sold": 6}, True),
+        (stories.stock_sold, {"available": 9, "reserved": 3, "sold": 5}, False),
+        (stories.stock_sold, BEFORE, False),
+        (stories.stock_untouched, BEFORE, True),
+        (stories.stock_untouched, {"available": 9, "reserved": 3, "sold": 5}, False),
+        (stories.stock_untouched, None, False),
     ],
 )
 def test_the_catalogue_decides_about_stock(
-    monkeypatch: pytest.MonkeyPatch, check: demo.Check, now: dict[str, Any] | None, good: bool
+    monkeypatch: pytest.MonkeyPatch, check: stories.Check, now: dict[str, Any] | None, good: bool
 ) -> None:
     monkeypatch.setattr(records, "product", lambda *_: now)
     assert (check(SHOP, journey("provider-down")) == "") is good
@@ -68,7 +69,7 @@ def test_the_catalogue_decides_about_stock(
 @pytest.mark.parametrize(("failed", "good"), [(2, True), (3, True), (1, False)])
 def test_retries_must_show_in_the_timeline(failed: int, good: bool) -> None:
     timeline = [{"what": "PLACED"}, *[{"what": "PaymentAttemptFailed"}] * failed]
-    check = demo.attempts_failed(2)
+    check = stories.attempts_failed(2)
     assert (check(SHOP, journey("provider-down", timeline=timeline)) == "") is good
 
 
@@ -84,14 +85,14 @@ def test_only_the_receipts_failure_counts(
     monkeypatch: pytest.MonkeyPatch, found: list[dict[str, str]], good: bool
 ) -> None:
     monkeypatch.setattr(records, "failures_of", lambda *_: found)
-    assert (demo.receipt_in_failure_inbox(SHOP, journey("receipt-fails")) == "") is good
+    assert (stories.receipt_in_failure_inbox(SHOP, journey("receipt-fails")) == "") is good
 
 
 @pytest.mark.parametrize(("replayed_as", "good"), [("order-1", True), ("order-2", False), ("", False)])
 def test_a_second_order_for_the_same_key_is_found(replayed_as: str, good: bool) -> None:
     sent = journey("sent-twice")
     sent.replayed_as = replayed_as
-    assert (demo.same_answer_twice(SHOP, sent) == "") is good
+    assert (stories.same_answer_twice(SHOP, sent) == "") is good
 
 
 @pytest.mark.parametrize(
@@ -107,13 +108,13 @@ def test_status_and_reason_must_be_the_storys(
     reason = {"reason": {"code": code, "message": "no"}} if code else {}
 
     # THEN any other end is found
-    assert len(demo.check(SHOP, journey("declined", status=status, **reason))) == problems
+    assert len(stories.check(SHOP, journey("declined", status=status, **reason))) == problems
 
 
 def shown_at(width: int, journeys: list[Journey]) -> list[str]:
     """The lines that a terminal of this width shows, and how wide they are."""
     terminal = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
-    terminal.print(demo.as_table(journeys))
+    terminal.print(stories.as_table(journeys))
     assert isinstance(terminal.file, io.StringIO)
     return [line.rstrip() for line in terminal.file.getvalue().splitlines()]
 
@@ -136,7 +137,7 @@ def test_all_stories_fit_on_a_small_terminal(status: str, width: int) -> None:
     assert not any("…" in line for line in lines)
     for each, line in zip(journeys, lines[1:], strict=True):
         assert line.split()[:3] == [each.story.sample, "6cafccf8", status]
-        assert line.endswith(demo.what_happened(each))
+        assert line.endswith(stories.what_happened(each))
 
 
 def test_what_is_too_long_for_the_terminal_ends_in_an_ellipsis() -> None:
@@ -165,15 +166,15 @@ def test_without_a_terminal_each_order_is_one_line(
         looks[looked_at.story.sample] = looks.get(looked_at.story.sample, 0) + 1
         return [] if looks[looked_at.story.sample] == 3 else ["no receipt yet"]
 
-    monkeypatch.setattr(demo, "check", check)
-    monkeypatch.setattr(demo, "POLL_S", 0.0)
+    monkeypatch.setattr(stories, "check", check)
+    monkeypatch.setattr(stories, "POLL_S", 0.0)
     monkeypatch.setattr(console, "out", Console(width=160))
     journeys = [journey(story.sample) for story in STORIES]
     api: Any = Api({"status": "FULFILLED", "timeline": []})
 
     # WHEN they are watched
-    with demo._display(SHOP, journeys, as_json=False) as changed:
-        demo.watch(api, SHOP, journeys, changed)
+    with stories._display(SHOP, journeys, as_json=False) as changed:
+        stories.watch(api, SHOP, journeys, changed)
 
     # THEN each is told once, in whole
     lines = capsys.readouterr().out.splitlines()

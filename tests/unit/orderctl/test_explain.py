@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 import pytest
+from orderctl.commands import explain
+from orderctl.commands.explain import Attempts, Execution
+from orderctl.stack.target import Target
 
-from orderctl import explain
-from orderctl.explain import Attempts, Execution
-from orderctl.target import Target
-from orders.model import timestamp, timestamp_before
+from orders.domain.clock import timestamp, timestamp_before
 
 RETRY = [
     {"ErrorEquals": ["PaymentDeclined"], "MaxAttempts": 0},

@@ -7,13 +7,15 @@ from typing import Any
 
 import msgspec
 import pytest
-
-from orderctl import console, failures_redrive, prefixes
 from orderctl.exits import Exit, Interrupted, Stop
-from orderctl.target import Target
-from orders.failures import Action, FailureRecord, Redrive, Status
-from orders.failures_table import FailuresTable
-from orders.model import timestamp, timestamp_before
+from orderctl.stack import prefixes
+from orderctl.stack.target import Target
+from orderctl.ui import console
+
+from orderctl import redrive as failures_redrive
+from orders.domain.clock import timestamp, timestamp_before
+from orders.inbox.record import Action, FailureRecord, FailureStatus, Redrive
+from orders.inbox.store import FailuresTable
 from tests.integration.world import World, an_order
 from tests.unit.orderctl.conftest import MACHINE, QUEUE, Run, store_failure
 from tests.unit.orderctl.test_console import HOSTILE, obeyed_in
@@ -34,7 +36,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console.out, "width", 80)
 
 
-def status_of(inbox: FailuresTable, failure_id: str) -> Status:
+def status_of(inbox: FailuresTable, failure_id: str) -> FailureStatus:
     record = inbox.get(failure_id)
     assert record is not None
     return record.status
@@ -71,8 +73,8 @@ def test_eighty_columns_show_what_is_typed_next(world: World, inbox: FailuresTab
 
 def test_what_was_redriven_is_not_counted_as_stuck(world: World, inbox: FailuresTable, run: Run) -> None:
     store_failure(world, FIRST)
-    store_failure(world, SECOND, status=Status.REDRIVEN, sent_at=timestamp())
-    store_failure(world, THIRD, status=Status.REDRIVEN, sent_at=timestamp())
+    store_failure(world, SECOND, status=FailureStatus.REDRIVEN, sent_at=timestamp())
+    store_failure(world, THIRD, status=FailureStatus.REDRIVEN, sent_at=timestamp())
 
     _, shown, _ = run("failures", "list")
     _, as_json, _ = run("failures", "list", "--json")
@@ -129,7 +131,7 @@ def test_a_missing_table_is_named(world: World, there: Target, run: Run) -> None
 
 def test_the_start_of_an_id_is_enough_in_any_case(world: World, inbox: FailuresTable, run: Run) -> None:
     store_failure(world, FIRST)
-    store_failure(world, THIRD, status=Status.RESOLVED)
+    store_failure(world, THIRD, status=FailureStatus.RESOLVED)
     assert json.loads(run("failures", "show", "3F0C", "--json")[1])["failureId"] == FIRST
     assert json.loads(run("failures", "show", "77e0", "--json")[1])["failureId"] == THIRD
 
@@ -147,7 +149,7 @@ def test_an_ambiguous_start_names_the_candidates_and_changes_nothing(
         assert THIRD not in said
         assert shown == ""
     assert run("failures", "redrive", THIRD[:8], "3f0c")[0] == Exit.REFUSED
-    assert {status_of(inbox, each) for each in (FIRST, SECOND, THIRD)} == {Status.NEW}
+    assert {status_of(inbox, each) for each in (FIRST, SECOND, THIRD)} == {FailureStatus.NEW}
 
 
 def test_many_candidates_are_named_in_part(world: World, inbox: FailuresTable) -> None:
@@ -272,7 +274,7 @@ def test_a_redrive_sends_once(world: World, inbox: FailuresTable, run: Run) -> N
     assert code == 0
     assert "1 failure: 1 redriven, 0 resolved, 0 refused, 0 failed." in shown
     assert "Redriving 1 failure," in said
-    assert status_of(inbox, FIRST) is Status.REDRIVEN
+    assert status_of(inbox, FIRST) is FailureStatus.REDRIVEN
 
     code, shown, said = run("failures", "redrive", FIRST, "--wait", "0")
     assert code == Exit.REFUSED
@@ -298,7 +300,7 @@ def test_a_dry_run_sends_nothing(world: World, inbox: FailuresTable, run: Run) -
     assert code == 0
     assert "send the message to the queue NotificationsQueue" in shown
     assert "1 failure; nothing was sent." in shown
-    assert status_of(inbox, FIRST) is Status.NEW
+    assert status_of(inbox, FIRST) is FailureStatus.NEW
     assert world.messages("NotificationsQueue") == []
 
 
@@ -312,7 +314,7 @@ def test_what_fails_again_at_once_is_no_success(
     def fail_again(there: Target, claim: FailureRecord, payload: str, rules: Any) -> tuple[str, bool]:
         inbox.change(
             claim.failure_id,
-            lambda record: msgspec.structs.replace(record, status=Status.NEW, last_seen_at=timestamp()),
+            lambda record: msgspec.structs.replace(record, status=FailureStatus.NEW, last_seen_at=timestamp()),
         )
         return "sent", False
 
@@ -346,7 +348,7 @@ def test_a_redrive_of_unknown_ids_names_them_all_and_begins_nothing(
     assert (code, shown) == (Exit.REFUSED, "")
     assert f"There are no failures 'zzzz', '{'f' * 20}'." in said
     assert "Redriving" not in said
-    assert status_of(inbox, FIRST) is Status.NEW
+    assert status_of(inbox, FIRST) is FailureStatus.NEW
 
 
 @pytest.mark.parametrize("option", [[], ["--json"]])
@@ -354,7 +356,7 @@ def test_a_redrive_that_is_interrupted_while_it_watches_tells_what_was_sent(
     world: World, inbox: FailuresTable, run: Run, monkeypatch: pytest.MonkeyPatch, option: list[str]
 ) -> None:
     store_failure(world, FIRST)
-    monkeypatch.setattr("orderctl.failures._watch_for_failures", interrupt)
+    monkeypatch.setattr("orderctl.commands.failures._watch_for_failures", interrupt)
     code, shown, said = run("failures", "redrive", FIRST, "--rate", "1000", *option)
     assert code == Exit.INTERRUPTED
     assert "interrupted" in said
@@ -373,7 +375,7 @@ def test_a_redrive_that_is_interrupted_half_way_tells_what_was_sent_and_what_was
     assert code == Exit.INTERRUPTED
     assert f"{FIRST}  redriven: sent to queue" in shown
     assert "2 failures not touched" in said
-    assert status_of(inbox, THIRD) is Status.NEW
+    assert status_of(inbox, THIRD) is FailureStatus.NEW
 
 
 def interrupt(*_: Any) -> None:
@@ -386,7 +388,7 @@ def test_what_can_not_be_sent_is_a_failure(world: World, inbox: FailuresTable, r
     code, _, said = run("failures", "redrive", FIRST)
     assert code == Exit.NOT_AS_EXPECTED
     assert f"{FIRST}  failed" in said
-    assert status_of(inbox, FIRST) is Status.NEW
+    assert status_of(inbox, FIRST) is FailureStatus.NEW
 
 
 def record_of(inbox: FailuresTable, failure_id: str) -> FailureRecord:
@@ -411,14 +413,14 @@ def test_a_discard_gives_up_once(world: World, inbox: FailuresTable, run: Run) -
     assert code == 0
     assert f"{FIRST} discarded" in shown
     record = record_of(inbox, FIRST)
-    assert record.status is Status.DISCARDED
+    assert record.status is FailureStatus.DISCARDED
     assert "test data" in (record.reason or "")
 
     code, shown, said = run("failures", "discard", FIRST, "--reason", "again")
     assert code == Exit.REFUSED
     assert "DISCARDED already" in said
     assert record_of(inbox, FIRST) == record
-    assert status_of(inbox, THIRD) is Status.NEW
+    assert status_of(inbox, THIRD) is FailureStatus.NEW
     assert world.messages("NotificationsQueue") == []
 
 
@@ -432,7 +434,7 @@ def given_up(world: World, there: Target) -> str:
 
 class Starts:
     class exceptions:  # noqa: N801 - as boto3 has it
-        class ExecutionAlreadyExists(Exception):  # noqa: N818
+        class ExecutionAlreadyExists(Exception):
             pass
 
     def start_execution(self, **_: Any) -> dict[str, Any]:
@@ -509,14 +511,14 @@ def test_a_discard_as_json(world: World, inbox: FailuresTable, run: Run) -> None
 def test_a_discard_needs_a_reason(world: World, inbox: FailuresTable, run: Run, reason: str) -> None:
     store_failure(world, FIRST)
     assert run("failures", "discard", FIRST, "--reason", reason)[0] == Exit.USAGE
-    assert status_of(inbox, FIRST) is Status.NEW
+    assert status_of(inbox, FIRST) is FailureStatus.NEW
 
 
 def test_a_redrive_that_was_never_confirmed_says_so(
     world: World, inbox: FailuresTable, run: Run, narrow: None
 ) -> None:
-    store_failure(world, FIRST, status=Status.REDRIVEN, claimed_at=timestamp())
-    store_failure(world, THIRD, status=Status.REDRIVEN, claimed_at=timestamp(), sent_at=timestamp())
+    store_failure(world, FIRST, status=FailureStatus.REDRIVEN, claimed_at=timestamp())
+    store_failure(world, THIRD, status=FailureStatus.REDRIVEN, claimed_at=timestamp(), sent_at=timestamp())
     assert run("failures", "list")[1].count("not confirmed") == 1
     assert "REDRIVEN (not confirmed)" in run("failures", "show", FIRST)[1]
     assert "not confirmed" not in run("failures", "show", THIRD)[1]

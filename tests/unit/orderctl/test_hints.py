@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
-from orderctl import target
 from orderctl.hints import program
+from orderctl.stack import target
 
 
 class Session:

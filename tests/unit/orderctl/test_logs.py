@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
-
-from orderctl import console, explain, records
-from orderctl import logs as reading
-from orderctl.cloud import Cloud, CloudState
+from orderctl.cloud.state import Cloud, CloudState
+from orderctl.commands import explain
+from orderctl.commands import logs as reading
 from orderctl.exits import Exit, Interrupted
-from orderctl.target import Target
-from orders.model import Order, timestamp_before
+from orderctl.stack import records
+from orderctl.stack.target import Target
+from orderctl.ui import console
+
+from orders.domain.clock import timestamp_before
+from orders.domain.order import Order
 from tests.integration.world import World, an_order
 from tests.unit.orderctl.conftest import MACHINE, Logs, Run, group_of
 from tests.unit.orderctl.test_console import HOSTILE, obeyed_in
@@ -38,7 +41,7 @@ class Workflows:
     """Step Functions with executions by name, each of which has started and no more."""
 
     class exceptions:  # noqa: N801 - as boto3 has it
-        class ExecutionDoesNotExist(Exception):  # noqa: N818
+        class ExecutionDoesNotExist(Exception):
             pass
 
     def __init__(self, *names: str) -> None:
@@ -263,7 +266,7 @@ def test_following_shows_each_line_once_and_ends_well(
             case 3:
                 raise Interrupted
 
-    monkeypatch.setattr("orderctl.logs.time.sleep", pause)
+    monkeypatch.setattr("orderctl.commands.logs.time.sleep", pause)
 
     # WHEN they are followed
     code, shown, said = run("logs", "--follow")
@@ -276,7 +279,7 @@ def test_following_shows_each_line_once_and_ends_well(
 @pytest.fixture
 def local(there: Target, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CloudState:
     """The stack on a recorded local cloud whose process is gone, and whose server doesn't answer any more."""
-    monkeypatch.setattr("orderctl.cloud.CLOUDS", tmp_path)
+    monkeypatch.setattr("orderctl.cloud.state.CLOUDS", tmp_path)
     monkeypatch.setattr(reading, "ENDING_S", 0.1)
     there.local = CloudState(
         "test", 4566, 2**22 + 1, "long ago", "2026-01-01T00:00:00+00:00", "process", deployed="x"

@@ -9,11 +9,11 @@ from typing import Any
 import boto3
 import pytest
 import typer
-
-from orderctl import console, show
 from orderctl.exits import Exit
-from orderctl.target import Target
-from orders.model import timestamp_before
+from orderctl.stack.target import Target
+from orderctl.ui import console, tables
+
+from orders.domain.clock import timestamp_before
 from tests.integration.world import REGION, World, an_order
 from tests.unit.orderctl.conftest import ACCOUNT, QUEUE, Logs, Run, Shop
 from tests.unit.orderctl.conftest import an_order as a_view
@@ -208,7 +208,7 @@ def test_a_hostile_order_reaches_no_terminal(world: World, shop: Shop, run: Run,
     [(0, "0 s"), (119, "119 s"), (185, "3 min"), (7100, "118 min"), (7300, "2 h"), (180_000, "2 d"), (-5, "0 s")],
 )
 def test_ages(seconds: float, said: str) -> None:
-    assert show.age(timestamp_before(seconds)) == said
+    assert tables.age(timestamp_before(seconds)) == said
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_ages(seconds: float, said: str) -> None:
     ],
 )
 def test_short_ids(ids: list[str], short: dict[str, str]) -> None:
-    assert show.short_ids(ids) == short
+    assert tables.short_ids(ids) == short
 
 
 # ---- open, version, completion -----------------------------------------------------------------------------------

@@ -6,8 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-
-from orderctl import load, reconcile
+from measure import load, reconcile
 
 CHARGED = {"charges": 1, "amount": 890}
 REFUNDED = {"charges": 1, "refunds": 1, "amount": 890}

@@ -1,8 +1,0 @@
-"""Reference (a): a function that does nothing, so what is left is Python and Lambda's runtime client."""
-# ruff: noqa: D103 - written as such functions are
-
-import json
-
-
-def handler(event, context):
-    return {"statusCode": 202, "body": json.dumps({"status": "PLACED"})}

@@ -1,0 +1,422 @@
+"""`orderctl load`: orders at a steady rate, whatever goes wrong meanwhile, and then the reckoning.
+
+Arrivals are open-loop: an order is sent when it is due, however slow the answers to earlier ones are, and its
+latency counts from when it was due. Faults come from outside, as they do in life: through AWS's own APIs, through
+what customers order, and by killing processes of the local cloud.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+import httpx
+from botocore.exceptions import BotoCoreError, ClientError
+from orderctl.cloud import processes, server
+from orderctl.cloud.state import STACK_NAME, Cloud, CloudState
+from orderctl.demo import samples
+from orderctl.exits import Exit, Interrupted, Stop
+from orderctl.stack import signin
+from orderctl.stack.rest import POLL_S
+from orderctl.stack.target import Target
+from orderctl.ui import console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from orderctl import hints
+
+CLIENTS = 64  # requests under way at most; beyond that arrivals are late, and their latency says so
+CUSTOMERS = 8
+GIVE_UP_AFTER_S = 180.0
+OUTAGE_S = 30.0
+DUPLICATE_SHARE = 0.05
+POISON_SHARE = 0.005
+KILL_EVERY_S = 3.0
+DENIED = "load-outage"
+
+
+class Fault(StrEnum):
+    """What can be made to go wrong."""
+
+    PROVIDER = "provider"  # outages of the payment provider's table, and cards that need several tries
+    WAREHOUSE = "warehouse"  # 10 % of addresses fail for a while, for long, or for good
+    DUPLICATES = "duplicates"  # 5 % of events arrive again
+    POISON = "poison"  # messages and events that nobody can read
+    KILLS = "kills"  # functions' processes killed hard
+    RESTART = "restart"  # the local cloud stopped and started again in mid-run
+
+
+PROFILES: dict[str, frozenset[Fault]] = {
+    "clean": frozenset(),
+    "full": frozenset(Fault),
+    **{fault.value: frozenset({fault}) for fault in Fault},
+}
+
+
+@dataclass
+class Accepted:
+    """A 202 that a client saw; `seconds` from when the order was due to the answer."""
+
+    order_id: str
+    key: str
+    seconds: float
+    tries: int
+
+
+@dataclass
+class Load:
+    """One run: what is to be sent, what was answered (`answered`: when last), and what was done to the system.
+
+    `memory_mb` is the local cloud's when the last order was answered.
+    """
+
+    there: Target
+    orders: int
+    rate: float
+    faults: frozenset[Fault]
+    seed: int
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    accepted: list[Accepted] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    doubled_keys: list[str] = field(default_factory=list)
+    done_to: dict[str, int] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+    began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    answered: float = 0.0
+    memory_mb: int | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, what: str) -> None:
+        """Note one thing done to the system."""
+        with self.lock:
+            self.done_to[what] = self.done_to.get(what, 0) + 1
+
+    @property
+    def lasts_s(self) -> float:
+        """How long orders arrive."""
+        return self.orders / self.rate
+
+
+# ---- What customers order ------------------------------------------------------------------------------------
+
+
+def baskets(load: Load) -> list[dict[str, Any]]:
+    """The bodies of all orders: the same ones for the same seed."""
+    chance = random.Random(load.seed)
+    euros = [product["sku"] for product in samples.catalogue() if product["currency"] == "EUR" and product["stock"]]
+    sold_out = next(product["sku"] for product in samples.catalogue() if not product["stock"])
+    bodies = []
+    for _ in range(load.orders):
+        body = samples.sample("fulfilled")
+        skus = chance.sample(euros, chance.choice([1, 1, 1, 2, 2, 3]))
+        body["lines"] = [{"sku": sku, "quantity": chance.randint(1, 3)} for sku in skus]
+        body["paymentMethod"] = "tok_declined" if chance.random() < 0.03 else "tok_visa"
+        if chance.random() < 0.02:
+            body["lines"].append({"sku": sold_out, "quantity": 1})
+        if Fault.PROVIDER in load.faults and chance.random() < 0.05:
+            kinds = ["tok_provider_down_1", "tok_provider_down_3", "tok_provider_down_8", "tok_timeout_after_charge"]
+            body["paymentMethod"] = chance.choice([*kinds, "tok_receipt_down_4"])
+        if Fault.WAREHOUSE in load.faults and chance.random() < 0.10:
+            postal = chance.choice(["TEST-DOWN-1", "TEST-DOWN-1", "TEST-DOWN-2", "TEST-DOWN-6", "TEST-REFUSED"])
+            body["shippingAddress"]["postalCode"] = postal
+        bodies.append(body)
+    return bodies
+
+
+# ---- Sending -------------------------------------------------------------------------------------------------
+
+
+def send(load: Load, chaos: Chaos) -> None:
+    """Send every order when it is due; returns when each has its answer."""
+    users = [
+        signin.token_source(load.there, f"load-{number}@example.com", signin.LOCAL_PASSWORD)
+        for number in range(CUSTOMERS)
+    ]
+    tokens = [user.current() for user in users]
+    bodies = [json.dumps(body).encode() for body in baskets(load)]
+    limits = httpx.Limits(max_connections=CLIENTS, max_keepalive_connections=CLIENTS)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with (
+        httpx.Client(timeout=30.0, limits=limits, trust_env=False) as http,
+        ThreadPoolExecutor(CLIENTS) as pool,
+        Progress(*columns, console=console.err, disable=not console.err.is_terminal) as progress,
+    ):
+        bar = progress.add_task("Orders", total=load.orders)
+        start = load.began = time.monotonic()
+        load.began_at = datetime.now(UTC)
+        chaos.begin(start)
+        try:
+            for number, body in enumerate(bodies):
+                due = start + number / load.rate
+                while (early := due - time.monotonic()) > 0:
+                    time.sleep(min(early, 0.05))
+                key = f"load-{load.run_id}-{number}"
+                job = pool.submit(_one, load, http, body, tokens[number % CUSTOMERS], key, due)
+                job.add_done_callback(lambda _: progress.advance(bar))
+        except Interrupted:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if load.there.local:
+        load.memory_mb = processes.memory_mb(load.there.local.pid)
+
+
+def _one(load: Load, http: httpx.Client, body: bytes, token: str, key: str, due: float) -> None:  # noqa: PLR0917
+    """Send one order, again with the same key for as long as there is no answer that settles it."""
+    tries = 0
+    pause_s = 0.2
+    headers = {"Authorization": token, "Content-Type": "application/json", "Idempotency-Key": key}
+    seen: set[str] = set()
+    while time.monotonic() - due < GIVE_UP_AFTER_S:
+        tries += 1
+        try:
+            answer = http.post(f"{load.there.api_url}/orders", content=body, headers=headers)
+        except httpx.TransportError:
+            answer = None
+        if answer is not None and answer.status_code == 202:
+            order_id = answer.json()["orderId"]
+            seen.add(order_id)
+            with load.lock:
+                load.answered = time.monotonic()
+                load.accepted.append(Accepted(order_id, key, load.answered - due, tries))
+                if len(seen) > 1:
+                    load.doubled_keys.append(key)
+            return
+        if answer is not None and answer.status_code < 500 and answer.status_code != 429:
+            with load.lock:
+                load.refused.append(f"{key}: {answer.status_code} {answer.text[:200]}")
+            return
+        time.sleep(pause_s * random.uniform(0.5, 1))
+        pause_s = min(pause_s * 2, 5)
+    with load.lock:
+        load.refused.append(f"{key}: no answer in {GIVE_UP_AFTER_S:.0f} s")
+
+
+# ---- What is done to the system ------------------------------------------------------------------------------
+
+
+class Chaos:
+    """Puts the run's faults into the system, each in a thread of its own."""
+
+    def __init__(self, load: Load, cloud: Cloud) -> None:
+        self._load = load
+        self._cloud = cloud
+        self._over = threading.Event()
+        self._up = threading.Event()
+        self._up.set()
+        self._threads: list[threading.Thread] = []
+        # Made here: making a client is not thread-safe.
+        for service in ("sqs", "events", "iam", "lambda", "cloudformation", "dynamodb", "s3"):
+            load.there.client(service)
+
+    def begin(self, start: float) -> None:
+        """Start the faults of the run's profile; `start` is when the first order is due."""
+        plans: dict[Fault, Callable[[float], None]] = {
+            Fault.PROVIDER: self._provider_outages,
+            Fault.DUPLICATES: self._duplicates,
+            Fault.POISON: self._poison,
+            Fault.KILLS: self._kills,
+            Fault.RESTART: self._restart,
+        }
+        for fault in self._load.faults & plans.keys():
+            thread = threading.Thread(target=plans[fault], args=(start,), name=fault, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def end(self) -> None:
+        """Let what was begun be ended; afterwards everything works again."""
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _sleep_until(self, moment: float) -> bool:
+        """Whether the run still goes on at this moment."""
+        return not self._over.wait(max(0.0, moment - time.monotonic()))
+
+    def _provider_outages(self, start: float) -> None:
+        """The payment functions may not use the provider's ledger for a while, twice."""
+        lasts_s = min(OUTAGE_S, self._load.lasts_s / 5)
+        deny = {
+            "Effect": "Deny",
+            "Action": "dynamodb:*",
+            "Resource": f"*table/{self._load.there.output('PaymentsTable')}",
+        }
+        document = json.dumps({"Version": "2012-10-17", "Statement": [deny]})
+        iam = self._load.there.client("iam")
+        roles = [self._role_of(name) for name in ("ProcessPaymentFunction", "RefundPaymentFunction")]
+        for share in (0.2, 0.7):
+            if not self._sleep_until(start + self._load.lasts_s * share):
+                return
+            try:
+                for role in roles:
+                    put = partial(iam.put_role_policy, RoleName=role, PolicyName=DENIED, PolicyDocument=document)
+                    self._calmly(put)
+                self._load.count("provider outages")
+                self._sleep_until(time.monotonic() + lasts_s)
+            finally:
+                for role in roles:
+                    self._calmly(partial(iam.delete_role_policy, RoleName=role, PolicyName=DENIED))
+
+    def _duplicates(self, _: float) -> None:
+        """Some of the placed orders' events come again."""
+        chance = random.Random(self._load.seed + 1)
+        looked_at = 0
+        while not self._over.wait(1.0):
+            with self._load.lock:
+                fresh, looked_at = self._load.accepted[looked_at:], len(self._load.accepted)
+            chosen = [each.order_id for each in fresh if chance.random() < DUPLICATE_SHARE]
+            for order_id in chosen:
+                self._calmly(partial(self._publish_again, order_id))
+
+    def _publish_again(self, order_id: str) -> None:
+        from orderctl.stack import records  # noqa: PLC0415
+
+        order = records.find_order(self._load.there, order_id)
+        if order is None:
+            return
+        data = {name: order[name] for name in ("customerId", "orderId", "currency", "lines")}
+        metadata = {
+            "eventId": f"{order_id}#1",
+            "correlationId": order["correlationId"],
+            "schemaVersion": 1,
+            "occurredAt": order["placedAt"],
+        }
+        detail = {
+            "metadata": metadata,
+            "data": {**data, "status": "PLACED", "version": 1, "email": order.get("email")},
+        }
+        if detail["data"]["email"] is None:
+            del detail["data"]["email"]
+        self._put_event("OrderPlaced", detail)
+        self._load.count("events repeated")
+
+    def _poison(self, start: float) -> None:
+        """Messages and events that nobody can read."""
+        number = max(4, int(self._load.orders * POISON_SHARE))
+        there = self._load.there
+        sqs = there.client("sqs")
+        for each in range(number):
+            if not self._sleep_until(start + self._load.lasts_s * (each + 0.5) / number):
+                return
+            text = f"poison {self._load.run_id} {each}"
+            match each % 4:
+                case 0 | 1:
+                    queue = there.output("FulfilmentQueueUrl" if each % 4 else "NotificationsQueueUrl")
+                    self._calmly(partial(sqs.send_message, QueueUrl=queue, MessageBody=text))
+                case 2:
+                    self._calmly(partial(self._put_event, "OrderFulfilled", {"poison": text}))
+                case 3:
+                    self._calmly(partial(self._put_event, "OrderPlaced", {"poison": text}))
+            self._load.count("poison messages")
+
+    def _put_event(self, detail_type: str, detail: dict[str, Any]) -> None:
+        there = self._load.there
+        entry = {
+            "EventBusName": there.output("EventBusName"),
+            "Source": "orders",
+            "DetailType": detail_type,
+            "Detail": json.dumps(detail),
+        }
+        answer = there.client("events").put_events(Entries=[entry])
+        if answer["FailedEntryCount"]:
+            raise OSError("the bus did not take the event")
+
+    def _kills(self, start: float) -> None:
+        """One function's process after the other is killed hard."""
+        chance = random.Random(self._load.seed + 2)
+        moment = start + KILL_EVERY_S
+        while self._sleep_until(moment):
+            moment += KILL_EVERY_S
+            self._up.wait()
+            workers = _workers(self._load.there.local)
+            if workers:
+                with suppress(ProcessLookupError):
+                    os.kill(chance.choice(workers), signal.SIGKILL)
+                    self._load.count("environments killed")
+
+    def _restart(self, start: float) -> None:
+        """The whole local cloud is stopped and started again with what it had saved."""
+        state = self._load.there.local
+        if state is None or not self._sleep_until(start + self._load.lasts_s / 2):
+            return
+        self._up.clear()
+        try:
+            restart(self._cloud, state)
+            self._load.count("restarts")
+        finally:
+            self._up.set()
+
+    def _calmly(self, act: Callable[[], object]) -> None:
+        """Do something to a system that may just be down: again until it is done or the run is over."""
+        while True:
+            self._up.wait()
+            try:
+                act()
+                return
+            except (ClientError, BotoCoreError, OSError):
+                if self._over.wait(POLL_S * 5):
+                    act()
+                    return
+
+    def _role_of(self, function: str) -> str:
+        """The name of a function's role."""
+        found: list[str] = []
+
+        def look() -> None:
+            described = self._load.there.client("cloudformation").describe_stack_resource(
+                StackName=STACK_NAME, LogicalResourceId=f"{function}Role"
+            )
+            found.append(described["StackResourceDetail"]["PhysicalResourceId"])
+
+        self._calmly(look)
+        return found[0].rpartition("/")[2]
+
+    def _table(self, output: str) -> str:
+        return self._load.there.output(output)
+
+
+def _workers(state: CloudState | None) -> list[int]:
+    """The processes of the local cloud's functions."""
+    commands = processes.command_lines()
+    members = processes.group_members(state.pid) if state else []
+    return [pid for pid in members if "worker.py" in commands.get(pid, "")]
+
+
+def restart(cloud: Cloud, state: CloudState) -> None:
+    """Stop the local cloud cleanly, so that it saves its state, and start it again; `state` is brought up to date."""
+    left = processes.end_group(state.pid, grace_s=60.0)
+    if left:
+        raise Stop(Exit.STEP_FAILED, f"Processes of the local cloud could not be ended: {left}.")
+    started = server.start(cloud, state.port, state.runtime, persist=True)
+    server.wait_until_healthy(cloud, started, lambda _: None)
+    started.deployed, started.outputs = state.deployed, state.outputs
+    cloud.save(started)
+    state.pid, state.process_identity, state.started_at = started.pid, started.process_identity, started.started_at
+
+
+def local_target(cloud: Cloud, faults: frozenset[Fault]) -> Target:
+    """Return the running local cloud; Stop if it does not run, or can't keep its state over a restart."""
+    from orderctl.stack.target import local_target as running  # noqa: PLC0415
+
+    there = running(cloud)
+    if Fault.RESTART in faults and not (there.local and there.local.persist):
+        raise Stop(
+            Exit.USAGE,
+            f"The local cloud {cloud.name!r} does not keep its state over a restart.",
+            f"Start it anew: {hints.command('down', name=cloud.name)}; {hints.command('up', name=cloud.name)}",
+        )
+    return there
+
+
+__all__ = ["PROFILES", "Accepted", "Chaos", "Fault", "Load", "local_target", "send"]

@@ -1,0 +1,365 @@
+"""The reckoning after a load: every 202 that a client saw against tables, ledgers, events, receipts and inbox."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+from orderctl.cloud.state import STACK_NAME
+from orderctl.commands import replay
+from orderctl.stack.records import plain
+from orderctl.stack.target import Target
+from orderctl.ui import console
+
+from measure.load import Fault, Load
+from orderctl import redrive
+from orders.inbox.record import FailureStatus
+
+TERMINAL = frozenset({"FULFILLED", "FAILED", "CANCELLED"})
+LOOK_EVERY_S = 1.0
+# Nothing has moved for so long and every queue is empty: what isn't done by now won't be.
+QUIET_S = 8.0
+QUEUES = ("FulfilmentQueueUrl", "NotificationsQueueUrl", "FailuresQueueUrl")
+ROUNDS = 6
+REDRIVES_PER_S = 40.0
+REPLAY_TIMEOUT_S = 300.0
+
+
+class EventLog:
+    """Every order event that the bus carries during a run, by its id; a queue of the run's own takes them down."""
+
+    def __init__(self, load: Load) -> None:
+        self.seen: Counter[str] = Counter()
+        self._load = load
+        self._name = f"load-{load.run_id}"
+        self._over = threading.Event()
+        there = load.there
+        sqs, events = there.client("sqs"), there.client("events")
+        self._url = sqs.create_queue(QueueName=self._name)["QueueUrl"]
+        arn = sqs.get_queue_attributes(QueueUrl=self._url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        allow = {
+            "Effect": "Allow",
+            "Principal": {"Service": "events.amazonaws.com"},
+            "Action": "sqs:SendMessage",
+            "Resource": arn,
+        }
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [allow]})
+        sqs.set_queue_attributes(QueueUrl=self._url, Attributes={"Policy": policy})
+        bus = there.output("EventBusName")
+        pattern = json.dumps({"source": ["orders"]})
+        events.put_rule(Name=self._name, EventBusName=bus, EventPattern=pattern)
+        events.put_targets(
+            Rule=self._name,
+            EventBusName=bus,
+            Targets=[{"Id": "log", "Arn": arn, "InputPath": "$.detail.metadata.eventId"}],
+        )
+        self._thread = threading.Thread(target=self._drain, daemon=True)
+        self._thread.start()
+
+    def _drain(self) -> None:
+        while not self._over.is_set():
+            with suppress(ClientError, BotoCoreError):
+                if not self._take():
+                    self._over.wait(1.0)
+                continue
+            self._over.wait(1.0)
+
+    def _take(self) -> int:
+        sqs = self._load.there.client("sqs")
+        messages = sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10).get("Messages", [])
+        for message in messages:
+            self.seen[message["Body"].strip('"')] += 1
+        if messages:
+            entries = [
+                {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"]}
+                for number, message in enumerate(messages)
+            ]
+            sqs.delete_message_batch(QueueUrl=self._url, Entries=entries)
+        return len(messages)
+
+    def close(self) -> None:
+        """Take what is left and remove the rule and the queue."""
+        self._over.set()
+        self._thread.join()
+        while self._take():
+            pass
+        events, bus = self._load.there.client("events"), self._load.there.output("EventBusName")
+        events.remove_targets(Rule=self._name, EventBusName=bus, Ids=["log"])
+        events.delete_rule(Name=self._name, EventBusName=bus)
+        self._load.there.client("sqs").delete_queue(QueueUrl=self._url)
+
+
+@dataclass
+class Reckoning:
+    """Where the accepted orders are; `lost` and `doubled` say of each id what is wrong with it."""
+
+    accepted: int = 0
+    fulfilled: int = 0
+    failed: int = 0
+    in_inbox: int = 0
+    under_way: list[str] = field(default_factory=list)
+    lost: dict[str, str] = field(default_factory=dict)
+    doubled: dict[str, str] = field(default_factory=dict)
+    poison_in_inbox: int = 0
+    placed_to_fulfilled_s: list[float] = field(default_factory=list)
+    last_end: str = ""
+
+
+def reckon(load: Load, log: EventLog | None, *, final: bool) -> Reckoning:
+    """Compare what clients were told with what there is. Without `final`, what stands still isn't lost yet."""
+    there = load.there
+    orders = {order["orderId"]: order for order in _scan(there, "OrdersTable")}
+    payments = {entry["idempotencyKey"]: entry for entry in _scan(there, "PaymentsTable")}
+    shipments = {entry["orderId"]: entry for entry in _scan(there, "ShipmentsTable")}
+    failures = list(_scan(there, "FailuresTable"))
+    open_failures = [each for each in failures if each["status"] in (FailureStatus.NEW, FailureStatus.REDRIVEN)]
+    inbox = {each.get("orderId") for each in open_failures}
+    receipts = _receipts(there)
+    found = Reckoning(accepted=len(load.accepted))
+    found.poison_in_inbox = sum(f"poison {load.run_id}" in json.dumps(each) for each in failures)
+    for each in load.accepted:
+        order = orders.get(each.order_id)
+        if order is None:
+            found.lost[each.order_id] = "it isn't in the table"
+            continue
+        status = order["status"]
+        stuck = each.order_id in inbox
+        if status in TERMINAL:
+            found.last_end = max(found.last_end, order["updatedAt"])
+        if status == "FULFILLED":
+            found.fulfilled += 1
+            found.placed_to_fulfilled_s.append(_seconds_between(order, "PLACED", "FULFILLED"))
+        elif status in TERMINAL:
+            found.failed += 1
+        elif stuck:
+            found.in_inbox += 1
+        else:
+            found.under_way.append(each.order_id)
+            if final:
+                found.lost[each.order_id] = f"it stands still as {status} and isn't in the inbox"
+        wrong = wrong_with(order, payments.get(each.order_id, {}), shipments.get(each.order_id, {}))
+        if wrong:
+            found.doubled[each.order_id] = wrong
+        if final and not stuck and (lacks := missing(order, receipts, log)):
+            found.lost[each.order_id] = lacks
+    for key in load.doubled_keys:
+        found.doubled[key] = "one Idempotency-Key made two orders"
+    ids = Counter(each.order_id for each in load.accepted)
+    found.doubled |= {order_id: "two keys made one order" for order_id, number in ids.items() if number > 1}
+    found.lost |= _wrong_with_stock(there, list(orders.values()))
+    return found
+
+
+def missing(order: dict[str, Any], receipts: set[str], log: EventLog | None) -> str:
+    """What an order should have brought about and didn't."""
+    order_id = order["orderId"]
+    if order["status"] == "FULFILLED" and order_id not in receipts:
+        return "its receipt is missing and isn't in the inbox"
+    if log:
+        for version in range(1, order["version"] + 1):
+            if not log.seen[f"{order_id}#{version}"]:
+                return f"its event {version} was never on the bus"
+    return ""
+
+
+def wrong_with(order: dict[str, Any], payment: dict[str, Any], shipment: dict[str, Any]) -> str:
+    """How an order and the ledgers of payment provider and warehouse contradict each other; "" if they don't."""
+    status = order["status"]
+    charged, refunded = payment.get("charges", 0), payment.get("refunds", 0)
+    shipped = shipment.get("shipments", 0)
+    if charged > 1 or refunded > charged or shipped > 1:
+        return f"it is {status}: charged {charged}, refunded {refunded}, shipped {shipped} times"
+    if status == "FULFILLED" and (charged, refunded, shipped) != (1, 0, 1):
+        return f"it is FULFILLED: charged {charged}, refunded {refunded}, shipped {shipped} times"
+    if status in ("FAILED", "CANCELLED") and (charged != refunded or shipped):
+        return f"it is {status}: charged {charged}, refunded {refunded}, shipped {shipped} times"
+    if status == "FULFILLED" and payment.get("amount") != order.get("total"):
+        return f"it costs {order.get('total')} and {payment.get('amount')} was charged"
+    return ""
+
+
+def _wrong_with_stock(there: Target, orders: list[dict[str, Any]]) -> dict[str, str]:
+    """What products say is reserved and sold against what all orders, of this run or not, have taken."""
+    held: Counter[str] = Counter()
+    sold: Counter[str] = Counter()
+    for order in orders:
+        count = {"RESERVED": held, "PAID": held, "FULFILLED": sold}.get(order["status"])
+        for line in order["lines"] if count is not None else []:
+            if count is not None:
+                count[line["sku"]] += line["quantity"]
+    wrong = {}
+    for product in _scan(there, "CatalogueTable"):
+        sku = product["sku"]
+        if (product["reserved"], product["sold"]) != (held[sku], sold[sku]) or product["available"] < 0:
+            wrong[sku] = (
+                f"{product['reserved']} reserved and {product['sold']} sold, but orders hold {held[sku]} and took "
+                f"{sold[sku]}; {product['available']} available"
+            )
+    return wrong
+
+
+def settle(load: Load, timeout_s: float) -> list[Reckoning]:
+    """Wait until nothing moves; then sweep, redrive the inbox and wait again, until every order has ended.
+
+    Returns the reckonings: the first before anything was redriven, the last at the end. The final one is for
+    the caller, once the event log is complete.
+    """
+    deadline = time.monotonic() + timeout_s
+    reckonings = []
+    for number in range(ROUNDS):
+        with console.step("Waiting until nothing moves any more" if not number else "Waiting for what was redriven"):
+            wait_until_quiet(load, deadline)
+        found = reckon(load, None, final=False)
+        reckonings.append(found)
+        open_orders = found.in_inbox + len(found.under_way)
+        if not (open_orders or _redrivable(load)) or time.monotonic() > deadline:
+            break
+        if open_orders:
+            # Also what was redriven in vain, such as a message that the warehouse refuses though no workflow waits.
+            _sweep(load.there)
+        _redrive(load)
+    if Fault.RESTART in load.faults:
+        _replay(load)
+        with console.step("Waiting for what was replayed"):
+            wait_until_quiet(load, deadline)
+    return reckonings
+
+
+def _replay(load: Load) -> None:
+    """Send the run's OrderFulfilled events to their rule again, from the bus's archive.
+
+    Lambda keeps an asynchronous event until its function has had it; the local cloud has it in memory only, so
+    what was on its way when it was stopped is fetched as an operator would fetch it.
+    """
+    there = load.there
+    since = datetime.now(UTC) - timedelta(seconds=time.monotonic() - load.began + 60)
+    archive = replay.archive_of(there)["ArchiveArn"]
+    rules = sorted(replay.rules_of(there, ["OrderFulfilled"]).values())
+    name = replay.begin(there, archive, since, datetime.now(UTC), rules)
+    replay.wait_for(there.client("events"), name, REPLAY_TIMEOUT_S)
+    load.count("replays of the archive")
+
+
+def _sweep(there: Target) -> None:
+    described = there.client("cloudformation").describe_stack_resource(
+        StackName=STACK_NAME, LogicalResourceId="SweepOrdersFunction"
+    )
+    name = described["StackResourceDetail"]["PhysicalResourceId"]
+    request = json.dumps({"promiseSeconds": QUIET_S / 2, "quietSeconds": QUIET_S / 2}).encode()
+    there.client("lambda").invoke(FunctionName=name, Payload=request)
+
+
+def _redrivable(load: Load) -> list[str]:
+    """The ids of the NEW failures that concern the run's orders."""
+    accepted = {each.order_id for each in load.accepted}
+    table = redrive.open_table(load.there)
+    return [each.failure_id for each in table.with_status(FailureStatus.NEW) if each.order_id in accepted]
+
+
+def _redrive(load: Load) -> None:
+    failure_ids = _redrivable(load)
+    if failure_ids:
+        with console.step(f"Redriving {len(failure_ids)} failures from the inbox"):
+            redrive.redrive_many(load.there, failure_ids, "load", rate=REDRIVES_PER_S)
+
+
+def wait_until_quiet(load: Load, deadline: float) -> None:
+    """Return once no order has changed for a while and every queue is empty, or at the deadline."""
+    before: tuple[int, ...] = ()
+    since = time.monotonic()
+    while time.monotonic() < deadline:
+        now = _movement(load.there)
+        if now != before or any(now[1:]):
+            before, since = now, time.monotonic()
+        if time.monotonic() - since >= QUIET_S:
+            return
+        time.sleep(LOOK_EVERY_S)
+
+
+def _movement(there: Target) -> tuple[int, ...]:
+    """A number that changes with every change of status, and how many messages each queue holds."""
+    versions = sum(order["version"] for order in _scan(there, "OrdersTable", "version"))
+    sqs = there.client("sqs")
+    waiting = []
+    for queue in QUEUES:
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        held = sqs.get_queue_attributes(QueueUrl=there.output(queue), AttributeNames=names)["Attributes"]
+        waiting.append(sum(int(held.get(name, 0)) for name in names))
+    return (versions, *waiting)
+
+
+def _scan(there: Target, output: str, *attributes: str) -> Iterator[dict[str, Any]]:
+    only = {"ProjectionExpression": "#a", "ExpressionAttributeNames": {"#a": attributes[0]}} if attributes else {}
+    pages = there.client("dynamodb").get_paginator("scan").paginate(TableName=there.output(output), **only)
+    for page in pages:
+        for item in page["Items"]:
+            yield plain(item)
+
+
+def _receipts(there: Target) -> set[str]:
+    """The ids of the orders that have a receipt."""
+    pages = there.client("s3").get_paginator("list_objects_v2").paginate(Bucket=there.output("ReceiptsBucket"))
+    keys = [found["Key"] for page in pages for found in page.get("Contents", [])]
+    return {key.rpartition("/")[2].removesuffix(".json") for key in keys}
+
+
+def _seconds_between(order: dict[str, Any], first: str, last: str) -> float:
+    at = {entry["what"]: entry["at"] for entry in order["timeline"]}
+    return (datetime.fromisoformat(at[last]) - datetime.fromisoformat(at[first])).total_seconds()
+
+
+def percentiles(values: list[float]) -> dict[str, float]:
+    """p50, p95, p99 and the longest, in seconds; empty without values."""
+    if not values:
+        return {}
+    ordered = sorted(values)
+
+    def at(share: float) -> float:
+        return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3)
+
+    return {"p50": at(0.50), "p95": at(0.95), "p99": at(0.99), "max": round(ordered[-1], 3)}
+
+
+def report(load: Load, first: Reckoning, last: Reckoning) -> dict[str, Any]:
+    """Everything that the run found, for JSON. Orders a second count from the first order's due time."""
+    accepting_s = load.answered - load.began
+    ended = first.fulfilled + first.failed
+    ending_s = (datetime.fromisoformat(first.last_end) - load.began_at).total_seconds() if ended else 0.0
+    return {
+        "orders": load.orders,
+        "ratePerSecond": load.rate,
+        "faults": sorted(load.faults),
+        "seed": load.seed,
+        "accepted": last.accepted,
+        "refused": load.refused,
+        "fulfilled": last.fulfilled,
+        "failed": last.failed,
+        "inInbox": last.in_inbox,
+        "lost": last.lost,
+        "doubled": last.doubled,
+        "beforeRedrive": {
+            "fulfilled": first.fulfilled,
+            "failed": first.failed,
+            "inInbox": first.in_inbox,
+            "standingStill": len(first.under_way),
+        },
+        "poisonInInbox": last.poison_in_inbox,
+        "doneToIt": load.done_to,
+        "requestsRepeated": sum(each.tries - 1 for each in load.accepted),
+        "acceptanceSeconds": percentiles([each.seconds for each in load.accepted]),
+        "placedToFulfilledSeconds": percentiles(last.placed_to_fulfilled_s),
+        "acceptedPerSecond": round(last.accepted / accepting_s, 1) if last.accepted else 0,
+        "endedPerSecond": round(ended / ending_s, 1) if ended else 0,
+        "memoryMb": load.memory_mb,
+    }
+
+
+__all__ = ["EventLog", "Reckoning", "percentiles", "reckon", "report", "settle"]

@@ -1,0 +1,157 @@
+"""Builds and deploys the project to a local cloud with the SAM CLI, only when something has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orderctl.cloud import processes
+from orderctl.cloud.state import LOCAL, ROOT, Cloud, CloudState, cloud_environment, shown
+from orderctl.exits import Exit, Stop
+from orderctl.ui.console import Note
+
+if TYPE_CHECKING:
+    from orderctl.stack.target import Target
+
+SAM = LOCAL / "venv-sam" / "bin" / "sam"
+CLOUD_PYTHON = LOCAL / "venv-cloud" / "bin" / "python"
+BUILDS = LOCAL / "builds"
+BUILDS_KEPT = 3
+DEPLOYED_SOURCES = ("src", "statemachine", "template.yaml", "samconfig.toml")
+SERVER_SOURCES = ("tools/localcloud/src", "uv.lock")
+
+
+def local_runtime() -> str:
+    """Return the Lambda runtime of the local cloud's interpreter, as "python3.13"; Stop if not installed."""
+    try:
+        shown = subprocess.run(
+            [CLOUD_PYTHON, "-c", "import sys; print('python%d.%d' % sys.version_info[:2])"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise Stop(
+            Exit.STEP_FAILED,
+            "The local cloud is not installed in this checkout.",
+            "Run `make run`, or `scripts/install` for the installation alone.",
+        ) from error
+    return shown.stdout.strip()
+
+
+def local_architecture() -> str:
+    """This machine's processor as the template's parameter Architecture names it."""
+    return "arm64" if platform.machine().lower() in {"arm64", "aarch64"} else "x86_64"
+
+
+def fingerprint(runtime: str, root: Path = ROOT) -> str:
+    """Return a hash of everything that a build or deployment depends on: files, runtime and processor."""
+    return _hash_of(DEPLOYED_SOURCES, f"{runtime} {local_architecture()}", root)
+
+
+def server_fingerprint(runtime: str, root: Path = ROOT) -> str:
+    """Return a hash of everything that the local cloud's server is made of."""
+    return _hash_of(SERVER_SOURCES, runtime, root)
+
+
+def _hash_of(sources: tuple[str, ...], also: str, root: Path) -> str:
+    digest = hashlib.sha256(f"{also}\n".encode())
+    for source in sources:
+        path = root / source
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for file in files:
+            if file.is_file() and "__pycache__" not in file.parts:
+                content = file.read_bytes()
+                digest.update(f"{file.relative_to(root)} {len(content)}\n".encode())
+                digest.update(content)
+    return digest.hexdigest()[:16]
+
+
+def parameter_overrides(runtime: str) -> list[str]:
+    """The template parameters of a local build and deployment, the same for both."""
+    return [
+        "--parameter-overrides",
+        "Target=local",
+        "Environment=local",
+        f"LambdaRuntime={runtime}",
+        f"Architecture={local_architecture()}",
+    ]
+
+
+def sam(subcommand: str) -> list[str]:
+    """Return the start of a SAM CLI command with the settings of the environment `local`."""
+    config = str(ROOT / "samconfig.toml")  # otherwise it is looked for beside the template
+    return [str(SAM), subcommand, "--config-file", config, "--config-env", "local"]
+
+
+def build(cloud: Cloud, wanted: str, runtime: str, note: Note) -> Path:
+    """Run `sam build`, unless this very content has been built; returns the built template.
+
+    A build gets its final directory name only when it is complete, so that one that was interrupted is
+    never taken for a good one. Raises Stop with the tool's last lines if it fails.
+    """
+    finished = BUILDS / wanted
+    if (finished / "template.yaml").exists():
+        finished.touch()
+        return finished / "template.yaml"
+    partial = BUILDS / f"{wanted}.{os.getpid()}.part"
+    command = [*sam("build"), "--template-file", str(ROOT / "template.yaml")]
+    command += ["--build-dir", str(partial), *parameter_overrides(runtime)]
+    environment = {
+        **cloud_environment(cloud),
+        "LAMBDA_RUNTIME": runtime,
+        "LAMBDA_ARCHITECTURE": "native",  # this machine's own wheels, on macOS too
+    }
+    try:
+        _run_sam("build", command, cloud, environment, note)
+        with suppress(OSError):  # another `up` of the same content was faster
+            partial.rename(finished)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    _remove_old_builds()
+    return finished / "template.yaml"
+
+
+def _remove_old_builds() -> None:
+    finished = [path for path in BUILDS.iterdir() if path.suffix != ".part"]
+    for path in sorted(finished, key=lambda p: p.stat().st_mtime, reverse=True)[BUILDS_KEPT:]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def deploy(cloud: Cloud, state: CloudState, template: Path, note: Note) -> None:
+    """Run `sam deploy --config-env local` against the local cloud; Stop with the last lines if it fails."""
+    command = [*sam("deploy"), "--template-file", str(template), "--no-progressbar"]
+    command += parameter_overrides(state.runtime)
+    environment = {**cloud_environment(cloud), "AWS_ENDPOINT_URL": state.endpoint}
+    _run_sam("deploy", command, cloud, environment, note)
+
+
+def _run_sam(step: str, command: list[str], cloud: Cloud, environment: dict[str, str], note: Note) -> None:
+    log = cloud.log(step)
+    code = processes.run_logged(command, log, environment, ROOT, note)
+    if code:
+        raise Stop(
+            Exit.STEP_FAILED,
+            f"`sam {step}` failed (exit code {code}). Its last lines:\n{processes.last_lines(log, 15)}",
+            f"The whole output is in {shown(log)}.",
+        )
+
+
+def create_archive(target: Target) -> None:
+    """Create the event archive on the bus, which the emulator knows by API but not in a template."""
+    events = target.client("events")
+    bus = events.describe_event_bus(Name=target.outputs["EventBusName"])
+    with suppress(events.exceptions.ResourceAlreadyExistsException):
+        events.create_archive(
+            ArchiveName=f"{target.outputs['EventBusName'][-40:]}-archive",
+            EventSourceArn=bus["Arn"],
+            Description="Every order event, for replay",
+            EventPattern='{"source": ["orders"]}',
+            RetentionDays=30,
+        )

@@ -1,0 +1,39 @@
+"""What the process reports back: one exit code for each kind of outcome, and the way to end with it."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit codes of every command; scripts may rely on them."""
+
+    OK = 0
+    UNEXPECTED = 1  # a bug in orderctl itself
+    USAGE = 2  # wrong option or argument
+    NO_TARGET = 3  # no local cloud runs, no such stack, no AWS credentials
+    REFUSED = 4  # the service said no: bad request, unknown order, wrong password
+    NOT_AS_EXPECTED = 5  # an order did not end where it should, or not in time
+    STEP_FAILED = 6  # installing, starting, building or deploying failed, or a port is taken
+    INTERRUPTED = 130  # Ctrl-C, SIGTERM or SIGHUP
+
+
+EXIT_CODES_HELP = (
+    "Exit codes: 0 done; 1 bug in orderctl; 2 wrong usage; 3 no target (no local cloud, no such stack, "
+    "no credentials); 4 the service refused; 5 an order did not end as expected; "
+    "6 a step (install, start, build, deploy) failed; 130 interrupted."
+)
+
+
+class Stop(Exception):
+    """Ends the command with a sentence on what happened and one on what to do next, without a traceback."""
+
+    def __init__(self, code: Exit, what: str, next_step: str = "") -> None:
+        super().__init__(what)
+        self.code = code
+        self.what = what
+        self.next_step = next_step
+
+
+class Interrupted(BaseException):
+    """The user or the system asked to end; a BaseException, so that no `except Exception` eats it."""

@@ -1,0 +1,214 @@
+"""How failures look on a terminal and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Column, Table
+
+from orderctl.ui import console, tables
+
+if TYPE_CHECKING:
+    from orderctl.redrive import Run
+    from orders.inbox.record import FailureRecord
+
+COLOURS = {"NEW": "red", "REDRIVEN": "yellow", "RESOLVED": "green", "DISCARDED": "dim"}
+SHOWN = 50
+ROOMY = 110  # columns from which on a list has room for what is nice to know
+MAX_MESSAGE = 200
+# What a list leaves out: it is long, and `failures show` has it.
+LONG = frozenset({"payload", "stackTrace", "history", "occurrences", "messageIds", "source"})
+
+
+def summary(record: FailureRecord) -> dict[str, Any]:
+    """Return a failure's short fields as JSON."""
+    fields: dict[str, Any] = msgspec.to_builtins(record)
+    return {name: value for name, value in fields.items() if name not in LONG}
+
+
+def groups(records: list[FailureRecord]) -> list[dict[str, Any]]:
+    """Return the causes with their counts, most failures first; `messages` counts repetitions too."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for record in records:
+        group = found.setdefault(
+            (record.component, record.error_name),
+            {
+                "component": record.component,
+                "error": record.error_name,
+                "message": record.error_message,
+                "failures": 0,
+                "messages": 0,
+                "oldest": record.first_seen_at,
+                "newest": record.last_seen_at,
+                "statuses": Counter(),
+            },
+        )
+        group["failures"] += 1
+        group["messages"] += record.count
+        group["oldest"] = min(group["oldest"], record.first_seen_at)
+        group["newest"] = max(group["newest"], record.last_seen_at)
+        group["statuses"][record.status.value] += 1
+    return sorted(found.values(), key=lambda group: -int(group["failures"]))
+
+
+def listing(records: list[FailureRecord], *, more: bool, next_step: str, fit: bool = False) -> RenderableType:
+    """Return the causes, then the failures, then what to type next; with `fit`, as many as the terminal shows.
+
+    `more` says that there are more than these.
+    """
+    causes: RenderableType = _causes(records)
+    if more:
+        causes = Group(f"[dim]Causes of the first {len(records):,} read; there are more failures.[/]", causes)
+    shown = SHOWN
+    if fit:
+        shown = max(1, console.out.height - len(console.out.render_lines(causes)) - 5)
+    ids = tables.short_ids(record.failure_id for record in records)
+    orders = tables.short_ids(record.order_id for record in records if record.order_id)
+    roomy = console.out.width >= ROOMY
+    rows = tables.table(
+        tables.whole("Failure"),
+        tables.whole("Status"),
+        tables.whole("Last seen"),
+        tables.whole("Order"),
+        *([tables.whole("Tries"), tables.whole("Count")] if roomy else []),
+        Column("Cause", no_wrap=True, overflow="ellipsis", ratio=1),  # whole in the table above
+    )
+    rows.expand = True
+    for record in records[:shown]:
+        rows.add_row(
+            ids[record.failure_id],
+            _coloured(record.status),
+            tables.ago(record.last_seen_at),
+            escape(tables.shorten(orders.get(record.order_id or "", ""), 36)),
+            *([str(record.attempts), str(record.count)] if roomy else []),
+            escape(f"{_unconfirmed(record)}{record.component}: {record.error_name}"),
+        )
+    listed = min(shown, len(records))
+    below = f"Look at one: {next_step}"
+    if more and listed == len(records):
+        below = f"The first {listed:,} read; narrow them down, or read more with --limit. {below}"
+    elif more:
+        below = (
+            f"{listed} of the first {len(records):,} read; narrow them down, read more with --limit, "
+            f"or see those that were read with --json. {below}"
+        )
+    elif listed < len(records):
+        below = f"{listed} of {len(records):,} failures; narrow them down, or see all with --json. {below}"
+    return Group(causes, "", rows, "", f"[dim]{escape(below)}[/]")
+
+
+def _causes(records: list[FailureRecord]) -> Table:
+    """Return the causes; each status has a column, so that what was redriven isn't taken for what is stuck."""
+    known = {record.status.value for record in records}
+    statuses = [status for status in COLOURS if status in known or status in {"NEW", "REDRIVEN"}]
+    table = tables.table(*(tables.whole(status) for status in statuses), tables.whole("Last seen"), "Cause")
+    for group in groups(records):
+        message = tables.shorten(group["message"], MAX_MESSAGE)
+        table.add_row(
+            *(str(group["statuses"][status]) for status in statuses),
+            tables.ago(group["newest"]),
+            f"{escape(group['component'])}: {escape(group['error'])}\n[dim]{escape(message)}[/]",
+        )
+    return table
+
+
+def _coloured(status: str) -> str:
+    return f"[{COLOURS.get(status, 'cyan')}]{escape(status)}[/]"
+
+
+def _unconfirmed(record: FailureRecord) -> str:
+    """Return a remark if a redrive was begun and never confirmed."""
+    return "(not confirmed) " if record.status == "REDRIVEN" and record.sent_at is None else ""
+
+
+def show_failure(record: FailureRecord, plan: str) -> None:
+    """Print everything about one failure."""
+    grid = tables.details()
+    grid.add_row("Failure", record.failure_id)
+    grid.add_row("Status", f"{_coloured(record.status)} {_unconfirmed(record)}")
+    grid.add_row("Where", escape(f"{record.component} ({record.kind})"))
+    grid.add_row("Resource", escape(record.resource_arn or "unknown"))
+    grid.add_row("Error", escape(record.error_name))
+    grid.add_row("Message", escape(record.error_message))
+    grid.add_row("Attempts", str(record.attempts))
+    grid.add_row("Seen", console.count(record.count, "time"))
+    grid.add_row("First seen", f"{record.first_seen_at}, {tables.ago(record.first_seen_at)}")
+    grid.add_row("Last seen", f"{record.last_seen_at}, {tables.ago(record.last_seen_at)}")
+    grid.add_row("Order", escape(record.order_id or "not known"))
+    grid.add_row("Correlation id", escape(record.correlation_id or "not known"))
+    for name, value in record.source.items():
+        grid.add_row(escape(name), escape(value))
+    grid.add_row("A redrive would", escape(plan))
+    if record.note:
+        grid.add_row("Note", escape(record.note))
+    for index, entry in enumerate(record.history):
+        line = f"{entry.at}  {entry.what} by {entry.by}" + (f": {entry.detail}" if entry.detail else "")
+        grid.add_row("" if index else "History", escape(line))
+    console.out.print(grid)
+    if record.stack_trace:
+        console.out.print("\nStack trace")
+        console.out.print("".join(f"{line.rstrip()}\n" for line in record.stack_trace), markup=False)
+    console.out.print(f"Payload ({record.payload_encoding})")
+    console.out.print(_pretty(record.payload or ""), markup=False)
+
+
+def _pretty(payload: str) -> str:
+    try:
+        return json.dumps(json.loads(payload), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return payload
+
+
+def show_plans(plans: list[tuple[FailureRecord, str]]) -> None:
+    """Print what a redrive would do."""
+    for record, plan in plans:
+        blocked = "" if record.status in {"NEW", "REDRIVEN"} else f" - but it is {record.status} already"
+        console.out.print(f"{record.failure_id}  would {plan}{blocked}", markup=False)
+    console.out.print(f"{console.count(len(plans), 'failure')}; nothing was sent.")
+
+
+def run_as_json(run: Run) -> dict[str, Any]:
+    """Return a redrive's outcome as JSON."""
+    return {
+        "redriven": run.count("redriven"),
+        "resolved": run.count("resolved"),
+        "refused": run.count("refused"),
+        "failed": run.count("failed"),
+        "cameBack": run.came_back,
+        "stopped": run.stopped or None,
+        "outcomes": [outcome.as_json() for outcome in run.outcomes],
+    }
+
+
+def show_run(run: Run, wanted: int, watched_s: float, list_command: str) -> None:
+    """Print a redrive's outcome; `watched_s` is for how long it was watched what fails again."""
+    for outcome in run.outcomes if wanted <= SHOWN else [each for each in run.outcomes if each.result != "redriven"]:
+        text = f"{outcome.failure_id}  {outcome.result}: {outcome.detail}"
+        if outcome.result in {"failed", "refused"}:
+            console.complain(text)
+        else:
+            console.out.print(text, markup=False)
+    counts = ", ".join(f"{run.count(result)} {result}" for result in ("redriven", "resolved", "refused", "failed"))
+    console.out.print(f"{console.count(wanted, 'failure')}: {counts}.")
+    if run.came_back:
+        console.complain(
+            f"{run.came_back} of {run.count('redriven')} redriven have failed again: the cause is still there.",
+            f"See it with: {list_command}",
+        )
+    elif run.count("redriven"):
+        console.out.print(
+            (f"None has failed again in {watched_s:.0f} s. " if watched_s else "")
+            + "Whether it worked is known later: an order's end resolves its failures, and what fails again (a queue "
+            f"takes a minute, a function up to four) is NEW again. Look with: {list_command}",
+            markup=False,
+        )
+    untouched = f"{console.count(wanted - len(run.outcomes), 'failure')} not touched."
+    if run.stopped:
+        console.complain(f"Stopped: {run.stopped}.", f"{untouched} Mend the cause first.")
+    elif len(run.outcomes) < wanted:
+        console.complain(untouched)

@@ -1,0 +1,492 @@
+"""Deliberate defects: what the proof is worth shows in what it finds.
+
+Each mutant changes one place in a copy of the checkout. The fault matrix or the stories must turn red there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = ROOT / "docs" / "mutants.md"
+COPIED = ("src", "statemachine", "tools", "template.yaml", "docs")
+SOURCES = ("src", "tools", "tools/localcloud/src")
+MATRIX = ("matrix", "--short")
+# So many because some defects take several coincidences; it ends at the first story that goes wrong.
+STORIES = ("stories", "--examples", "2000", "--no-shrink")
+TIMEOUT_S = 900
+ASL = "statemachine/order.asl.yaml"
+FUNCTIONS = "src/orders/functions"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """In `file`, the first `old` after `after` becomes `new`. `first` is the check that should find it."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    after: str = ""
+    first: tuple[str, ...] = MATRIX
+
+    def changed(self, tree: Path) -> str:
+        """The file's text with the defect. Raises `LookupError` where there is nothing to change any more."""
+        text = (tree / self.file).read_text()
+        start = text.find(self.after)
+        at = text.find(self.old, start)
+        if start < 0 or at < 0:
+            raise LookupError(f"the mutant {self.name!r} finds nothing to change in {self.file}: bring it up to date")
+        return text[:at] + self.new + text[at + len(self.old) :]
+
+
+MUTANTS = (
+    # ---- The relay of the outbox
+    Mutant(
+        "PutEvents: entries that were not taken are forgotten",
+        f"{FUNCTIONS}/publish_events.py",
+        "left.append(sent)",
+        "str(sent)",
+        first=STORIES,
+    ),
+    Mutant(
+        "PutEvents: an error is swallowed",
+        f"{FUNCTIONS}/publish_events.py",
+        "return batch",
+        "return []",
+        after='logger.exception("PutEvents failed"',
+        first=STORIES,
+    ),
+    Mutant(
+        "the relay goes on after the last failed record instead of the first",
+        f"{FUNCTIONS}/publish_events.py",
+        "min(unpublished",
+        "max(unpublished",
+        first=STORIES,
+    ),
+    # ---- Conditions
+    Mutant(
+        "acceptance overwrites an order with the same id",
+        "src/orders/storage/orders.py",
+        'ConditionExpression="attribute_not_exists(orderId)",',
+        "",
+        first=STORIES,
+    ),
+    Mutant(
+        "an Idempotency-Key is ignored",
+        "src/orders/domain/order.py",
+        "if idempotency_key is None:",
+        "if idempotency_key is not None:",
+        first=STORIES,
+    ),
+    Mutant(
+        "an order is marked PAID whatever its status",
+        "src/orders/storage/orders.py",
+        'ConditionExpression="#status = :reserved AND',
+        'ConditionExpression="attribute_exists(orderId) OR #status = :reserved AND',
+    ),
+    Mutant(
+        "an order is cancelled whatever has become of it",
+        "src/orders/storage/orders.py",
+        '"#status = :current AND version = :version"',
+        '"attribute_exists(orderId) OR #status = :current AND version = :version"',
+        first=STORIES,
+    ),
+    Mutant(
+        "a cancelled order keeps its reservation",
+        "src/orders/storage/orders.py",
+        "if order.status is Status.RESERVED:",
+        "if order.status is Status.PAID:",
+    ),
+    Mutant(
+        "a paid order may be cancelled",
+        "src/orders/domain/order.py",
+        "Status.PAID: frozenset({Status.FULFILLED, Status.FAILED}),",
+        "Status.PAID: frozenset({Status.FULFILLED, Status.FAILED, Status.CANCELLED}),",
+    ),
+    Mutant(
+        "each attempt charges",
+        "src/orders/payments/simulated.py",
+        'ConditionExpression="attribute_not_exists(#status)",',
+        'ConditionExpression="attribute_not_exists(#status) OR attribute_exists(#status)",',
+    ),
+    Mutant(
+        "each attempt refunds",
+        "src/orders/payments/simulated.py",
+        '"#status = :charged" if charged else',
+        '"attribute_exists(#status)" if charged else',
+        first=STORIES,
+    ),
+    Mutant(
+        "a refund before the charge leaves the charge possible",
+        "src/orders/payments/simulated.py",
+        '        charged = entry.get("status", {}).get("S") == "CHARGED"\n',
+        '        charged = entry.get("status", {}).get("S") == "CHARGED"\n'
+        '        if not charged:\n            return "VOIDED"\n',
+        first=STORIES,
+    ),
+    Mutant(
+        "each message ships",
+        "src/orders/warehouse/simulated.py",
+        'ConditionExpression="attribute_not_exists(#status)",',
+        'ConditionExpression="attribute_not_exists(#status) OR attribute_exists(#status)",',
+    ),
+    Mutant(
+        "stock is reserved that isn't there",
+        ASL,
+        "available >= :quantity",
+        "available >= :quantity OR attribute_exists(sku)",
+    ),
+    Mutant(
+        "an order is reserved whatever its status",
+        ASL,
+        "'ConditionExpression': '#status = :from AND",
+        "'ConditionExpression': 'attribute_exists(orderId) OR #status = :from AND",
+    ),
+    Mutant(
+        "an order is fulfilled whatever its status",
+        "src/orders/storage/orders.py",
+        'condition="#status = :paid"',
+        'condition="#status = :paid OR attribute_exists(orderId)"',
+    ),
+    Mutant(
+        "an order is released whatever its status",
+        ASL,
+        "'#status IN (:reserved, :paid)'",
+        "'#status IN (:reserved, :paid) OR attribute_exists(orderId)'",
+    ),
+    Mutant(
+        "an order fails whatever its status",
+        ASL,
+        'ConditionExpression: "#status = :placed"',
+        'ConditionExpression: "#status = :placed OR attribute_exists(orderId)"',
+    ),
+    # ---- Swallowed errors, lost answers
+    Mutant(
+        "a charge for an order that has ended is kept",
+        "src/orders/storage/orders.py",
+        "raise OrderCancelled(",
+        "return None  # (",
+    ),
+    Mutant(
+        "a failed message counts as done",
+        "src/orders/runtime/queues.py",
+        "        return super().failure_handler(record, exception)",
+        "        return super().success_handler(record, None)",
+        first=STORIES,
+    ),
+    Mutant(
+        "the warehouse's answer isn't passed on",
+        f"{FUNCTIONS}/ship_order.py",
+        "_workflows.send_task_success(taskToken=order.task_token, output=answer)",
+        "str(answer)",
+    ),
+    Mutant(
+        "a conflict over a product counts as fulfilled",
+        f"{FUNCTIONS}/ship_order.py",
+        "                raise\n",
+        "                return\n",
+        after="if pause_s is None:",
+    ),
+    Mutant(
+        "a parcel that has left counts as called off",
+        "src/orders/warehouse/simulated.py",
+        'raise AlreadyShipped(f"the parcel of order {order_id} has left")',
+        "return",
+    ),
+    # ---- Consumers that aren't idempotent
+    Mutant(
+        "each copy of an event mails",
+        f"{FUNCTIONS}/notify_customer.py",
+        'event_key_jmespath="eventId"',
+        'event_key_jmespath="missing"',
+        first=STORIES,
+    ),
+    Mutant(
+        "each copy of an event writes another receipt",
+        f"{FUNCTIONS}/issue_receipt.py",
+        "{order.order_id}.json",
+        "{order.order_id}-{os.urandom(4).hex()}.json",
+        first=STORIES,
+    ),
+    # ---- The workflow's ways
+    Mutant("no request token for the reservation", ASL, "      ClientRequestToken:", "      # ClientRequestToken:"),
+    Mutant(
+        "a refusal by the warehouse is not caught",
+        ASL,
+        "      - ErrorEquals: [WarehouseError]\n        Assign:",
+        "      - ErrorEquals: [NoSuchError]\n        Assign:",
+        after="  FulfillOrder:",
+    ),
+    Mutant(
+        "a declined card is not caught",
+        ASL,
+        "      - ErrorEquals: [PaymentDeclined, PaymentError]\n        Assign:",
+        "      - ErrorEquals: [NoSuchError]\n        Assign:",
+    ),
+    Mutant(
+        "time-outs of the payment are not caught",
+        ASL,
+        "      - ErrorEquals: [States.ALL]\n        Assign:\n          stuck: \"{% {'state': 'ProcessPayment'",
+        "      - ErrorEquals: [States.TaskFailed]\n        Assign:\n          stuck: \"{% {'state': 'ProcessPayment'",
+    ),
+    Mutant(
+        "nothing is caught when a refund fails",
+        ASL,
+        "    Catch:\n      - ErrorEquals: [States.ALL]\n        Assign:\n"
+        "          stuck: \"{% {'state': 'RefundPayment', 'error': $states.errorOutput} %}\"\n"
+        "        Next: LookOnceMore\n",
+        "",
+    ),
+    Mutant(
+        "an order that the warehouse refuses is not refunded",
+        ASL,
+        "        Next: RefundPayment",
+        "        Next: ReleaseInventory",
+        after="  FulfillOrder:",
+    ),
+    Mutant(
+        "an order is undone without calling its parcel off",
+        ASL,
+        "        Next: CancelShipment",
+        "        Next: RefundPayment",
+    ),
+    Mutant(
+        "a paid order is not resumed",
+        ASL,
+        "$order.path = 'resume' and $order.status = 'PAID'",
+        "$order.path = 'resume' and $order.status = 'NEVER'",
+    ),
+    Mutant(
+        "an execution that gets nowhere ends well",
+        ASL,
+        "    Default: OrderStuck\n",
+        "    Default: NothingToDo\n",
+        after="  HasItEnded:",
+    ),
+    Mutant(
+        "a conflict over a product counts as out of stock",
+        ASL,
+        "        Next: ReserveAgain",
+        "        Next: NothingToDo",
+    ),
+    Mutant(
+        "a throttled reservation goes to the inbox at once",
+        ASL,
+        "$contains($refusal, 'ThrottlingError')",
+        "$contains($refusal, 'NoSuchReason')",
+    ),
+    Mutant(
+        "an order that its customer has cancelled meanwhile goes to the inbox",
+        ASL,
+        "$status in ['FULFILLED', 'FAILED', 'CANCELLED']",
+        "$status in ['FULFILLED', 'FAILED']",
+    ),
+    # ---- Giving up
+    Mutant(
+        "a workflow carries on an order that was given up",
+        f"{FUNCTIONS}/validate_order.py",
+        'path = "undo" if order.given_up else request.path',
+        "path = request.path",
+    ),
+    Mutant(
+        "an order that was given up is reserved",
+        ASL,
+        "'#status = :from AND attribute_not_exists(givenUp)'",
+        "'#status = :from'",
+    ),
+    Mutant(
+        "an order that was given up becomes PAID",
+        "src/orders/storage/orders.py",
+        "#status = :reserved AND attribute_not_exists(givenUp)",
+        "#status = :reserved",
+    ),
+    Mutant(
+        "only a stuck workflow's order is undone when its failure is discarded",
+        "src/orders/inbox/record.py",
+        'or ":states:" in failure.redrive.to',
+        "or False",
+        first=STORIES,
+    ),
+    Mutant(
+        "a discarded message to the warehouse leaves its order as it is",
+        "src/orders/inbox/record.py",
+        "or failure.resource_arn == fulfilment_queue_arn",
+        "or False",
+        first=STORIES,
+    ),
+    Mutant(
+        "a discarded event leaves its order waiting",
+        "src/orders/inbox/record.py",
+        "{Action.RESUME, Action.PUBLISH}",
+        "{Action.RESUME}",
+        first=STORIES,
+    ),
+    Mutant(
+        "an order is given up and nobody starts its undoing",
+        "tools/orderctl/redrive.py",
+        'started = _start(there, there.output("StateMachineArn"), name, _undo_input(order))',
+        'started = "never"',
+    ),
+    # ---- The template's nets
+    Mutant(
+        "stopped executions are not reported",
+        "template.yaml",
+        "status: [FAILED, TIMED_OUT, ABORTED]",
+        "status: [FAILED, TIMED_OUT]",
+    ),
+    Mutant(
+        "a receipt that fails for good goes nowhere",
+        "template.yaml",
+        "OnFailure: {Type: SQS, Destination: !GetAtt FailuresQueue.Arn}",
+        "OnSuccess: {Type: SQS, Destination: !GetAtt FailuresQueue.Arn}",
+        after="  IssueReceiptFunction:",
+        first=STORIES,
+    ),
+    Mutant(
+        "nobody refunds what is cancelled",
+        "template.yaml",
+        "detail-type: [OrderCancelled]}",
+        "detail-type: [OrderCalledOff]}",
+        first=STORIES,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a mutant: `by` is the check that found it, empty if none did."""
+
+    mutant: Mutant
+    by: str
+    said: str
+
+
+def outdated() -> list[str]:
+    """The mutants that can't be applied any more, and those that docs/mutants.md lacks or has too many."""
+    rows = [line for line in DOCUMENT.read_text().splitlines() if line.startswith("| ")][1:]
+    written = {row.split(" | ")[0].removeprefix("| ") for row in rows}
+    named = {mutant.name for mutant in MUTANTS}
+    found = [f"docs/mutants.md is not of today: {name}" for name in sorted(written ^ named)]
+    for mutant in MUTANTS:
+        try:
+            mutant.changed(ROOT)
+        except LookupError as error:
+            found.append(str(error))
+    return found
+
+
+def run(console: Console, *, only: str = "", write: bool = False, jobs: int = 2) -> list[str]:
+    """Try the mutants whose name contains one of the parts of `only`; returns the names of those that survive."""
+    chosen = [mutant for mutant in MUTANTS if any(part in mutant.name for part in only.split(","))]
+    results = []
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(jobs) as pool:
+        failed, said = _check(_copy(Path(directory), "clean"), MATRIX)
+        if failed:
+            raise SystemExit(f"the proof is red without any mutant: {said}")
+        for result in pool.map(lambda pair: _try(Path(directory), *pair), enumerate(chosen)):
+            results.append(result)
+            colour, word = ("green", f"found by the {result.by}") if result.by else ("red", "SURVIVED")
+            console.print(f"[{colour}]{word}[/] {result.mutant.name}")
+    if write:
+        DOCUMENT.write_text(_document(results))
+    return [result.mutant.name for result in results if not result.by]
+
+
+def _copy(directory: Path, name: str) -> Path:
+    tree = directory / name
+    if not tree.exists():
+        tree.mkdir()
+        for each in COPIED:
+            source = ROOT / each
+            if source.is_dir():
+                shutil.copytree(source, tree / each, ignore=shutil.ignore_patterns("__pycache__"))
+            elif source.exists():
+                shutil.copy2(source, tree / each)
+        (tree / ".local").symlink_to(ROOT / ".local")
+    return tree
+
+
+def _try(directory: Path, number: int, mutant: Mutant) -> Result:
+    tree = _copy(directory, str(number))
+    try:
+        try:
+            (tree / mutant.file).write_text(mutant.changed(tree))
+        except LookupError as outdated:
+            return Result(mutant, "", str(outdated))
+        for check in (mutant.first, STORIES if mutant.first == MATRIX else MATRIX):
+            failed, said = _check(tree, check)
+            if failed:
+                return Result(mutant, {"matrix": "fault matrix", "stories": "stories"}[check[0]], said)
+        return Result(mutant, "", "")
+    finally:
+        shutil.rmtree(tree, ignore_errors=True)
+
+
+def _check(tree: Path, check: tuple[str, ...]) -> tuple[bool, str]:
+    """Run one check in a tree: whether it is red, and the sentence that says why."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(str(tree / each) for each in SOURCES),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "verify", *check],
+            cwd=tree,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return True, f"no end after {TIMEOUT_S} s"
+    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    said = next((line for line in lines if any(word in line for word in SENTENCES)), lines[-1] if lines else "")
+    return done.returncode != 0, said
+
+
+SENTENCES = ("LOST", "DOUBLED", " is FAILED", " is FULFILLED", " is CANCELLED", "reserved", "stock", "became", "sold")
+
+
+def _document(results: list[Result]) -> str:
+    lines = [
+        "# Mutants",
+        "",
+        "Written by `make prove-mutants`; don't edit. Each line is a deliberate defect, applied alone to a copy of",
+        "the checkout, and what the proof says about it. How the proof works: [proof.md](proof.md).",
+        "",
+        "| defect | in | found by | which says |",
+        "|---|---|---|---|",
+    ]
+    found = {each.mutant.name: _row(each) for each in results}
+    for mutant in MUTANTS:
+        row = found.get(mutant.name) or _written(mutant)  # those that were not tried keep what was written of them
+        lines += [row] if row else []
+    survived = sum("**nothing**" in line for line in lines)
+    lines += ["", f"{len(lines) - 7} defects, {survived} of them not found."]
+    return "\n".join(lines) + "\n"
+
+
+def _row(result: Result) -> str:
+    by = result.by or "**nothing**"
+    return f"| {result.mutant.name} | {result.mutant.file} | {by} | {_cell(result.said)} |"
+
+
+def _written(mutant: Mutant) -> str:
+    lines = DOCUMENT.read_text().splitlines() if DOCUMENT.exists() else []
+    return next((line for line in lines if line.startswith(f"| {mutant.name} |")), "")
+
+
+def _cell(text: str) -> str:
+    return text[:160].replace("|", "/")

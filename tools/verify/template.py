@@ -1,0 +1,125 @@
+"""What is deployed, as far as the proof builds on it: read from template.yaml and the workflow's definition.
+
+Nothing is repeated here, so that a rule or a state that goes missing there goes missing in the proof too.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+TEMPLATE = ROOT / "template.yaml"
+DEFINITION = ROOT / "statemachine" / "order.asl.yaml"
+WORKFLOW = "OrderWorkflow"
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads CloudFormation's short forms: a reference becomes the logical id that it names."""
+
+
+def _short_form(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.ScalarNode):
+        return str(node.value).partition(".")[0]
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    assert isinstance(node, yaml.MappingNode)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_multi_constructor("!", _short_form)
+
+
+@functools.cache
+def resources() -> dict[str, dict[str, Any]]:
+    """The template's resources by logical id; every reference stands as the logical id alone."""
+    found: dict[str, dict[str, Any]] = yaml.load(TEMPLATE.read_text(), _Loader)["Resources"]
+    return found
+
+
+def of_type(kind: str) -> dict[str, dict[str, Any]]:
+    """The properties of every resource of a type, by logical id."""
+    return {
+        name: resource.get("Properties", {}) for name, resource in resources().items() if resource["Type"] == kind
+    }
+
+
+def module_of(function: str) -> str:
+    """The Python module of a function: `orders.functions.accept_order`."""
+    handler: str = resources()[function]["Properties"]["Handler"]
+    return handler.rpartition(".")[0]
+
+
+def targets_of(detail_type: str) -> list[tuple[str, str]]:
+    """(rule, target) of every rule on the orders' bus that takes this event, by logical ids."""
+    return [
+        (name, target["Arn"])
+        for name, rule in of_type("AWS::Events::Rule").items()
+        if rule.get("EventBusName") == "OrdersBus"
+        and detail_type in rule["EventPattern"].get("detail-type", [detail_type])
+        for target in rule["Targets"]
+    ]
+
+
+def reports_failures(status: str) -> bool:
+    """Whether an execution that ends with this status is reported to the failures queue."""
+    return any(
+        "aws.states" in rule["EventPattern"].get("source", [])
+        and status in rule["EventPattern"]["detail"]["status"]
+        and any(target["Arn"] == "FailuresQueue" for target in rule["Targets"])
+        for rule in of_type("AWS::Events::Rule").values()
+    )
+
+
+def retries_of(function: str) -> tuple[int, bool]:
+    """How often an asynchronous function is tried again, and whether its failures go to the failures queue."""
+    config = resources()[function]["Properties"].get("EventInvokeConfig", {})
+    destination = config.get("DestinationConfig", {}).get("OnFailure", {}).get("Destination")
+    return config.get("MaximumRetryAttempts", 2), destination == "FailuresQueue"
+
+
+def redrive_of(queue: str) -> tuple[int, bool]:
+    """How often a queue's message is received, and whether it then goes to the failures queue."""
+    policy = resources()[queue]["Properties"].get("RedrivePolicy", {})
+    return policy.get("maxReceiveCount", 1_000_000), policy.get("deadLetterTargetArn") == "FailuresQueue"
+
+
+@functools.cache
+def definition() -> dict[str, Any]:
+    """The state machine's definition, its substitutions replaced by logical ids."""
+    substitutions: dict[str, str] = resources()[WORKFLOW]["Properties"]["DefinitionSubstitutions"]
+    text = re.sub(r"\$\{(\w+)\}", lambda match: substitutions[match[1]], DEFINITION.read_text())
+    found: dict[str, Any] = yaml.safe_load(text)
+    return found
+
+
+def task_states() -> dict[str, dict[str, Any]]:
+    """The workflow's Task states by name."""
+    return {name: state for name, state in definition()["States"].items() if state["Type"] == "Task"}
+
+
+def table_requests() -> list[dict[str, Any]]:
+    """A CreateTable request for each table of the template, named by its logical id."""
+    requests = []
+    for name, properties in of_type("AWS::DynamoDB::Table").items():
+        wanted = ("AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes", "BillingMode")
+        request = {"TableName": name, **{key: properties[key] for key in wanted if key in properties}}
+        if stream := properties.get("StreamSpecification"):
+            request["StreamSpecification"] = {"StreamEnabled": True, **stream}
+        requests.append(copy.deepcopy(request))
+    return requests
+
+
+def environment_of(function: str = "") -> dict[str, str]:
+    """The functions' environment variables, each reference as a logical id."""
+    document = yaml.load(TEMPLATE.read_text(), _Loader)
+    variables: dict[str, str] = dict(document["Globals"]["Function"]["Environment"]["Variables"])
+    for name, properties in of_type("AWS::Serverless::Function").items():
+        if function in ("", name):
+            variables |= properties.get("Environment", {}).get("Variables", {})
+    return {name: str(value) for name, value in variables.items()}
