@@ -25,7 +25,7 @@ from orders.inbox.record import (
     settled,
 )
 from orders.workflow import redrive_execution_name
-from tests.unit.test_failure_messages import (
+from tests.unit.test_inbox_parse import (
     BUS_EVENT,
     DEAD_LETTER,
     EXECUTION,
