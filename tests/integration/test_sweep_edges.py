@@ -98,4 +98,4 @@ def test_a_sweep_refuses_times_that_mean_nothing(
     world: World, workflows: Any, inbox: FailuresTable, request_: dict[str, float]
 ) -> None:
     with pytest.raises(msgspec.ValidationError):
-        sweep(**request_)
+        sweep(None, **request_)
