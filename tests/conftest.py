@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
+
 from orderctl.cloud import lifecycle, server
 from orderctl.cloud.state import CLOUDS, Cloud
 from orderctl.exits import Stop

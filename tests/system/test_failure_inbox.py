@@ -16,6 +16,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
+
+from orderctl import interrupts
 from orderctl.cloud import lifecycle, server
 from orderctl.cloud.state import Cloud
 from orderctl.demo import samples
@@ -24,9 +27,6 @@ from orderctl.stack import records, target
 from orderctl.stack.rest import OrdersApi
 from orderctl.stack.signin import token_source
 from orderctl.stack.target import Target
-from typer.testing import CliRunner
-
-from orderctl import interrupts
 from orders.storage.dynamodb import from_item, to_item
 
 DEADLINE_S = 120.0

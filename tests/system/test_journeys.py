@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from orderctl.demo import samples, stories
 from orderctl.demo.stories import Journey
 from orderctl.stack import records

@@ -6,12 +6,12 @@ import json
 from typing import Annotated, Any
 
 import typer
-from orderctl.cloud.state import DEFAULT_NAME, ROOT
-from orderctl.options import Json, Name
-from orderctl.ui import console
 from rich.table import Table
 
 from measure import cost
+from orderctl.cloud.state import DEFAULT_NAME, ROOT
+from orderctl.options import Json, Name
+from orderctl.ui import console
 
 JOURNEYS = ["fulfilled", "declined", "out-of-stock", "provider-down"]
 
@@ -31,10 +31,9 @@ def command(
 ) -> None:
     """Show what a million orders cost on AWS, from units counted on the local cloud and list prices."""
     if measure:
+        from measure import usage  # noqa: PLC0415
         from orderctl.cloud.state import Cloud  # noqa: PLC0415
         from orderctl.stack import target  # noqa: PLC0415
-
-        from measure import usage  # noqa: PLC0415
 
         with console.step(f"Counting what {orders} of each of {len(JOURNEYS)} sample orders use"):
             counted = usage.Meter(target.local_target(Cloud(name))).measure(JOURNEYS, orders)

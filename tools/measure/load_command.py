@@ -6,11 +6,12 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
+
 from orderctl.cloud.state import DEFAULT_NAME, Cloud
 from orderctl.exits import Exit, Stop
 from orderctl.options import Json, Name
 from orderctl.ui import console, tables
-from rich.markup import escape
 
 if TYPE_CHECKING:
     from measure.load import Load

@@ -13,14 +13,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+
+from measure.load import Fault, Load
+from orderctl import redrive
 from orderctl.cloud.state import STACK_NAME
 from orderctl.commands import replay
 from orderctl.stack.records import plain
 from orderctl.stack.target import Target
 from orderctl.ui import console
-
-from measure.load import Fault, Load
-from orderctl import redrive
 from orders.inbox.record import FailureStatus
 
 TERMINAL = frozenset({"FULFILLED", "FAILED", "CANCELLED"})

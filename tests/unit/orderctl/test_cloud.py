@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+
 from orderctl.cloud import deployment, lifecycle, processes, server
 from orderctl.cloud import state as clouds
 from orderctl.cloud.state import Cloud, CloudState, cloud_environment

@@ -15,6 +15,9 @@ from typing import Any
 import botocore.session
 import pytest
 from botocore.stub import Stubber
+from typer.testing import CliRunner
+
+from orderctl import hints, interrupts
 from orderctl.cloud import lifecycle
 from orderctl.cloud import state as clouds
 from orderctl.demo import samples, stories
@@ -23,9 +26,6 @@ from orderctl.main import app
 from orderctl.stack import records, signin, target
 from orderctl.stack.target import Target
 from orderctl.ui import tables
-from typer.testing import CliRunner
-
-from orderctl import hints, interrupts
 
 
 @pytest.fixture(autouse=True)

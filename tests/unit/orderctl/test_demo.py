@@ -6,12 +6,13 @@ import io
 from typing import Any
 
 import pytest
+from rich.console import Console
+
 from orderctl.demo import samples, stories
 from orderctl.demo.stories import STORIES, Journey
 from orderctl.stack import records
 from orderctl.stack.target import Target
 from orderctl.ui import console
-from rich.console import Console
 
 SHOP = Target("test", {}, "", None)
 CHARGED = {"status": "CHARGED", "charges": 1, "amount": 1290}

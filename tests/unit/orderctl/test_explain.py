@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 import pytest
+
 from orderctl.commands import explain
 from orderctl.commands.explain import Attempts, Execution
 from orderctl.stack.target import Target
-
 from orders.domain.clock import timestamp, timestamp_before
 
 RETRY = [

@@ -18,14 +18,13 @@ import uuid
 from datetime import datetime
 from pathlib import Path
 
+from measure.report import ROOT, save, table
 from orderctl.cloud import server
 from orderctl.cloud.state import CloudState
 from orderctl.demo import samples
 from orderctl.stack import target
 from orderctl.stack.rest import OrdersApi
 from orderctl.stack.signin import token_source
-
-from measure.report import ROOT, save, table
 
 GOALS = {
     "cloneToFirstOrderS": 90.0,

@@ -17,14 +17,13 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from measure import report
+from measure.benchmarks.throughput import wait
+from orderctl import redrive
 from orderctl.cloud import lifecycle
 from orderctl.cloud.state import Cloud
 from orderctl.demo import samples
 from orderctl.stack import records, rest, signin, target
-
-from measure import report
-from measure.benchmarks.throughput import wait
-from orderctl import redrive
 from orders.inbox.record import FailureStatus
 
 CLIENTS = 8

@@ -19,12 +19,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from measure import report
 from orderctl.cloud import processes
 from orderctl.cloud.state import Cloud
 from orderctl.demo import samples
 from orderctl.stack import records, rest, signin, target
-
-from measure import report
 
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
