@@ -24,7 +24,7 @@ export SAM_CLI_TELEMETRY := 0
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-all run down status test lint format build validate invoke-samples bench bench-laptop prove prove-case prove-stories prove-mutants mutants clean
+.PHONY: help install install-all run down status test lint format build validate invoke-samples bench bench-laptop prove prove-case prove-stories prove-mutants mutants pictures ci clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -47,9 +47,10 @@ status: install ## Show what runs and where
 test: install-all ## Run every test suite, on a local cloud of its own
 	@cd $(HERE) && exec $(PYTHON) -m pytest $(ARGS)
 
-lint: install-all ## Check formatting, lint and types
+lint: install-all ## Check formatting, lint, imports and types
 	cd $(HERE) && .venv/bin/ruff format --check .
 	cd $(HERE) && .venv/bin/ruff check .
+	cd $(HERE) && .venv/bin/lint-imports --no-cache --no-logo
 	cd $(HERE) && .venv/bin/mypy
 
 format: install-all ## Format the code and mend what the linter can
@@ -87,6 +88,12 @@ prove-mutants: install-all ## Put in deliberate defects, one at a time: each mus
 mutants: install-all ## Change src/orders in one place at a time, a test must notice: SINCE=REV, FILES='...', SAMPLE=700 SEED=1
 	@cd $(HERE) && exec $(PYTHON) -m verify.mutation $(if $(SINCE),--since $(SINCE)) $(if $(FILES),--files "$(FILES)") \
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+pictures: install-all ## Draw docs/workflow.md and docs/modules.md anew
+	@cd $(HERE) && exec $(PYTHON) scripts/pictures.py
+
+ci: ## Run everything that must hold before a change is merged
+	@exec $(HERE)scripts/ci
 
 clean: ## Stop every local cloud of this checkout and remove it with its orders, and all that was built or installed
 	@if [ -d $(HERE).venv ]; then $(HERE)scripts/install run && $(ORDERCTL) down --all >/dev/null; fi
