@@ -24,7 +24,7 @@ export SAM_CLI_TELEMETRY := 0
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-all run down status test lint format build validate invoke-samples bench bench-laptop prove prove-case prove-stories prove-mutants mutants pictures ci clean
+.PHONY: help install install-all run down status test lint format build validate invoke-samples bench bench-laptop prove prove-case prove-stories prove-mutants mutants clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -63,6 +63,13 @@ build: install ## Build the functions as AWS gets them (python3.13, arm64)
 validate: install ## Check the template with SAM's linter
 	@cd $(HERE) && exec $(SAM) validate --lint
 
+.PHONY: pictures ci
+pictures: install-all ## Draw docs/workflow.md and docs/modules.md anew
+	@cd $(HERE) && exec $(PYTHON) scripts/pictures.py
+
+ci: ## Run everything that must hold before a change is merged
+	@exec $(HERE)scripts/ci
+
 invoke-samples: install ## Run every sample event through `sam local invoke` (needs Docker and a running local cloud)
 	@cd $(HERE) && exec $(PYTHON) scripts/invoke_samples.py $(CLOUD)
 
@@ -88,12 +95,6 @@ prove-mutants: install-all ## Put in deliberate defects, one at a time: each mus
 mutants: install-all ## Change src/orders in one place at a time, a test must notice: SINCE=REV, FILES='...', SAMPLE=700 SEED=1
 	@cd $(HERE) && exec $(PYTHON) -m verify.mutation $(if $(SINCE),--since $(SINCE)) $(if $(FILES),--files "$(FILES)") \
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(ARGS)
-
-pictures: install-all ## Draw docs/workflow.md and docs/modules.md anew
-	@cd $(HERE) && exec $(PYTHON) scripts/pictures.py
-
-ci: ## Run everything that must hold before a change is merged
-	@exec $(HERE)scripts/ci
 
 clean: ## Stop every local cloud of this checkout and remove it with its orders, and all that was built or installed
 	@if [ -d $(HERE).venv ]; then $(HERE)scripts/install run && $(ORDERCTL) down --all >/dev/null; fi

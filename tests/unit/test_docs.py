@@ -58,7 +58,7 @@ def test_each_goal_of_make_that_a_page_names_exists(page: Path) -> None:
 
 
 def test_the_pictures_are_current() -> None:
-    command = [sys.executable, ROOT / "scripts/pictures.py", "--check"]
+    command = [sys.executable, str(ROOT / "scripts/pictures.py"), "--check"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
 
