@@ -25,7 +25,7 @@ from orders.inbox.record import (
     settled,
 )
 from orders.workflow import redrive_execution_name
-from tests.unit.test_failure_messages import (
+from tests.unit.test_inbox_parse import (
     BUS_EVENT,
     DEAD_LETTER,
     EXECUTION,
@@ -250,7 +250,7 @@ def test_all_that_is_known_of_a_message_moved_out_of_a_queue_is_kept() -> None:
         "source": {"messageId": "message-7"},
         **IDS,
     }
-    assert "without saying why" in failure.error_message
+    assert "before it could report an error" in failure.error_message
 
 
 def test_all_that_an_invocation_record_tells_is_kept() -> None:

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orders.api.problems import TITLES, Problem, find_errors, response
+from orders.api.problems import TITLES, Problem, response
+from orders.api.validation import find_errors
 from orders.domain.request import OrderRequest
-from tests.unit.test_model import A_REQUEST, REQUESTS
+from tests.unit.test_order import A_REQUEST, REQUESTS
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.text(max_size=10),
