@@ -53,6 +53,7 @@ def freeze(version: str, *, force: bool) -> None:
             f"The run did not bring about: {', '.join(lacking)}.",
             "Teach tools/verify/freeze/situations.py what is new in this version.",
         )
-    manifest = release.write(version, commit, situations.frozen, SENT_BY_HAND, there.endpoint or "")
+    with interrupts.deferred():
+        manifest = release.write(version, commit, situations.frozen, SENT_BY_HAND, there.endpoint or "")
     found = sum(len(things) for things in situations.frozen.values())
     console.say(f"{shown(folder)}: {found} things in flight, {len(manifest['files'])} files.")

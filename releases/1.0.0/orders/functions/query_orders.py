@@ -1,0 +1,141 @@
+"""Reads, cancellation and the open endpoints of the REST API."""
+
+import random
+import re
+import time
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
+from aws_lambda_powertools.event_handler.exceptions import NotFoundError
+
+from orders.api import openapi
+from orders.api.problems import PROBLEM_JSON, Problem
+from orders.domain import order as model
+from orders.domain.errors import BadCursor, Busy, IllegalTransition
+from orders.domain.order import TRANSITIONS, Order, Status
+from orders.runtime.aws import client
+from orders.runtime.telemetry import logger, metrics, tracer
+from orders.storage.orders import OrdersTable
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+MAX_PAGE = 100
+CANCEL_ATTEMPTS = 6
+ORDER_ID = re.compile(model.ORDER_ID)
+_orders = OrdersTable(client("dynamodb"))
+app = APIGatewayRestResolver()
+
+
+@tracer.capture_lambda_handler(capture_response=False)
+@logger.inject_lambda_context(correlation_id_path="requestContext.requestId", clear_state=True)
+@metrics.log_metrics
+def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
+    """Answer API Gateway's proxy event."""
+    return app.resolve(event, context)
+
+
+@app.exception_handler(Problem)  # type: ignore[untyped-decorator]
+def refuse(problem: Problem) -> Response[str]:
+    """The problem document for a refused request."""
+    return _json(problem.body(), problem.status, PROBLEM_JSON)
+
+
+@app.not_found
+def not_found(_: NotFoundError) -> Response[str]:
+    """The problem document for a path that isn't there."""
+    return _json(Problem(404, "there is nothing at this path").body(), 404, PROBLEM_JSON)
+
+
+@app.get("/orders/<order_id>")
+def get_order(order_id: str) -> Response[str]:
+    """One order of the customer's; somebody else's doesn't exist for them, by the table's key."""
+    return _json(view_of(_order(order_id)))
+
+
+@app.get("/orders")
+def list_orders() -> Response[str]:
+    """The customer's orders, newest first, a page at a time."""
+    event = app.current_event
+    text = event.get_query_string_value("limit", "20")
+    # Not str.isdigit(), which also takes digits that int() doesn't.
+    limit = int(text) if text.isascii() and text.isdecimal() and len(text) < 4 else 0
+    if not 1 <= limit <= MAX_PAGE:
+        raise Problem(400, f"limit must be a whole number from 1 to {MAX_PAGE}")
+    try:
+        found = _orders.list_newest_first(_customer(), limit, event.get_query_string_value("cursor"))
+    except BadCursor:
+        raise Problem(400, "cursor must be one that an earlier page gave as nextCursor") from None
+    if found.unreadable:
+        metrics.add_metric("OrdersUnreadable", "Count", len(found.unreadable))
+        logger.error("orders left out of a list: they can't be read", extra={"order_ids": found.unreadable})
+    page: dict[str, Any] = {"orders": [view_of(order) for order in found.orders]}
+    if found.cursor is not None:
+        page["nextCursor"] = found.cursor
+    return _json(page)
+
+
+@app.post("/orders/<order_id>/cancel")
+def cancel_order(order_id: str) -> Response[str]:
+    """Cancel an order that isn't paid yet; cancelling twice is the same as once."""
+    for attempt in range(CANCEL_ATTEMPTS):
+        if attempt:
+            time.sleep(random.uniform(0, 0.025 * 2**attempt))
+        order = _order(order_id, consistent=True)
+        if order.status is Status.CANCELLED:
+            break
+        if Status.CANCELLED not in TRANSITIONS.get(order.status, ()):
+            raise Problem(409, f"the order is {order.status}: it is too late to cancel it")
+        try:
+            _orders.cancel(order)
+        except (IllegalTransition, Busy):
+            continue  # the workflow is at work on it just now: look where it is, and try again
+        metrics.add_metric("OrderCancelled", "Count", 1)
+        logger.info("order cancelled")
+        break
+    else:
+        raise Problem(409, "the order is being worked on at this moment: try again")
+    return _json({"orderId": order_id, "status": Status.CANCELLED}, HTTPStatus.ACCEPTED)
+
+
+@app.get("/openapi.json")
+def get_openapi() -> Response[str]:
+    """The API's description (OpenAPI 3.1)."""
+    return _json(openapi.document(app.current_event.request_context.stage or ""))
+
+
+@app.get("/health")
+def get_health() -> Response[str]:
+    """Whether the API answers at all."""
+    return _json({"status": "ok"})
+
+
+def view_of(order: Order) -> dict[str, Any]:
+    """An order as its customer sees it."""
+    fields: dict[str, Any] = msgspec.to_builtins(order)
+    return {name: value for name, value in fields.items() if name not in openapi.HIDDEN}
+
+
+def _customer() -> str:
+    customer: str = app.current_event["requestContext"]["authorizer"]["claims"]["sub"]
+    return customer
+
+
+def _order(order_id: str, *, consistent: bool = False) -> Order:
+    if not ORDER_ID.match(order_id):
+        raise Problem(404, "you have no such order")
+    logger.append_keys(order_id=order_id)
+    customer = _customer()
+    order = _orders.get(customer, order_id, consistent=consistent)
+    if order is None and not consistent:
+        # It may have been placed a moment ago, and whoever placed it knows.
+        order = _orders.get(customer, order_id, consistent=True)
+    if order is None:
+        raise Problem(404, "you have no such order")
+    return order
+
+
+def _json(body: Any, status: int = 200, content_type: str = "application/json") -> Response[str]:
+    return Response(status, content_type, msgspec.json.encode(body).decode())
