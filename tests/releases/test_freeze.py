@@ -14,14 +14,14 @@ from verify.freeze import command, kinds, release
 from verify.freeze.reading import Thing, form_of
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def releases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(release, "RELEASES", tmp_path)
+    monkeypatch.setattr(lifecycle, "up", lambda *_: pytest.fail("a cloud was started"))
     return tmp_path
 
 
-def test_a_release_that_is_there_is_not_overwritten(releases: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "up", lambda *_: pytest.fail("a cloud was started"))
+def test_a_release_that_is_there_is_not_overwritten(releases: Path) -> None:
     (releases / "1.2.3").mkdir()
 
     with pytest.raises(Stop, match="is there already") as refused:

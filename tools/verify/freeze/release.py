@@ -69,7 +69,7 @@ def write(
     only when it is complete.
     """
     folder = folder_of(version)
-    partial = folder.with_suffix(".part")
+    partial = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     _copy_package(partial)
     counts = {}
