@@ -89,7 +89,7 @@ mutants: install-all ## Change src/orders in one place at a time, a test must no
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 freeze: install-all ## Freeze this version and what it has in flight under releases/: VERSION=1.0.0 [ARGS=--force]
-	@cd $(HERE) && exec $(PYTHON) -m verify freeze --version "$(VERSION)" $(ARGS)
+	@cd $(HERE) && exec $(PYTHON) -m verify freeze --version "$(call given,VERSION)" $(ARGS)
 
 clean: ## Stop every local cloud of this checkout and remove it with its orders, and all that was built or installed
 	@if [ -d $(HERE).venv ]; then $(HERE)scripts/install run && $(ORDERCTL) down --all >/dev/null; fi

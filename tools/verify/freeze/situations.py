@@ -284,22 +284,16 @@ class Situations:
     def _operate(self, slow: dict[str, str], unstarted: list[str], lost: str) -> None:
         """What an operator does in the inbox: redrive, discard, half a redrive, half a discard."""
         self.note("redrives and discards")
-        self._redrive(self._failure("execution", slow["redriven"]))
-        self._until_status(slow["redriven"], "FULFILLED")
-        self._redrive(self._failure("stream", lost))
-        self._until_status(lost, "FULFILLED")
-        self._sweep(quietSeconds=0)
         twice = self._failure("function", slow["receipt, twice"])
-        self._redrive(twice)
+        self._redrive(self._failure("execution", slow["redriven"]), self._failure("stream", lost), twice)
+        for order_id in (slow["redriven"], lost):
+            self._until_status(order_id, "FULFILLED")
         self._until(lambda: self._record(twice)["count"]["N"] == "2", "a redriven receipt to fail again")
-        for failure_id in (
-            self._failure("execution", slow["discarded"]),
-            self._failure("rule-target", unstarted[0]),
-            next(
-                item["failureId"]["S"] for item in reading.scan(self.there, "FailuresTable") if item.get("payloadKey")
-            ),
-        ):
-            self._orderctl("discard", failure_id, "--reason", "never mind")
+        self._sweep(quietSeconds=0)
+        records = reading.scan(self.there, "FailuresTable")
+        big = next(item["failureId"]["S"] for item in records if item.get("payloadKey"))
+        given_up = [self._failure("execution", slow["discarded"]), self._failure("rule-target", unstarted[0])]
+        self._orderctl("discard", *given_up, big, "--reason", "never mind")
         for order_id in (slow["discarded"], unstarted[0]):
             self._until_status(order_id, "FAILED")
         self._redrive(self._failure("function", slow["receipt, redriven"]))
@@ -356,8 +350,8 @@ class Situations:
         counts: Json = json.loads(said)
         return counts
 
-    def _redrive(self, failure_id: str) -> None:
-        self._orderctl("redrive", failure_id, "--wait", "0")
+    def _redrive(self, *failure_ids: str) -> None:
+        self._orderctl("redrive", *failure_ids, "--wait", "0")
 
     def _orderctl(self, *arguments: str) -> None:
         assert self.there.local is not None
