@@ -99,4 +99,9 @@ def _tasks(workflow: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(required(Path(__file__).parent), indent=2))  # noqa: T201 - its only output
+    import orders
+
+    here = Path(__file__).resolve().parent
+    if here not in Path(str(orders.__file__)).parents:
+        raise SystemExit(f"the package `orders` of {here} is hidden by {orders.__file__}")
+    print(json.dumps(required(here), indent=2))  # noqa: T201 - its only output
