@@ -64,6 +64,18 @@ def case(name: str) -> None:
 
 
 @app.command()
+def freeze(
+    *,
+    version: Annotated[str, typer.Option(help="The version that is frozen, such as 1.0.0.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace a release that is there.")] = False,
+) -> None:
+    """Freeze the package and everything in flight under releases/, from a run on a local cloud."""
+    from verify.freeze import command  # noqa: PLC0415
+
+    sys.exit(command.run(version, force=force))
+
+
+@app.command()
 def stories(
     *,
     examples: Annotated[int, typer.Option(help="How many stories.")] = 3_000,
@@ -116,18 +128,6 @@ def mutants(
     survivors = the_mutants.run(console, only=only, write=write)
     if survivors:
         _fail([f"survived: {name}" for name in survivors])
-
-
-@app.command()
-def freeze(
-    *,
-    version: Annotated[str, typer.Option(help="The version that is frozen, such as 1.0.0.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace a release that is there.")] = False,
-) -> None:
-    """Freeze the package and everything in flight under releases/, from a run on a local cloud."""
-    from verify.freeze import command  # noqa: PLC0415
-
-    sys.exit(command.run(version, force=force))
 
 
 def _fail(lines: list[str]) -> Any:
