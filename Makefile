@@ -24,7 +24,7 @@ export SAM_CLI_TELEMETRY := 0
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-all run down status test lint format build validate invoke-samples bench bench-laptop prove prove-case prove-stories prove-mutants mutants freeze clean
+.PHONY: help install install-all run down status test lint format build validate invoke-samples bench bench-laptop prove prove-case prove-stories prove-mutants mutants clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -84,12 +84,13 @@ prove-stories: install-all ## Tell the stories alone: ARGS='--seed 7 --examples 
 prove-mutants: install-all ## Put in deliberate defects, one at a time: each must turn the proof red
 	@cd $(HERE) && exec $(PYTHON) -m verify mutants --write
 
+.PHONY: freeze
+freeze: install-all ## Freeze this version and what it has in flight under releases/: VERSION=1.0.0 [ARGS=--force]
+	@cd $(HERE) && exec $(PYTHON) -m verify freeze --version "$(call given,VERSION)" $(ARGS)
+
 mutants: install-all ## Change src/orders in one place at a time, a test must notice: SINCE=REV, FILES='...', SAMPLE=700 SEED=1
 	@cd $(HERE) && exec $(PYTHON) -m verify.mutation $(if $(SINCE),--since $(SINCE)) $(if $(FILES),--files "$(FILES)") \
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(ARGS)
-
-freeze: install-all ## Freeze this version and what it has in flight under releases/: VERSION=1.0.0 [ARGS=--force]
-	@cd $(HERE) && exec $(PYTHON) -m verify freeze --version "$(call given,VERSION)" $(ARGS)
 
 clean: ## Stop every local cloud of this checkout and remove it with its orders, and all that was built or installed
 	@if [ -d $(HERE).venv ]; then $(HERE)scripts/install run && $(ORDERCTL) down --all >/dev/null; fi

@@ -64,18 +64,6 @@ def case(name: str) -> None:
 
 
 @app.command()
-def freeze(
-    *,
-    version: Annotated[str, typer.Option(help="The version that is frozen, such as 1.0.0.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace a release that is there.")] = False,
-) -> None:
-    """Freeze the package and everything in flight under releases/, from a run on a local cloud."""
-    from verify.freeze import command  # noqa: PLC0415
-
-    sys.exit(command.run(version, force=force))
-
-
-@app.command()
 def stories(
     *,
     examples: Annotated[int, typer.Option(help="How many stories.")] = 3_000,
@@ -134,6 +122,18 @@ def _fail(lines: list[str]) -> Any:
     for line in lines[: SHOWN * 10]:
         console.print(line, style="red", markup=False)
     sys.exit(1)
+
+
+@app.command()
+def freeze(
+    *,
+    version: Annotated[str, typer.Option(help="The version that is frozen, such as 1.0.0.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace a release that is there.")] = False,
+) -> None:
+    """Freeze the package and everything in flight under releases/, from a run on a local cloud."""
+    from verify.freeze import command  # noqa: PLC0415
+
+    sys.exit(command.run(version, force=force))
 
 
 if __name__ == "__main__":
