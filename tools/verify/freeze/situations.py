@@ -208,9 +208,11 @@ class Situations:
     def _damaged_record(self) -> None:
         """An order that was written without its lines: its stream record can't be read. It is mended at once."""
         self.note("a stream record that can't be read")
+        ended = self._place()
+        self._until_status(ended, "FULFILLED")
         like = self.there.client("dynamodb").get_item(
             TableName=self.there.output("OrdersTable"),
-            Key={"customerId": {"S": self._api.tokens.customer_id}, "orderId": {"S": self._fulfilled()}},
+            Key={"customerId": {"S": self._api.tokens.customer_id}, "orderId": {"S": ended}},
         )["Item"]
         dropped = {"total", "paymentId", "shipmentId", "executionArn", "lines"}
         order_id = str(uuid.uuid4())
@@ -335,10 +337,8 @@ class Situations:
             raise Stop(Exit.REFUSED, f"The API refused a cancellation: {answer.text[:300]}")
 
     def _order(self, order_id: str) -> Json:
-        return self._api.order(order_id)
-
-    def _fulfilled(self) -> str:
-        return next(str(order["orderId"]) for order in self._api.orders(100) if order["status"] == "FULFILLED")
+        order: Json = self._api.request("GET", f"/orders/{order_id}").json()
+        return order
 
     def _sweep(self, **request: float) -> Json:
         answer = self.there.client("lambda").invoke(
