@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from orderctl.cloud import lifecycle
-from orderctl.cloud.state import ROOT
+from orderctl.cloud.state import ROOT, CloudState
 from orderctl.exits import Exit, Stop
 from verify.freeze import command, kinds, release
 from verify.freeze.reading import Thing, form_of
@@ -34,6 +35,52 @@ def test_a_release_that_is_there_is_not_overwritten(releases: Path) -> None:
 def test_a_version_has_three_numbers(version: str) -> None:
     with pytest.raises(Stop, match="is no version"):
         command.freeze(version, force=True)
+
+
+def test_a_run_that_lacks_a_kind_writes_nothing_and_stops_its_cloud(
+    releases: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # GIVEN a local cloud on which nothing happens
+    class Idle:
+        def __init__(self, *_: object) -> None:
+            self.frozen = {"orders": [Thing(["PLACED"], {})]}
+
+        def bring_about(self) -> None: ...
+
+    stopped: list[str] = []
+    state = CloudState("freeze", 1, 1, "", "", "python3.13")
+    monkeypatch.setattr(release, "commit", lambda: "commit")
+    monkeypatch.setattr(lifecycle, "up", lambda *_: (state, True))
+    monkeypatch.setattr(lifecycle, "down", lambda cloud: stopped.append(cloud.name))
+    monkeypatch.setattr(command, "Situations", Idle)
+
+    # WHEN it is frozen
+    with pytest.raises(Stop, match="orders: PAID, ") as lacking:
+        command.freeze("1.2.3", force=False)
+
+    # THEN the command says what is missing, and leaves neither a release nor a cloud
+    assert "orders: PLACED," not in lacking.value.what
+    assert list(releases.iterdir()) == []
+    assert len(stopped) == 1
+
+
+def test_only_what_is_committed_is_frozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> None:
+        subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@example.com", *arguments], cwd=tmp_path, check=True
+        )
+
+    monkeypatch.setattr(release, "ROOT", tmp_path)
+    template = tmp_path / "template.yaml"
+    template.write_text("Resources: {}")
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "first")
+    assert len(release.commit()) == 40
+
+    template.write_text("Resources: {Other: {}}")
+    with pytest.raises(Stop, match=r"template\.yaml"):
+        release.commit()
 
 
 def test_a_kind_without_a_thing_is_named() -> None:

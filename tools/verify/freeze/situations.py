@@ -54,13 +54,18 @@ SENT_BY_HAND = {
 
 
 class Situations:
-    """One run on one local cloud; `messages` are those of the failures queue, by message id, as they lay there."""
+    """One run on one local cloud.
+
+    `messages` are those of the failures queue so far, by message id; `events` those of the bus; `frozen` is what was
+    in flight at the end, by group.
+    """
 
     def __init__(self, there: Target, note: Note) -> None:
         self.there = there
         self.note = note
         self.messages: dict[str, Json] = {}
         self.events: list[Json] = []
+        self.frozen: dict[str, list[reading.Thing]] = {}
         self._api = OrdersApi(there.api_url, token_source(there, "ada@example.com", None))
         listed = there.client("cloudformation").list_stack_resources(StackName=STACK_NAME)
         self._names = {
