@@ -92,6 +92,10 @@ prove-stories: install-all ## Tell the stories alone: ARGS='--seed 7 --examples 
 prove-mutants: install-all ## Put in deliberate defects, one at a time: each must turn the proof red
 	@cd $(HERE) && exec $(PYTHON) -m verify mutants --write
 
+.PHONY: freeze
+freeze: install-all ## Freeze this version and what it has in flight under releases/: VERSION=1.0.0 [ARGS=--force]
+	@cd $(HERE) && exec $(PYTHON) -m verify freeze --version "$(call given,VERSION)" $(ARGS)
+
 mutants: install-all ## Change src/orders in one place at a time, a test must notice: SINCE=REV, FILES='...', SAMPLE=700 SEED=1
 	@cd $(HERE) && exec $(PYTHON) -m verify.mutation $(if $(SINCE),--since $(SINCE)) $(if $(FILES),--files "$(FILES)") \
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(ARGS)

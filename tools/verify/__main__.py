@@ -124,5 +124,17 @@ def _fail(lines: list[str]) -> Any:
     sys.exit(1)
 
 
+@app.command()
+def freeze(
+    *,
+    version: Annotated[str, typer.Option(help="The version that is frozen, such as 1.0.0.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace a release that is there.")] = False,
+) -> None:
+    """Freeze the package and everything in flight under releases/, from a run on a local cloud."""
+    from verify.freeze import command  # noqa: PLC0415
+
+    sys.exit(command.run(version, force=force))
+
+
 if __name__ == "__main__":
     app()

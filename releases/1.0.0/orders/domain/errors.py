@@ -1,0 +1,65 @@
+"""The errors of the order pipeline. Their class names are the error names of the workflow's definition."""
+
+
+class OrderError(Exception):
+    """The base of every error in this module."""
+
+
+class ValidationError(OrderError):
+    """The order can't be carried out as it stands; the message is for the customer."""
+
+
+class Unreadable(OrderError):
+    """Stored or sent data has an unknown form: a mistake of ours, never the customer's."""
+
+
+class PaymentError(OrderError):
+    """The payment provider refused."""
+
+
+class PaymentDeclined(PaymentError):
+    """The customer's payment method was declined; a retry won't help."""
+
+
+class PaymentProviderError(OrderError):
+    """The payment provider failed or its answer was lost: a transient error, retry the same request."""
+
+
+class WarehouseError(OrderError):
+    """The warehouse refuses this order for good."""
+
+
+class WarehouseUnavailable(OrderError):
+    """The warehouse doesn't answer: a transient error, retry the same request."""
+
+
+class AlreadyShipped(OrderError):
+    """The parcel has left, so its shipment can't be cancelled."""
+
+
+class OrderCancelled(OrderError):
+    """Somebody else ended the order, or gave it up, during this step."""
+
+
+class IllegalTransition(OrderError):
+    """The order's status doesn't allow this step."""
+
+
+class Busy(OrderError):
+    """Others write to the same items, or there are too many requests: a transient error, retry the same request."""
+
+
+class BadCursor(OrderError):
+    """This API did not give out the cursor."""
+
+
+class MailRefused(OrderError):
+    """The mail service refused this mail."""
+
+
+class NotAllowed(OrderError):
+    """The failure's status doesn't allow this action; the message says why."""
+
+
+class Contended(OrderError):
+    """Others changed the record at each attempt."""

@@ -1,0 +1,316 @@
+"""The orders table: the only truth about an order.
+
+Every write is conditional, so a write that runs twice, late or out of order does no harm. The workflow itself
+writes RESERVED and FAILED (statemachine/order.asl.yaml), each in one transaction with the stock.
+"""
+
+import base64
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from orders.domain.clock import TIMESTAMP, timestamp
+from orders.domain.errors import BadCursor, Busy, IllegalTransition, OrderCancelled
+from orders.domain.order import ORDER_ID, TERMINAL, Order, PricedLine, Reason, Status, open_shards, require_transition
+from orders.storage.dynamodb import from_item, get_items, to_attribute, to_item
+
+if TYPE_CHECKING:
+    from types_boto3_dynamodb import DynamoDBClient
+
+# Transient reasons why DynamoDB cancels a transaction (API reference, "TransactWriteItems").
+TRANSIENT = frozenset({"TransactionConflict", "ProvisionedThroughputExceeded", "ThrottlingError"})
+# A payment that fails very often must not let the item reach DynamoDB's 400 KB.
+MAX_TIMELINE = 100
+
+
+# DynamoDB raises an error for an impossible key, such as an empty or a very long one.
+_Cursor = tuple[Annotated[str, Meta(pattern=TIMESTAMP)], Annotated[str, Meta(pattern=ORDER_ID)]]
+
+
+class Page(NamedTuple):
+    """A page of a customer's orders; `cursor` leads to the next one, `unreadable` are ids of damaged items."""
+
+    orders: list[Order]
+    unreadable: list[str]
+    cursor: str | None
+
+
+def decode_order(item: dict[str, Any]) -> Order:
+    """The order in an item of the table or of its stream. Raises `ValueError` (msgspec) if it isn't one."""
+    return msgspec.convert(from_item(item), Order)
+
+
+class OrdersTable:
+    """The orders table, by customer and order id."""
+
+    def __init__(self, client: "DynamoDBClient", name: str | None = None, catalogue: str | None = None) -> None:
+        self._client = client
+        self._name = name or os.environ["ORDERS_TABLE"]
+        self._catalogue = catalogue or os.environ.get("CATALOGUE_TABLE", "")
+
+    @staticmethod
+    def _key(customer_id: str, order_id: str) -> dict[str, Any]:
+        return {"customerId": {"S": customer_id}, "orderId": {"S": order_id}}
+
+    def put_new(self, order: Order) -> Order | None:
+        """Store a new order. Returns None, or the stored order that has its id already.
+
+        This one conditional write is the acceptance, the idempotency record and, by the table's stream, the outbox.
+        """
+        try:
+            self._client.put_item(
+                TableName=self._name,
+                Item=to_item(msgspec.to_builtins(order)),
+                ConditionExpression="attribute_not_exists(orderId)",
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except self._client.exceptions.ConditionalCheckFailedException as error:
+            return decode_order(error.response["Item"])  # type: ignore[typeddict-item]
+        return None
+
+    def get(self, customer_id: str, order_id: str, *, consistent: bool = False) -> Order | None:
+        """A customer's order, or None. A read before a dependent write must be `consistent`."""
+        answer = self._client.get_item(
+            TableName=self._name, Key=self._key(customer_id, order_id), ConsistentRead=consistent
+        )
+        return decode_order(answer["Item"]) if "Item" in answer else None
+
+    def list_newest_first(self, customer_id: str, limit: int, cursor: str | None) -> Page:
+        """A page of a customer's orders, newest first. One damaged item does not spoil it. Raises `BadCursor`."""
+        request: dict[str, Any] = {
+            "TableName": self._name,
+            "IndexName": "newest-first",
+            "KeyConditionExpression": "customerId = :customer",
+            "ExpressionAttributeValues": {":customer": {"S": customer_id}},
+            "ScanIndexForward": False,
+            "Limit": limit,
+        }
+        if cursor is not None:
+            request["ExclusiveStartKey"] = _decode_cursor(cursor, customer_id)
+        page = self._client.query(**request)
+        order_ids = [item["orderId"]["S"] for item in page["Items"]]
+        found: dict[str, Order] = {}
+        unreadable: list[str] = []
+        for item in get_items(self._client, self._name, [self._key(customer_id, each) for each in order_ids]):
+            try:
+                found[item["orderId"]["S"]] = decode_order(item)
+            except ValueError:
+                unreadable.append(item["orderId"]["S"])
+        last = page.get("LastEvaluatedKey")
+        orders = [found[order_id] for order_id in order_ids if order_id in found]
+        return Page(orders, unreadable, _encode_cursor(last) if last else None)
+
+    def open_longest(self, placed_before: str) -> Iterator[tuple[str, str]]:
+        """(customer id, order id) of every open order that was placed before this time, from the sparse index."""
+        for shard in open_shards():
+            pages = self._client.get_paginator("query").paginate(
+                TableName=self._name,
+                IndexName="open-orders",
+                KeyConditionExpression="openShard = :shard AND placedAt < :before",
+                ExpressionAttributeValues={":shard": {"S": shard}, ":before": {"S": placed_before}},
+            )
+            for page in pages:
+                for item in page["Items"]:
+                    yield item["customerId"]["S"], item["orderId"]["S"]
+
+    def note(self, customer_id: str, order_id: str, what: str, detail: str, *, once: bool = False) -> None:
+        """Add an entry to an order's timeline without a change of status; with `once`, unless the entry is there."""
+        if once:
+            order = self.get(customer_id, order_id, consistent=True)
+            if order is None or any(entry.what == what for entry in order.timeline):
+                return
+        try:
+            self._client.update_item(
+                TableName=self._name,
+                Key=self._key(customer_id, order_id),
+                UpdateExpression="SET timeline = list_append(timeline, :entry)",
+                ConditionExpression="attribute_exists(orderId) AND size(timeline) < :most",
+                ExpressionAttributeValues={
+                    ":entry": to_attribute([{"at": timestamp(), "what": what, "detail": detail}]),
+                    ":most": {"N": str(MAX_TIMELINE)},
+                },
+            )
+        except self._client.exceptions.ConditionalCheckFailedException:
+            return
+
+    def mark_paid(self, customer_id: str, order_id: str, payment_id: str) -> None:
+        """RESERVED becomes PAID; does nothing if the order has this payment already.
+
+        Raises `OrderCancelled` if the order has ended or was given up meanwhile: the payment must be refunded.
+        """
+        now = timestamp()
+        try:
+            self._client.update_item(
+                TableName=self._name,
+                Key=self._key(customer_id, order_id),
+                UpdateExpression=(
+                    "SET #status = :paid, version = version + :one, paymentId = :payment, updatedAt = :now, "
+                    "timeline = list_append(timeline, :entry)"
+                ),
+                ConditionExpression="#status = :reserved AND attribute_not_exists(givenUp)",
+                ExpressionAttributeNames={"#status": "status"},
+                ExpressionAttributeValues={
+                    ":paid": {"S": Status.PAID},
+                    ":reserved": {"S": Status.RESERVED},
+                    ":one": {"N": "1"},
+                    ":payment": {"S": payment_id},
+                    ":now": {"S": now},
+                    ":entry": to_attribute([{"at": now, "what": Status.PAID}]),
+                },
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except self._client.exceptions.ConditionalCheckFailedException as error:
+            item = error.response.get("Item")
+            order = decode_order(item) if item else None  # type: ignore[arg-type]
+            if order is None or order.payment_id != payment_id or order.status in {Status.FAILED, Status.CANCELLED}:
+                what = "gone" if order is None else "given up" if order.given_up else order.status
+                raise OrderCancelled(f"the order is {what}") from None
+
+    def give_up(self, customer_id: str, order_id: str, reason: Reason, *, only_placed: bool = False) -> Order:
+        """Mark an order as given up, so that it is only undone from now on; an earlier mark stays. Returns the order.
+
+        An ended order is left alone, and with `only_placed` every order that isn't PLACED: then `given_up` is None.
+        Raises `LookupError` if there is no such order.
+        """
+        open_statuses = (Status.PLACED,) if only_placed else tuple(s for s in Status if s not in TERMINAL)
+        names = [f":open{number}" for number in range(len(open_statuses))]
+        try:
+            answer = self._client.update_item(
+                TableName=self._name,
+                Key=self._key(customer_id, order_id),
+                UpdateExpression="SET givenUp = if_not_exists(givenUp, :reason)",
+                ConditionExpression=f"#status IN ({', '.join(names)})",
+                ExpressionAttributeNames={"#status": "status"},
+                ExpressionAttributeValues={
+                    ":reason": to_attribute(msgspec.to_builtins(reason)),
+                    **{name: {"S": status} for name, status in zip(names, open_statuses, strict=True)},
+                },
+                ReturnValues="ALL_NEW",
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except self._client.exceptions.ConditionalCheckFailedException as error:
+            item = error.response.get("Item")
+            if not item:
+                raise LookupError(f"there is no order {order_id} of this customer") from None
+            return decode_order(item)  # type: ignore[arg-type]
+        return decode_order(answer["Attributes"])
+
+    def cancel(self, order: Order) -> None:
+        """The order becomes CANCELLED and its reserved stock becomes available, in one transaction.
+
+        Raises `IllegalTransition` if `order` can't be cancelled or has changed its status since it was read, and
+        `Busy` if somebody else is writing to the order or to one of its products.
+        """
+        require_transition(order.status, Status.CANCELLED)
+        ends = self._ends(
+            self._key(order.customer_id, order.order_id),
+            Status.CANCELLED,
+            condition="#status = :current AND version = :version",
+            values={":current": {"S": order.status}, ":version": {"N": str(order.version)}},
+        )
+        back: list[Any] = []
+        if order.status is Status.RESERVED:
+            back = self._stock_writes(
+                order.lines, "SET available = available + :quantity, reserved = reserved - :quantity"
+            )
+        if self._refused_by([ends, *back]):
+            raise IllegalTransition("the order has moved on")
+
+    def mark_fulfilled(self, customer_id: str, order_id: str, shipment_id: str, lines: list[PricedLine]) -> None:
+        """PAID becomes FULFILLED and its reserved stock is sold, in one transaction; a second call changes nothing.
+
+        Raises `IllegalTransition` if the order isn't PAID, and `Busy` if somebody else is writing to the order or to
+        one of its products.
+        """
+        ends = self._ends(
+            self._key(customer_id, order_id),
+            Status.FULFILLED,
+            condition="#status = :paid",
+            values={":paid": {"S": Status.PAID}, ":shipment": {"S": shipment_id}},
+            also=", shipmentId = :shipment",
+        )
+        sold = self._stock_writes(lines, "SET reserved = reserved - :quantity ADD sold :quantity")
+        refusal = self._refused_by([ends, *sold])
+        if refusal is None:
+            return
+        order = decode_order(refusal["Item"]) if refusal.get("Item") else None
+        if order is None or order.status is not Status.FULFILLED:
+            raise IllegalTransition(f"the order is {order.status if order else 'gone'} and not PAID")
+
+    def _ends(
+        self, key: dict[str, Any], status: Status, *, condition: str, values: dict[str, Any], also: str = ""
+    ) -> dict[str, Any]:
+        """The write that ends an order, for a transaction."""
+        now = timestamp()
+        return {
+            "Update": {
+                "TableName": self._name,
+                "Key": key,
+                "UpdateExpression": (
+                    "SET #status = :to, version = version + :one, updatedAt = :now, "
+                    f"timeline = list_append(timeline, :entry){also} REMOVE openShard"
+                ),
+                "ConditionExpression": condition,
+                "ExpressionAttributeNames": {"#status": "status"},
+                "ExpressionAttributeValues": {
+                    ":to": {"S": status},
+                    ":one": {"N": "1"},
+                    ":now": {"S": now},
+                    ":entry": to_attribute([{"at": now, "what": status}]),
+                    **values,
+                },
+                "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+            }
+        }
+
+    def _stock_writes(self, lines: list[PricedLine], update: str) -> list[Any]:
+        """A write to the catalogue for each line, on condition that the line's quantity is reserved."""
+        return [
+            {
+                "Update": {
+                    "TableName": self._catalogue,
+                    "Key": {"sku": {"S": line.sku}},
+                    "UpdateExpression": update,
+                    "ConditionExpression": "reserved >= :quantity",
+                    "ExpressionAttributeValues": {":quantity": {"N": str(line.quantity)}},
+                }
+            }
+            for line in lines
+        ]
+
+    def _refused_by(self, writes: list[Any]) -> dict[str, Any] | None:
+        """Write all or nothing. Returns None, or the cancellation reason of the first write, which is the order's.
+
+        Raises `Busy` for a transient reason.
+        """
+        try:
+            self._client.transact_write_items(TransactItems=writes)
+        except self._client.exceptions.TransactionCanceledException as error:
+            reasons: list[Any] = error.response.get("CancellationReasons", [])
+            codes = [reason.get("Code") for reason in reasons]
+            if codes and codes[0] == "ConditionalCheckFailed":
+                return reasons[0]  # type: ignore[no-any-return]
+            if not TRANSIENT.isdisjoint(codes):
+                raise Busy("the order or one of its products is being changed") from None
+            raise
+        return None
+
+
+def _encode_cursor(key: Any) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode([key["placedAt"]["S"], key["orderId"]["S"]])).decode()
+
+
+def _decode_cursor(cursor: str, customer_id: str) -> dict[str, Any]:
+    """The start key in a cursor. The customer comes from the token, so nobody can read the orders of others."""
+    try:
+        placed_at, order_id = msgspec.json.decode(base64.urlsafe_b64decode(cursor), type=_Cursor)
+    except (ValueError, RecursionError):
+        raise BadCursor from None
+    return {
+        "customerId": {"S": customer_id},
+        "placedAt": {"S": placed_at},
+        "orderId": {"S": order_id},
+    }

@@ -1,0 +1,228 @@
+"""Reads what a stack has in flight, as AWS hands it out: items in DynamoDB's JSON, messages, records, histories.
+
+A thing is read with the kinds (`verify.freeze.kinds`) that it is an example of. Tables and buckets are read whole,
+because an order, its payment and its stock only fit together; of all else one thing of each sort is kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from orderctl.stack.target import Target
+
+from orders.domain.order import TERMINAL, Status
+
+Json = dict[str, Any]
+
+RECEIVED_AT_ONCE = 10  # SQS's quota
+# Longer messages are left out: what they carry lies in the bucket, too.
+LONGEST_MESSAGE = 50_000
+
+
+class Thing(NamedTuple):
+    """Something in flight and the kinds that it is an example of."""
+
+    kinds: list[str]
+    content: Json
+
+
+def read(there: Target, failure_messages: list[Json], events: list[Json]) -> dict[str, list[Thing]]:
+    """Everything in flight by group. `failure_messages` and `events` were collected before, since they move on."""
+    inputs, states = _executions(there)
+    payloads = _objects(there, "FailedPayloadsBucket")
+    short = [each for each in failure_messages if len(each["Body"]) <= LONGEST_MESSAGE]
+    return {
+        "orders": [Thing([_kind_of_order(item)], item) for item in scan(there, "OrdersTable")],
+        "failures": [Thing(_kinds_of_failure(item), item) for item in scan(there, "FailuresTable")],
+        "payload_objects": [Thing([each["Key"].partition("/")[0]], each) for each in payloads],
+        "payments": [Thing([_entry_status(item)], item) for item in scan(there, "PaymentsTable")],
+        "shipments": [Thing([_entry_status(item)], item) for item in scan(there, "ShipmentsTable")],
+        "catalogue": [Thing(["product"], item) for item in scan(there, "CatalogueTable")],
+        "idempotency": [Thing([item["status"]["S"]], item) for item in scan(there, "IdempotencyTable")],
+        "receipts": _one_each(Thing(["receipt"], each) for each in _objects(there, "ReceiptsBucket")),
+        "stream": _one_each(Thing(_kinds_of_record(each), each) for each in _stream(there)),
+        "events": _one_each((Thing([each["detail-type"]], each) for each in events), _reason_of),
+        "messages_fulfilment": [Thing(["task-token"], each) for each in _messages(there, "FulfilmentQueueUrl")],
+        "messages_notifications": _one_each(
+            (
+                Thing([json.loads(each["Body"])["detail-type"]], each)
+                for each in _messages(there, "NotificationsQueueUrl")
+            ),
+        ),
+        "messages_failures": [Thing([form_of(each)], each) for each in short],
+        "workflow_inputs": inputs,
+        "workflow_states": states,
+    }
+
+
+def scan(there: Target, output: str) -> list[Json]:
+    """Every item of the table that this output of the stack names, oldest first."""
+    pages = (
+        there.client("dynamodb").get_paginator("scan").paginate(TableName=there.output(output), ConsistentRead=True)
+    )
+    return sorted((item for page in pages for item in page["Items"]), key=_age)
+
+
+def _age(item: Json) -> str:
+    times = ("placedAt", "firstSeenAt", "chargedAt", "refundedAt", "decidedAt", "expiration")
+    return next((str(item[name]) for name in times if name in item), "")
+
+
+def receive(sqs: Any, url: str, visible_after: int) -> list[Json]:
+    """Every message that a queue shows just now; they are visible again `visible_after` seconds later."""
+    found: dict[str, Json] = {}
+    while True:
+        messages = sqs.receive_message(
+            QueueUrl=url,
+            MaxNumberOfMessages=RECEIVED_AT_ONCE,
+            VisibilityTimeout=visible_after,
+            MessageSystemAttributeNames=["All"],
+            MessageAttributeNames=["All"],
+        ).get("Messages", [])
+        new = [message for message in messages if message["MessageId"] not in found]
+        if not new:
+            return list(found.values())
+        found |= {message["MessageId"]: message for message in new}
+
+
+def form_of(message: Json) -> str:
+    """The form of a message of the failures queue (`kinds.FAILURE_FORMS`), by its parts alone."""
+    if "DeadLetterQueueSourceArn" in message.get("Attributes", {}):
+        return "moved-message"
+    attributes = message.get("MessageAttributes", {})
+    if "TARGET_ARN" in attributes:
+        return "rule-dead-letter" if "RULE_ARN" in attributes else "schedule-dead-letter"
+    try:
+        body = json.loads(message["Body"])
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        return "unclassified"
+    if body.get("source") == "aws.states":
+        return f"execution-{body['detail']['status']}"
+    for part, form in (("DDBStreamBatchInfo", "stream-batch"), ("requestPayload", "invocation-record")):
+        if part in body:
+            return form
+    forms = {"UnreadableStreamRecord": "parked-record", "PoisonMessage": "poison-report"}
+    return forms.get(body.get("kind", ""), "unclassified")
+
+
+def _one_each(things: Any, also: Callable[[Thing], str] = lambda _: "") -> list[Thing]:
+    """The first thing of each combination of kinds, and of what `also` tells apart."""
+    kept: dict[tuple[str, ...], Thing] = {}
+    for thing in things:
+        kept.setdefault((*thing.kinds, also(thing)), thing)
+    return list(kept.values())
+
+
+def _kind_of_order(item: Json) -> str:
+    status = item["status"]["S"]
+    if status == Status.FAILED:
+        return f"FAILED-{item['reason']['M']['code']['S']}"
+    return f"{status}-given-up" if "givenUp" in item and Status(status) not in TERMINAL else str(status)
+
+
+def _kinds_of_failure(item: Json) -> list[str]:
+    status = item["status"]["S"]
+    if status == "REDRIVEN":
+        status += "-sent" if "sentAt" in item else "-claimed"
+    encoded = item.get("payloadEncoding", {}).get("S") == "base64"
+    payload = "bucket" if "payloadKey" in item else "base64" if encoded else "inline"
+    action = item["redrive"]["M"]["action"]["S"]
+    return [f"kind-{item['kind']['S']}", f"status-{status}", f"action-{action}", f"payload-{payload}"]
+
+
+def _entry_status(item: Json) -> str:
+    """The status of an entry of a ledger; one without only counts the calls that failed."""
+    return str(item.get("status", {}).get("S", "calls-only"))
+
+
+def _kinds_of_record(record: Json) -> list[str]:
+    change = record["dynamodb"]
+    before, after = change.get("OldImage"), change.get("NewImage")
+    if after is None:
+        return ["REMOVE"]
+    if before and before["version"] == after["version"]:
+        return ["same-version", *(["marked-given-up"] if "givenUp" in after and "givenUp" not in before else [])]
+    came_from = before["status"]["S"] if before else "nothing"
+    return [f"to-{after['status']['S']}", f"from-{came_from}"]
+
+
+def _reason_of(thing: Thing) -> str:
+    return str(thing.content["detail"]["data"].get("reason", {}).get("code", ""))
+
+
+def _messages(there: Target, output: str) -> list[Json]:
+    return receive(there.client("sqs"), there.output(output), 60)
+
+
+def _objects(there: Target, output: str) -> list[Json]:
+    """Every object of a bucket: `Key` and `Body`, which is text."""
+    s3, bucket = there.client("s3"), there.output(output)
+    keys = [each["Key"] for each in s3.list_objects_v2(Bucket=bucket).get("Contents", [])]
+    return [{"Key": key, "Body": s3.get_object(Bucket=bucket, Key=key)["Body"].read().decode()} for key in keys]
+
+
+def _stream(there: Target) -> Iterator[Json]:
+    """Every record of the orders table's stream, in the form in which a function gets them."""
+    streams = there.client("dynamodbstreams")
+    table = there.client("dynamodb").describe_table(TableName=there.output("OrdersTable"))["Table"]
+    arn = table["LatestStreamArn"]
+    for shard in streams.describe_stream(StreamArn=arn)["StreamDescription"]["Shards"]:
+        iterator = streams.get_shard_iterator(
+            StreamArn=arn, ShardId=shard["ShardId"], ShardIteratorType="TRIM_HORIZON"
+        )["ShardIterator"]
+        while iterator:
+            page = streams.get_records(ShardIterator=iterator)
+            if not page["Records"]:
+                break
+            for record in page["Records"]:
+                at = int(record["dynamodb"]["ApproximateCreationDateTime"].timestamp())
+                change = {**record["dynamodb"], "ApproximateCreationDateTime": at}
+                yield {**record, "dynamodb": change, "eventSourceARN": arn}
+            iterator = page.get("NextShardIterator")
+
+
+def _executions(there: Target) -> tuple[list[Thing], list[Thing]]:
+    """The inputs of executions, and what their Task states are given and hand on."""
+    client = there.client("stepfunctions")
+    pages = client.get_paginator("list_executions").paginate(stateMachineArn=there.output("StateMachineArn"))
+    inputs: list[Thing] = []
+    states: list[Thing] = []
+    for listed in (each for page in pages for each in page["executions"]):
+        arn = listed["executionArn"]
+        given = client.describe_execution(executionArn=arn)["input"]
+        path = json.loads(given).get("path", "forward")
+        running = ["running"] if listed["status"] == "RUNNING" else []
+        inputs.append(Thing([path, *running], {"name": listed["name"], "status": listed["status"], "input": given}))
+        history = client.get_paginator("get_execution_history").paginate(executionArn=arn)
+        states += _tasks(event for page in history for event in page["events"])
+    return (
+        _one_each(inputs, lambda thing: thing.content["status"] + thing.content["name"][36:43]),
+        _one_each(states, lambda thing: thing.content.get("error", "") + thing.content.get("next", "")),
+    )
+
+
+def _tasks(history: Iterator[Json]) -> Iterator[Thing]:
+    """Each Task state of a history: `input`, the last attempt's `parameters` and `output` or `error`, `handedOn`."""
+    state: Json = {}
+    for event in history:
+        kind = event["type"]
+        if kind == "TaskStateEntered":
+            entered = event["stateEnteredEventDetails"]
+            state = {"state": entered["name"], "input": entered["input"]}
+        elif kind in ("TaskScheduled", "LambdaFunctionScheduled"):
+            details = event.get("taskScheduledEventDetails") or event["lambdaFunctionScheduledEventDetails"]
+            state["parameters"] = details.get("parameters") or details["input"]
+        elif kind == "TaskSucceeded":
+            state["output"] = event["taskSucceededEventDetails"]["output"]
+        elif kind == "TaskFailed":
+            failed = event["taskFailedEventDetails"]
+            state |= {"error": failed["error"], "cause": failed["cause"]}
+        elif kind == "TaskStateExited" and state:
+            yield Thing([state["state"]], {**state, "handedOn": event["stateExitedEventDetails"]["output"]})
+            state = {}
+    if state:
+        yield Thing([state["state"]], {**state, "next": "running"})
