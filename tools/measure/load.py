@@ -25,6 +25,7 @@ from typing import Any
 
 import httpx
 from botocore.exceptions import BotoCoreError, ClientError
+from orderctl import hints
 from orderctl.cloud import processes, server
 from orderctl.cloud.state import STACK_NAME, Cloud, CloudState
 from orderctl.demo import samples
@@ -34,8 +35,6 @@ from orderctl.stack.rest import POLL_S
 from orderctl.stack.target import Target
 from orderctl.ui import console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from orderctl import hints
 
 CLIENTS = 64  # requests under way at most; beyond that arrivals are late, and their latency says so
 CUSTOMERS = 8

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+from orderctl import redrive
 from orderctl.cloud.state import STACK_NAME
 from orderctl.commands import replay
 from orderctl.stack.records import plain
@@ -20,7 +21,6 @@ from orderctl.stack.target import Target
 from orderctl.ui import console
 
 from measure.load import Fault, Load
-from orderctl import redrive
 from orders.inbox.record import FailureStatus
 
 TERMINAL = frozenset({"FULFILLED", "FAILED", "CANCELLED"})

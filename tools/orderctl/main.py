@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from measure import cost_show, load_command
 from rich.table import Table
 from typer.core import TyperGroup
 
@@ -271,20 +270,6 @@ app.command(
         "orderctl replay --from 2026-11-20T09:00Z --to 2026-11-20T10:00Z --rule OrderFulfilledRule",
     )
 )(replay.replay)
-
-app.command(
-    name="cost",
-    epilog=examples(
-        "orderctl cost", "orderctl cost --orders-per-month 3000000 --profile mixed", "orderctl cost --measure"
-    ),
-)(cost_show.command)
-
-app.command(
-    epilog=examples(
-        "orderctl load --orders 500 --rate 20",
-        "orderctl load --orders 10000 --rate 25 --faults full --json",
-    )
-)(load_command.load)
 
 
 if __name__ == "__main__":
