@@ -18,13 +18,13 @@ from orders.inbox.record import (
     HistoryEntry,
     Kind,
     claimed,
-    execution_name,
     first_seen,
     released,
     seen_again,
     sent,
     settled,
 )
+from orders.workflow import redrive_execution_name
 from tests.unit.test_failure_messages import (
     BUS_EVENT,
     DEAD_LETTER,
@@ -476,19 +476,19 @@ def test_each_redrive_starts_an_execution_of_its_own_and_a_claim_taken_over_star
         sent(taken_over, at=AT[2], detail="started"), at=AT[3], lease_expired=False, by="bob", again=True
     )
 
-    name = execution_name(first, "resume")
+    name = redrive_execution_name(first, "resume")
     assert name == f"order-1-resume-{record.failure_id}-1"
-    assert execution_name(taken_over, "resume") == name
-    assert execution_name(second, "resume") == f"order-1-resume-{record.failure_id}-2"
-    assert execution_name(first, "undo") != name
+    assert redrive_execution_name(taken_over, "resume") == name
+    assert redrive_execution_name(second, "resume") == f"order-1-resume-{record.failure_id}-2"
+    assert redrive_execution_name(first, "undo") != name
 
 
 def test_an_execution_without_an_order_has_a_name_too_and_a_long_one_keeps_what_tells_it_apart() -> None:
     record = first_seen(read(execution_event(input="{}")), at=AT[0], message_id="message-1")
-    assert execution_name(record, "resume").startswith("order-resume-")
+    assert redrive_execution_name(record, "resume").startswith("order-resume-")
 
     record = msgspec.structs.replace(record, order_id="5" * 128, redrives=12)
-    assert execution_name(record, "resume").endswith(f"{record.failure_id}-12")
+    assert redrive_execution_name(record, "resume").endswith(f"{record.failure_id}-12")
 
 
 @pytest.mark.parametrize("payload", ["", None])

@@ -25,9 +25,10 @@ from orders.domain.clock import timestamp
 from orders.domain.errors import Contended, NotAllowed
 from orders.domain.order import DISCARDED, TERMINAL, Order, undoing_of
 from orders.inbox.parse import component_of
-from orders.inbox.record import SETTLED, Action, FailureRecord, FailureStatus, execution_name, order_waits_for
+from orders.inbox.record import SETTLED, Action, FailureRecord, FailureStatus
 from orders.inbox.store import FailuresTable
 from orders.storage.orders import OrdersTable
+from orders.workflow import order_waits_for, redrive_execution_name, resume_input
 
 WORKERS = 8
 # A redrive stops when of at least so many payloads more than this share failed, at once or once more.
@@ -124,7 +125,7 @@ def _deliver(there: Target, record: FailureRecord, event: str, rules: Rules) -> 
         case "lambda":
             return _invoke(there, arn, given)
         case "states":
-            return _start(there, arn, execution_name(record, "again"), given)
+            return _start(there, arn, redrive_execution_name(record, "again"), given)
     raise CannotSend(f"orderctl can't deliver to a target such as {arn}")
 
 
@@ -185,7 +186,7 @@ def _resume(there: Target, record: FailureRecord, payload: str) -> tuple[str, bo
     ended = ended_as(there, record)
     if ended:
         return f"nothing to do: the order is {ended}", True
-    name = execution_name(record, "resume")
+    name = redrive_execution_name(record, "resume")
     return _start(there, record.redrive.to, name, workflow_input(record, payload)), False
 
 
@@ -377,9 +378,9 @@ def give_order_up(there: Target, table: FailuresTable, record: FailureRecord) ->
         return f"the order is {order.status} and goes on{_and_dropped(record)}", False
     if order.status in TERMINAL:
         return undoing_of(order), True
-    name = execution_name(record, "undo")
+    name = redrive_execution_name(record, "undo")
     try:
-        started = _start(there, there.output("StateMachineArn"), name, _undo_input(order))
+        started = _start(there, there.output("StateMachineArn"), name, resume_input(order))
     except (ClientError, BotoCoreError) as error:
         raise CannotSend(
             f"order {order.order_id} is given up, but its undoing could not be started ({error}): "
@@ -398,16 +399,6 @@ def _says_placed(payload: str) -> bool:
         return bool(json.loads(payload)["dynamodb"]["NewImage"]["status"] == {"S": "PLACED"})
     except (ValueError, LookupError, TypeError):
         return False
-
-
-def _undo_input(order: Order) -> str:
-    return json.dumps(
-        {
-            "metadata": {"correlationId": order.correlation_id},
-            "data": {"customerId": order.customer_id, "orderId": order.order_id},
-            "path": "resume",
-        }
-    )
 
 
 @dataclass

@@ -35,6 +35,7 @@ from orders.inbox.parse import read_message  # noqa: E402
 from orders.inbox.record import Action  # noqa: E402
 from orders.runtime import telemetry  # noqa: E402 - finds the environment that aws.prepare has set
 from orders.storage.dynamodb import from_item, to_item  # noqa: E402
+from orders.workflow import order_waits_for  # noqa: E402
 from verify.workflow import Execution, Fault, StateError, crash_error, error  # noqa: E402
 
 CATALOGUE = {"apple": (100, 6), "pear": (250, 4)}
@@ -442,7 +443,7 @@ class World:
     def discard(self, failure: Failure) -> None:
         """What an operator does with an entry of the inbox that shall go no further."""
         record = failures.first_seen(failure.known, at=timestamp(), message_id=services.new_id("message"))
-        if failures.order_waits_for(record, STACK.output("FulfilmentQueueArn")):
+        if order_waits_for(record, STACK.output("FulfilmentQueueArn")):
             failures_redrive.give_order_up(STACK, _Payloads(), record)  # type: ignore[arg-type]
         if failure in self.inbox:
             self.inbox.remove(failure)

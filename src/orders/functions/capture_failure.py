@@ -16,6 +16,7 @@ from orders.inbox.store import FailuresTable
 from orders.runtime.aws import client
 from orders.runtime.queues import QueueProcessor, back_off
 from orders.runtime.telemetry import logger, metrics, tracer
+from orders.storage.stream import changes_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,7 +95,7 @@ def _stream_records(pointer: Failure) -> list[Failure]:
             attempts=pointer.attempts,
         )
         for record in records
-        if _says_something(record)
+        if changes_version(record)
     ]
     return found or [msgspec.structs.replace(pointer, note=POINTER_NOTE)]
 
@@ -121,12 +122,6 @@ def _fetch(stream_arn: str, pointer: dict[str, str]) -> "Iterator[dict[str, Any]
             if int(change["SequenceNumber"]) == last:
                 return
         iterator = page.get("NextShardIterator")
-
-
-def _says_something(record: dict[str, Any]) -> bool:
-    """Whether a record is worth an event: an order's version changed."""
-    before, after = (record["dynamodb"].get(image, {}).get("version") for image in ("OldImage", "NewImage"))
-    return bool(record["eventName"] != "REMOVE" and (before is None or before != after))
 
 
 def _execution(failure: Failure) -> Failure:

@@ -13,11 +13,12 @@ import msgspec
 
 from orders.domain.errors import Unreadable
 from orders.domain.events import OrderEvent, bus_entry, event_of
-from orders.domain.order import Order
+from orders.inbox.messages import UnreadableStreamRecord
 from orders.inbox.parse import identify
 from orders.runtime.aws import client
 from orders.runtime.telemetry import logger, metrics, tracer
 from orders.storage.orders import decode_order
+from orders.storage.stream import changes_version, sequence_number
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -61,7 +62,7 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
             if event.get("redrive"):
                 unreadable.append(_what_is_wrong(error))
             elif not _park(record, error):
-                unpublished.append(_sequence_number(record))
+                unpublished.append(sequence_number(record))
                 break
             continue
         if sent is not None:
@@ -75,25 +76,14 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
 
 def _outgoing_of(record: dict[str, Any]) -> _Outgoing | None:
     """The event that a record calls for, if any. Raises one of many errors for a record that can't be read."""
-    order = _order_that_moved(record)
-    if order is None:
+    if not changes_version(record):
         return None
-    order_event = event_of(order)
-    return _Outgoing(_sequence_number(record), order_event, bus_entry(order_event, _bus))
+    order_event = event_of(decode_order(record["dynamodb"]["NewImage"]))
+    return _Outgoing(sequence_number(record), order_event, bus_entry(order_event, _bus))
 
 
 def _what_is_wrong(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
-
-
-def _order_that_moved(record: dict[str, Any]) -> Order | None:
-    """The order whose status a record changed; None for a change of something else."""
-    if record["eventName"] == "REMOVE":
-        return None
-    change = record["dynamodb"]
-    order = decode_order(change["NewImage"])
-    before = change.get("OldImage")
-    return None if before and before.get("version") == change["NewImage"]["version"] else order
 
 
 def _park(record: dict[str, Any], error: Exception) -> bool:
@@ -101,13 +91,9 @@ def _park(record: dict[str, Any], error: Exception) -> bool:
     text = msgspec.json.encode(record, enc_hook=str).decode()
     logger.error("stream record can't be read", exc_info=error, extra=identify(text))
     metrics.add_metric("RecordsParked", "Count", 1)
-    body = {
-        "kind": "UnreadableStreamRecord",
-        "error": _what_is_wrong(error),
-        "record": msgspec.Raw(text.encode()),
-    }
+    message = UnreadableStreamRecord(_what_is_wrong(error), msgspec.Raw(text.encode()))
     try:
-        _sqs.send_message(QueueUrl=_failures_queue, MessageBody=msgspec.json.encode(body).decode())
+        _sqs.send_message(QueueUrl=_failures_queue, MessageBody=msgspec.json.encode(message).decode())
     except Exception:
         logger.exception("the record couldn't be parked; it will be delivered again")
         return False
@@ -163,8 +149,3 @@ def _batches(outgoing: list[_Outgoing]) -> list[list[_Outgoing]]:
         batches[-1].append(sent)
         room -= size
     return batches
-
-
-def _sequence_number(record: dict[str, Any]) -> str:
-    number: str = record["dynamodb"]["SequenceNumber"]
-    return number

@@ -1,7 +1,6 @@
 """Reads, cancellation and the open endpoints of the REST API."""
 
 import random
-import re
 import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,8 @@ from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 
 from orders.api import openapi
 from orders.api.problems import PROBLEM_JSON, Problem
-from orders.domain import order as model
+from orders.api.validation import check_order_id, page_limit
+from orders.domain.customer_view import view_of
 from orders.domain.errors import BadCursor, Busy, IllegalTransition
 from orders.domain.order import TRANSITIONS, Order, Status
 from orders.runtime.aws import client
@@ -22,9 +22,7 @@ from orders.storage.orders import OrdersTable
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
-MAX_PAGE = 100
 CANCEL_ATTEMPTS = 6
-ORDER_ID = re.compile(model.ORDER_ID)
 _orders = OrdersTable(client("dynamodb"))
 app = APIGatewayRestResolver()
 
@@ -59,11 +57,7 @@ def get_order(order_id: str) -> Response[str]:
 def list_orders() -> Response[str]:
     """The customer's orders, newest first, a page at a time."""
     event = app.current_event
-    text = event.get_query_string_value("limit", "20")
-    # Not str.isdigit(), which also takes digits that int() doesn't.
-    limit = int(text) if text.isascii() and text.isdecimal() and len(text) < 4 else 0
-    if not 1 <= limit <= MAX_PAGE:
-        raise Problem(400, f"limit must be a whole number from 1 to {MAX_PAGE}")
+    limit = page_limit(event.get_query_string_value("limit", "20"))
     try:
         found = _orders.list_newest_first(_customer(), limit, event.get_query_string_value("cursor"))
     except BadCursor:
@@ -112,20 +106,13 @@ def get_health() -> Response[str]:
     return _json({"status": "ok"})
 
 
-def view_of(order: Order) -> dict[str, Any]:
-    """An order as its customer sees it."""
-    fields: dict[str, Any] = msgspec.to_builtins(order)
-    return {name: value for name, value in fields.items() if name not in openapi.HIDDEN}
-
-
 def _customer() -> str:
     customer: str = app.current_event["requestContext"]["authorizer"]["claims"]["sub"]
     return customer
 
 
 def _order(order_id: str, *, consistent: bool = False) -> Order:
-    if not ORDER_ID.match(order_id):
-        raise Problem(404, "you have no such order")
+    check_order_id(order_id)
     logger.append_keys(order_id=order_id)
     customer = _customer()
     order = _orders.get(customer, order_id, consistent=consistent)

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from orders.domain.clock import seconds_since, timestamp_before
+from orders.domain.clock import timestamp_before
 from orders.domain.errors import Contended, NotAllowed
 from orders.domain.order import TERMINAL, TRANSITIONS
-from orders.inbox.record import Action, FailureRecord, FailureStatus, order_waits_for
+from orders.inbox.record import Action, FailureRecord, FailureStatus
 from orders.inbox.store import FailuresTable
 from orders.runtime.aws import client
 from orders.runtime.telemetry import logger, metrics, tracer
 from orders.storage.orders import OrdersTable
+from orders.workflow import keeps_sweep_away, order_waits_for, resume_input, sweep_execution_name
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -82,17 +83,16 @@ def _restart(customer_id: str, order_id: str, promise_s: float) -> str:
         return "fine"  # the index lags behind
     if order.status not in TRANSITIONS:
         return "fine"  # newer code is at work on it
-    if any(_in_sight(record, promise_s) for record in _failures.of_order(order_id)):
+    queue, redriven_since = os.environ["FULFILMENT_QUEUE_ARN"], timestamp_before(promise_s)
+    if any(
+        keeps_sweep_away(record, fulfilment_queue_arn=queue, redriven_since=redriven_since)
+        for record in _failures.of_order(order_id)
+    ):
         return "inInbox"
-    name = f"{order_id}-sweep-{int(seconds_since(order.placed_at) / promise_s)}"
-    given = {
-        "metadata": {"correlationId": order.correlation_id},
-        "data": {"customerId": customer_id, "orderId": order_id},
-        "path": "resume",
-    }
+    name = sweep_execution_name(order, promise_s)
     try:
         _workflows.start_execution(
-            stateMachineArn=os.environ["STATE_MACHINE_ARN"], name=name, input=msgspec.json.encode(given).decode()
+            stateMachineArn=os.environ["STATE_MACHINE_ARN"], name=name, input=resume_input(order)
         )
     except _workflows.exceptions.ExecutionAlreadyExists:
         return "fine"
@@ -106,14 +106,6 @@ def _restart(customer_id: str, order_id: str, promise_s: float) -> str:
         },
     )
     return "restarted"
-
-
-def _in_sight(record: FailureRecord, promise_s: float) -> bool:
-    """Whether an operator sees this failure, or has sent it on its way so lately that it may still arrive."""
-    if not order_waits_for(record, os.environ["FULFILMENT_QUEUE_ARN"]):
-        return False
-    redriven_lately = record.claimed_at is not None and record.claimed_at > timestamp_before(promise_s)
-    return record.status is FailureStatus.NEW or (record.status is FailureStatus.REDRIVEN and redriven_lately)
 
 
 def _settle(counts: dict[str, int], quiet_s: float, context: "LambdaContext") -> bool:

@@ -1,9 +1,8 @@
 """ValidateOrder: read the order, price it from the catalogue, and say which way the workflow goes."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import Struct
 
 from orders.domain.errors import Unreadable, ValidationError
 from orders.domain.order import Status
@@ -12,29 +11,13 @@ from orders.runtime.aws import client
 from orders.runtime.telemetry import logger, tracer
 from orders.storage.catalogue import find_products
 from orders.storage.orders import OrdersTable
+from orders.workflow import WorkflowInput
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
 _dynamodb = client("dynamodb")
 _orders = OrdersTable(_dynamodb)
-
-
-class _Metadata(Struct, rename="camel"):
-    correlation_id: str
-
-
-class _Data(Struct, rename="camel"):
-    customer_id: str
-    order_id: str
-
-
-class WorkflowInput(Struct):
-    """What starts a workflow: the detail of an OrderPlaced event; a redrive and the sweep add `path: resume`."""
-
-    metadata: _Metadata
-    data: _Data
-    path: Literal["forward", "resume"] = "forward"
 
 
 @tracer.capture_lambda_handler(capture_response=False)

@@ -1,4 +1,4 @@
-"""How each sink words a failure, made into the same kind of record.
+"""Parse each form of message on the failures queue into a `Failure`.
 
 Whatever goes wrong for technical reasons ends as a message on the failures queue: the dead letter of a rule's
 target, a message that was moved out of another queue, the record of a failed asynchronous invocation, a pointer
@@ -11,98 +11,29 @@ import re
 from typing import Any
 
 import msgspec
-from msgspec import Raw, Struct
 
+from orders.inbox.messages import (
+    Execution,
+    ExecutionEvent,
+    FunctionRecord,
+    LambdaError,
+    PoisonMessage,
+    Shape,
+    StreamRecord,
+    StuckCause,
+    UnreadableStreamRecord,
+)
 from orders.inbox.record import Action, Failure, Kind, Redrive
 
 MAX_MESSAGE = 4_000
 MAX_STACK_LINES = 40
 MAX_STACK_LINE = 300
 EXECUTION_EVENT = "Step Functions Execution Status Change"
-UNREADABLE_RECORD = "UnreadableStreamRecord"
-POISON_MESSAGE = "PoisonMessage"
 POINTER_NOTE = (
     "The stream keeps its records for 24 hours and no longer has these. What they said is in the orders table; "
     "orders that stand still because of it are found by the sweep."
 )
 _GENERATED_NAME = re.compile(r".+-([A-Za-z][A-Za-z0-9]*)-[A-Za-z0-9]{12,13}\Z")
-
-
-class _Shape(Struct, rename="camel"):
-    """By what the messages on the failures queue are told apart."""
-
-    source: Any = None
-    detail_type: Any = msgspec.field(name="detail-type", default=None)
-    kind: Any = None
-    request_context: Raw = Raw()
-    request_payload: Raw = Raw()
-    stream_batch: Raw = msgspec.field(name="DDBStreamBatchInfo", default=Raw())
-
-
-class _LambdaError(Struct, rename="camel"):
-    error_type: str = ""
-    error_message: str = ""
-    stack_trace: list[str] = []
-
-
-class _RequestContext(Struct, rename="camel"):
-    function_arn: str
-    request_id: str = ""
-    condition: str = ""
-    approximate_invoke_count: int = 1
-
-
-class _FunctionRecord(Struct, rename="camel"):
-    request_context: _RequestContext
-    request_payload: Raw  # the text as it came: what isn't parsed can't be changed
-    response_payload: Raw = Raw(b"null")
-
-
-class _StreamBatch(Struct, rename="camel"):
-    stream_arn: str
-    shard_id: str
-    start_sequence_number: str
-    end_sequence_number: str
-    batch_size: int = 1
-
-
-class _StreamFailure(Struct, rename="camel"):
-    request_context: _RequestContext
-    batch: _StreamBatch = msgspec.field(name="DDBStreamBatchInfo")
-
-
-class _ParkedRecord(Struct):
-    error: str
-    record: Raw
-
-
-class _PoisonReport(Struct, rename="camel"):
-    error: str
-    queue_arn: str
-    message_id: str
-    receives: int
-    body: str
-    stack_trace: list[str] = []
-
-
-class _Execution(Struct, rename="camel"):
-    execution_arn: str
-    state_machine_arn: str
-    status: str
-    input: str | None = None
-    error: str | None = None
-    cause: str | None = None
-
-
-class _ExecutionEvent(Struct):
-    detail: _Execution
-
-
-class _StuckCause(Struct):
-    """What the state OrderStuck says (statemachine/order.asl.yaml)."""
-
-    state: str
-    cause: Any = ""
 
 
 def read_message(message: dict[str, Any]) -> Failure:
@@ -116,7 +47,7 @@ def read_message(message: dict[str, Any]) -> Failure:
     try:
         # What was moved here out of another queue may look like anything: it is what its sender wrote.
         if came_from and came_from != message.get("eventSourceARN"):
-            return _poison_message(body, came_from, message_id)
+            return _moved_message(body, came_from, message_id)
         failure = _read_body(body, message_id)
         if failure is None and "TARGET_ARN" in attributes:
             failure = _rule_target(body, attributes)
@@ -127,20 +58,20 @@ def read_message(message: dict[str, Any]) -> Failure:
 
 def _read_body(body: str, message_id: str) -> Failure | None:
     try:
-        shape = msgspec.json.decode(body, type=_Shape)
+        shape = msgspec.json.decode(body, type=Shape)
     except (ValueError, RecursionError):
         return None
     failure: Failure | None = None
     if shape.source == "aws.states" and shape.detail_type == EXECUTION_EVENT:
-        failure = _execution(msgspec.json.decode(body, type=_ExecutionEvent).detail)
+        failure = _execution(msgspec.json.decode(body, type=ExecutionEvent).detail)
     elif shape.stream_batch:
-        failure = _stream_batch(msgspec.json.decode(body, type=_StreamFailure), body)
+        failure = _stream_batch(msgspec.json.decode(body, type=StreamRecord), body)
     elif shape.request_context and shape.request_payload:
-        failure = _function(msgspec.json.decode(body, type=_FunctionRecord))
-    elif shape.kind == UNREADABLE_RECORD:
-        failure = _parked_record(msgspec.json.decode(body, type=_ParkedRecord), message_id)
-    elif shape.kind == POISON_MESSAGE:
-        failure = _poison_report(msgspec.json.decode(body, type=_PoisonReport))
+        failure = _function(msgspec.json.decode(body, type=FunctionRecord))
+    elif shape.kind == "UnreadableStreamRecord":
+        failure = _unreadable_record(msgspec.json.decode(body, type=UnreadableStreamRecord), message_id)
+    elif shape.kind == "PoisonMessage":
+        failure = _poison_message(msgspec.json.decode(body, type=PoisonMessage))
     return failure
 
 
@@ -168,7 +99,7 @@ def _rule_target(body: str, attributes: dict[str, str]) -> Failure:
     )
 
 
-def _poison_message(body: str, queue_arn: str, message_id: str) -> Failure:
+def _moved_message(body: str, queue_arn: str, message_id: str) -> Failure:
     """What SQS moved out of a queue: it says how often, not why, because its consumer ended without a word."""
     return _failure(
         Kind.QUEUE,
@@ -184,7 +115,7 @@ def _poison_message(body: str, queue_arn: str, message_id: str) -> Failure:
     )
 
 
-def _poison_report(report: _PoisonReport) -> Failure:
+def _poison_message(report: PoisonMessage) -> Failure:
     """What a queue's consumer gave up itself (queues.py), so that the cause is known."""
     error_name, _, error_message = report.error.partition(": ")
     return _failure(
@@ -203,13 +134,13 @@ def _poison_report(report: _PoisonReport) -> Failure:
     )
 
 
-def _function(record: _FunctionRecord) -> Failure:
+def _function(record: FunctionRecord) -> Failure:
     """The invocation record of an asynchronous function (Lambda developer guide, "Invocation records")."""
     context = record.request_context
     try:
-        error = msgspec.json.decode(record.response_payload, type=_LambdaError)
+        error = msgspec.json.decode(record.response_payload, type=LambdaError)
     except ValueError:
-        error = _LambdaError(error_message=bytes(record.response_payload).decode(errors="replace"))
+        error = LambdaError(error_message=bytes(record.response_payload).decode(errors="replace"))
     payload = bytes(record.request_payload).decode()
     function_arn = context.function_arn.removesuffix(":$LATEST")
     return _failure(
@@ -229,7 +160,7 @@ def _function(record: _FunctionRecord) -> Failure:
     )
 
 
-def _stream_batch(record: _StreamFailure, body: str) -> Failure:
+def _stream_batch(record: StreamRecord, body: str) -> Failure:
     """The on-failure record of the stream's mapping: it points to the records, see `stream_record`."""
     batch, context = record.batch, record.request_context
     return _failure(
@@ -253,7 +184,7 @@ def _stream_batch(record: _StreamFailure, body: str) -> Failure:
     )
 
 
-def _parked_record(parked: _ParkedRecord, message_id: str) -> Failure:
+def _unreadable_record(parked: UnreadableStreamRecord, message_id: str) -> Failure:
     """What publish_events couldn't read and put aside."""
     error_name, _, error_message = parked.error.partition(": ")
     return stream_record(bytes(parked.record).decode(), error_name, error_message, occurrence=message_id)
@@ -282,7 +213,7 @@ def stream_record(
     )
 
 
-def _execution(execution: _Execution) -> Failure:
+def _execution(execution: Execution) -> Failure:
     """A workflow execution that failed, timed out or was aborted; `input` may have been left out of the event."""
     state, error_name, error_message, stack_trace = _cause(execution)
     return _failure(
@@ -313,21 +244,21 @@ def with_input(failure: Failure, payload: str) -> Failure:
     )
 
 
-def _cause(execution: _Execution) -> tuple[str, str, str, list[str]]:
+def _cause(execution: Execution) -> tuple[str, str, str, list[str]]:
     """State, error name, message and stack trace out of what an execution died of."""
     default = {"TIMED_OUT": "States.Timeout", "ABORTED": "Aborted"}.get(execution.status, "Unknown")
     error_name = execution.error or default
     cause: Any = execution.cause or f"the execution is {execution.status}"
     state = ""
     try:
-        stuck = msgspec.json.decode(cause, type=_StuckCause)
+        stuck = msgspec.json.decode(cause, type=StuckCause)
         state, cause = stuck.state, stuck.cause
     except ValueError:
         pass  # not from OrderStuck: the machine itself timed out or was stopped
     try:
-        error = msgspec.json.decode(cause, type=_LambdaError)
+        error = msgspec.json.decode(cause, type=LambdaError)
     except (ValueError, TypeError):
-        error = _LambdaError()
+        error = LambdaError()
     return state, error_name, error.error_message or str(cause), error.stack_trace
 
 

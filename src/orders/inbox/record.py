@@ -115,19 +115,6 @@ class FailureRecord(Failure, kw_only=True, rename="camel", omit_defaults=True):
     message_ids: list[str] = []
 
 
-def order_waits_for(failure: Failure, fulfilment_queue_arn: str) -> bool:
-    """Whether an order can't go on before this failure is redriven or given up.
-
-    It waits for its workflow, for the event that starts the workflow, and for its message to the warehouse. A
-    receipt or a mail is missing without keeping its order.
-    """
-    return (
-        failure.redrive.action in {Action.RESUME, Action.PUBLISH}
-        or ":states:" in failure.redrive.to
-        or failure.resource_arn == fulfilment_queue_arn
-    )
-
-
 def first_seen(failure: Failure, *, at: str, message_id: str) -> FailureRecord:
     """The record of a failure that nothing is known of yet."""
     fields = {name: getattr(failure, name) for name in Failure.__struct_fields__}
@@ -238,11 +225,3 @@ def _payload_of(failure: Failure) -> dict[str, str | None]:
 
 def _history(record: FailureRecord, entry: HistoryEntry) -> list[HistoryEntry]:
     return [*record.history, entry][-MAX_HISTORY:]
-
-
-def execution_name(record: FailureRecord, path: str) -> str:
-    """The name of the execution that a redrive starts: the same for the same redrive, so it starts once.
-
-    At most 80 characters, Step Functions' quota.
-    """
-    return f"{(record.order_id or 'order')[:36]}-{path}-{record.failure_id}-{record.redrives}"[:80]

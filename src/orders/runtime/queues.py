@@ -1,4 +1,4 @@
-"""What the consumers of SQS queues share: how they log, back off and give up."""
+"""How consumers of SQS queues log, back off and give up."""
 
 import os
 import traceback
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType
 
+from orders.inbox.messages import PoisonMessage
 from orders.runtime.telemetry import logger
 
 if TYPE_CHECKING:
@@ -54,16 +55,15 @@ class QueueProcessor(BatchProcessor):
 
 
 def _report(record: dict[str, Any], error: BaseException) -> str:
-    """A message and why it failed, as failure_messages.py reads it."""
-    report = {
-        "kind": "PoisonMessage",
-        "queueArn": record["eventSourceARN"],
-        "messageId": record["messageId"],
-        "receives": int(record["attributes"]["ApproximateReceiveCount"]),
-        "error": f"{type(error).__name__}: {error}",
-        "stackTrace": traceback.format_tb(error.__traceback__),
-        "body": record["body"],
-    }
+    """The message, with the reason why it failed, for the failure inbox."""
+    report = PoisonMessage(
+        error=f"{type(error).__name__}: {error}",
+        queue_arn=record["eventSourceARN"],
+        message_id=record["messageId"],
+        receives=int(record["attributes"]["ApproximateReceiveCount"]),
+        body=record["body"],
+        stack_trace=traceback.format_tb(error.__traceback__),
+    )
     return msgspec.json.encode(report).decode()
 
 

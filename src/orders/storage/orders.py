@@ -15,14 +15,14 @@ from msgspec import Meta
 
 from orders.domain.clock import TIMESTAMP, timestamp
 from orders.domain.errors import BadCursor, Busy, IllegalTransition, OrderCancelled
-from orders.domain.order import OPEN_SHARDS, ORDER_ID, TERMINAL, Order, PricedLine, Reason, Status, require_transition
+from orders.domain.order import ORDER_ID, TERMINAL, Order, PricedLine, Reason, Status, open_shards, require_transition
 from orders.storage.dynamodb import from_item, get_items, to_attribute, to_item
 
 if TYPE_CHECKING:
     from types_boto3_dynamodb import DynamoDBClient
 
 # Why DynamoDB cancels a transaction that it may take the next time (API reference, "TransactWriteItems").
-PASSING = frozenset({"TransactionConflict", "ProvisionedThroughputExceeded", "ThrottlingError"})
+TRANSIENT = frozenset({"TransactionConflict", "ProvisionedThroughputExceeded", "ThrottlingError"})
 # A payment that fails over and over must not grow the item towards DynamoDB's 400 KB.
 MAX_TIMELINE = 100
 
@@ -107,12 +107,12 @@ class OrdersTable:
 
     def open_longest(self, placed_before: str) -> Iterator[tuple[str, str]]:
         """Customer and id of every order that was placed before this time and hasn't ended, by the sparse index."""
-        for shard in range(OPEN_SHARDS):
+        for shard in open_shards():
             pages = self._client.get_paginator("query").paginate(
                 TableName=self._name,
                 IndexName="open-orders",
                 KeyConditionExpression="openShard = :shard AND placedAt < :before",
-                ExpressionAttributeValues={":shard": {"S": f"{shard:02d}"}, ":before": {"S": placed_before}},
+                ExpressionAttributeValues={":shard": {"S": shard}, ":before": {"S": placed_before}},
             )
             for page in pages:
                 for item in page["Items"]:
@@ -295,7 +295,7 @@ class OrdersTable:
             codes = [reason.get("Code") for reason in reasons]
             if codes and codes[0] == "ConditionalCheckFailed":
                 return reasons[0]  # type: ignore[no-any-return]
-            if not PASSING.isdisjoint(codes):
+            if not TRANSIENT.isdisjoint(codes):
                 raise Busy("the order or one of its products is being changed") from None
             raise
         return None

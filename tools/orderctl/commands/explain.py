@@ -408,7 +408,8 @@ def _keeps_order(there: Target, failure: dict[str, Any]) -> bool:
     """Whether the order waits for what failed; it doesn't wait for a mail or a receipt."""
     import msgspec  # noqa: PLC0415
 
-    from orders.inbox.record import FailureRecord, order_waits_for  # noqa: PLC0415
+    from orders.inbox.record import FailureRecord  # noqa: PLC0415
+    from orders.workflow import order_waits_for  # noqa: PLC0415
 
     return order_waits_for(msgspec.convert(failure, FailureRecord), there.output("FulfilmentQueueArn"))
 
