@@ -13,12 +13,12 @@ TITLES = {
     415: "Unsupported media type",
     422: "Unprocessable content",
 }
-MAX_ERRORS = 100  # listed in an answer; a refused body can have tens of thousands
+MAX_ERRORS = 100  # in an answer; a refused body can have tens of thousands
 MAX_ERRORS_LOGGED = 20
 
 
 class Problem(Exception):
-    """A request that is refused: an HTTP status, a sentence, and the bad fields as `find_errors` gives them.
+    """A refused request: an HTTP status, a sentence, and the bad fields in the form of `find_errors`.
 
     The sentence must not quote the request.
     """
@@ -44,7 +44,7 @@ class Problem(Exception):
         return document
 
     def loggable_errors(self) -> list[dict[str, str]]:
-        """Where which rule was broken, without anything that the client wrote: an unknown field's name is theirs."""
+        """The broken rules and their places, without any text of the client, such as an unknown field's name."""
         broken: dict[tuple[str, str], None] = {}
         for error in self.errors:
             pointer, rule = error["pointer"], error["rule"]
@@ -52,7 +52,7 @@ class Problem(Exception):
         return [{"pointer": pointer, "rule": rule} for pointer, rule in list(broken)[:MAX_ERRORS_LOGGED]]
 
     def response(self) -> dict[str, Any]:
-        """The answer to API Gateway's proxy integration."""
+        """The problem document as an answer to API Gateway's proxy integration."""
         return response(self.status, self.body(), {"Content-Type": PROBLEM_JSON})
 
 

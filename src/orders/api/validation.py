@@ -92,8 +92,8 @@ def find_errors(value: Any, expected: Any, pointer: str = "") -> Iterator[dict[s
     """Every field of a decoded JSON value that doesn't fit `expected`: `{"pointer", "rule", "detail"}` each.
 
     `pointer` is a JSON Pointer (RFC 6901), `rule` a word for the log, `detail` a sentence for the client.
-    msgspec stops at the first error, which is right for the fast path; this walks the same types again for
-    a request that has already been refused, so that the client learns of all its mistakes at once.
+    msgspec stops at the first error. This function walks the same types again, for a refused request only, so that
+    the client learns all errors at once.
     """
     plain = get_args(expected)[0] if get_origin(expected) is Annotated else expected
     if isinstance(plain, type) and issubclass(plain, msgspec.Struct) and isinstance(value, dict):
@@ -121,7 +121,7 @@ def _field_errors(value: dict[str, Any], struct: type[msgspec.Struct], pointer: 
             errors = [{"pointer": place, "rule": "required", "detail": "required"}] if field.required else []
         found = found or bool(errors)
         yield from errors
-    if not found:  # the fields are right one by one; what is left is a rule over all of them
+    if not found:  # each field is right by itself, so a rule over several fields is broken
         yield from _own_error(value, struct, pointer)
 
 
@@ -130,9 +130,9 @@ def _with_element(expected: Any, element: Any) -> Any:
     return Annotated[list[element], *constraints] if constraints else list[element]
 
 
-# A rule and what msgspec's message has in it if that rule is broken, the first that fits.
+# A rule, and a part of msgspec's message if that rule is broken. The first match counts.
 _RULES = (
-    ("enum", "Invalid enum value"),  # has the client's value in it: this must be recognized first
+    ("enum", "Invalid enum value"),  # first, because this message contains the client's value
     ("pattern", "matching regex"),
     ("length", "of length"),
     ("type", "`, got `"),
@@ -166,6 +166,6 @@ def _description(expected: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    """What a client wrote, as an answer may repeat it: short, and nothing in it that moves a cursor or text."""
+    """A client's text in a form that an answer may repeat: short, and without control characters."""
     cut = text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}…"
     return "".join(character if character.isprintable() else "\ufffd" for character in cut)

@@ -79,7 +79,7 @@ def _accepted(order: Order, context: dict[str, Any], headers: dict[str, str]) ->
         202,
         {
             "orderId": order.order_id,
-            # A replay gets the answer that the first request got, wherever the order is by now.
+            # A replay gets the first request's answer, whatever the order's present status.
             "status": Status.PLACED,
             "links": {"self": location, "cancel": f"{location}/cancel"},
         },
@@ -89,7 +89,7 @@ def _accepted(order: Order, context: dict[str, Any], headers: dict[str, str]) ->
 
 @before_snapshot
 def _prime() -> None:
-    """Accept an order of nobody without storing it: what the SDK makes at first use is then in the snapshot."""
+    """Accept an order without storing it: the snapshot then holds what the SDK makes at its first call."""
     address = b'{"name":"-","line1":"-","city":"-","postalCode":"-","country":"DE"}'
     body = b'{"currency":"EUR","lines":[{"sku":"0","quantity":1}],"shippingAddress":%s,"paymentMethod":"tok_visa"}'
     request = read_order((body % address).decode(), None)

@@ -1,7 +1,7 @@
-"""The outbox's relay: turns what the orders table's stream says into events on the bus.
+"""The outbox relay: publish an event for each change of an order's status in the table's stream.
 
-The only code that calls PutEvents. A record may be published twice (after a crash, or when a later record of
-the batch failed); the event id tells its consumers.
+Only this module calls PutEvents. A crash, or a failed record later in the batch, publishes a record twice; the
+event id tells the consumers.
 """
 
 import os
@@ -35,7 +35,7 @@ _failures_queue = os.environ["FAILURES_QUEUE_URL"]
 
 
 class _Outgoing(NamedTuple):
-    """An event on its way: the sequence number of its record, and its entry for PutEvents."""
+    """An event to publish: its record's sequence number, and its entry for PutEvents."""
 
     sequence: str
     event: OrderEvent
@@ -46,11 +46,11 @@ class _Outgoing(NamedTuple):
 @logger.inject_lambda_context(clear_state=True)
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
-    """Publish a batch of stream records; the answer names the first that has to be delivered again.
+    """Publish a batch of stream records; the answer names the first one that Lambda must deliver again.
 
-    For a stream, Lambda goes on from the lowest sequence number reported (`ReportBatchItemFailures`). A redrive sends
-    `{"Records": […], "redrive": true}`: its records are in the failure inbox already, so what still can't be read is
-    not parked once more but told in the answer's `unreadable`.
+    For a stream, Lambda continues at the lowest sequence number reported (`ReportBatchItemFailures`). A redrive sends
+    `{"Records": […], "redrive": true}`. Its records are in the failure inbox already, so the answer lists those that
+    still can't be read as `unreadable`, and they are not sent to the inbox again.
     """
     outgoing: list[_Outgoing] = []
     unpublished: list[str] = []
@@ -75,7 +75,7 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
 
 
 def _outgoing_of(record: dict[str, Any]) -> _Outgoing | None:
-    """The event that a record calls for, if any. Raises one of many errors for a record that can't be read."""
+    """The event for a record, if it needs one. Raises one of many errors for a record that can't be read."""
     if not changes_version(record):
         return None
     order_event = event_of(decode_order(record["dynamodb"]["NewImage"]))
@@ -87,7 +87,7 @@ def _what_is_wrong(error: Exception) -> str:
 
 
 def _park(record: dict[str, Any], error: Exception) -> bool:
-    """Send a record that can't be read to the failure inbox, whole, so that it doesn't block its shard."""
+    """Send an unreadable record to the failure inbox, so that the record doesn't block its shard."""
     text = msgspec.json.encode(record, enc_hook=str).decode()
     logger.error("stream record can't be read", exc_info=error, extra=identify(text))
     metrics.add_metric("RecordsParked", "Count", 1)
@@ -95,13 +95,13 @@ def _park(record: dict[str, Any], error: Exception) -> bool:
     try:
         _sqs.send_message(QueueUrl=_failures_queue, MessageBody=msgspec.json.encode(message).decode())
     except Exception:
-        logger.exception("the record couldn't be parked; it will be delivered again")
+        logger.exception("the record couldn't be sent to the failure inbox; Lambda will deliver it again")
         return False
     return True
 
 
 def _publish(outgoing: list[_Outgoing]) -> list[str]:
-    """Put events on the bus; returns the sequence numbers of those that EventBridge wouldn't take."""
+    """Put events on the bus; returns the sequence numbers of those that EventBridge refused."""
     failed: list[str] = []
     for batch in _batches(outgoing):
         remaining = batch
@@ -117,7 +117,7 @@ def _publish(outgoing: list[_Outgoing]) -> list[str]:
 
 
 def _put(batch: list[_Outgoing]) -> list[_Outgoing]:
-    """One PutEvents call; returns what is left to be sent, since the call fails in part without raising."""
+    """One PutEvents call; returns the events to retry, since the call can fail in part without raising."""
     try:
         answer = _events.put_events(Entries=[sent.entry for sent in batch])  # type: ignore[misc]
     except Exception:

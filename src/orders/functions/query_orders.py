@@ -43,19 +43,19 @@ def refuse(problem: Problem) -> Response[str]:
 
 @app.not_found
 def not_found(_: NotFoundError) -> Response[str]:
-    """The problem document for a path that isn't there."""
+    """The problem document for an unknown path."""
     return _json(Problem(404, "there is nothing at this path").body(), 404, PROBLEM_JSON)
 
 
 @app.get("/orders/<order_id>")
 def get_order(order_id: str) -> Response[str]:
-    """One order of the customer's; somebody else's doesn't exist for them, by the table's key."""
+    """One order of the customer. The table's key hides the orders of others."""
     return _json(view_of(_order(order_id)))
 
 
 @app.get("/orders")
 def list_orders() -> Response[str]:
-    """The customer's orders, newest first, a page at a time."""
+    """A page of the customer's orders, newest first."""
     event = app.current_event
     limit = page_limit(event.get_query_string_value("limit", "20"))
     try:
@@ -73,7 +73,7 @@ def list_orders() -> Response[str]:
 
 @app.post("/orders/<order_id>/cancel")
 def cancel_order(order_id: str) -> Response[str]:
-    """Cancel an order that isn't paid yet; cancelling twice is the same as once."""
+    """Cancel an order that isn't paid yet; a second call changes nothing."""
     for attempt in range(CANCEL_ATTEMPTS):
         if attempt:
             time.sleep(random.uniform(0, 0.025 * 2**attempt))
@@ -85,12 +85,12 @@ def cancel_order(order_id: str) -> Response[str]:
         try:
             _orders.cancel(order)
         except (IllegalTransition, Busy):
-            continue  # the workflow is at work on it just now: look where it is, and try again
+            continue  # the workflow changes the order at this moment: read the order again
         metrics.add_metric("OrderCancelled", "Count", 1)
         logger.info("order cancelled")
         break
     else:
-        raise Problem(409, "the order is being worked on at this moment: try again")
+        raise Problem(409, "the order is changing at this moment: try again")
     return _json({"orderId": order_id, "status": Status.CANCELLED}, HTTPStatus.ACCEPTED)
 
 
@@ -102,7 +102,7 @@ def get_openapi() -> Response[str]:
 
 @app.get("/health")
 def get_health() -> Response[str]:
-    """Whether the API answers at all."""
+    """Answer that the API works."""
     return _json({"status": "ok"})
 
 
@@ -117,7 +117,7 @@ def _order(order_id: str, *, consistent: bool = False) -> Order:
     customer = _customer()
     order = _orders.get(customer, order_id, consistent=consistent)
     if order is None and not consistent:
-        # It may have been placed a moment ago, and whoever placed it knows.
+        # The customer may have placed the order a moment ago.
         order = _orders.get(customer, order_id, consistent=True)
     if order is None:
         raise Problem(404, "you have no such order")
