@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from orderctl.cloud.state import ROOT
+from orderctl.cloud.state import ROOT, shown
 from orderctl.ui import console
 from rich.console import RenderableType
 from rich.table import Column, Table
@@ -25,7 +25,7 @@ def table(title: str, columns: Sequence[str | Column], rows: Iterable[Sequence[o
     """
     first, *others = columns
     aligned = [Column(other, justify="right") if isinstance(other, str) else other for other in others]
-    result = Table(first, *aligned, title=f"\n{title}", title_justify="left", box=None, header_style="bold")
+    result = Table(first, *aligned, title=f"\n{title}", title_justify="left", box=None, show_header=any(columns))
     for row in rows:
         result.add_row(*map(str, row))
     return result
@@ -45,12 +45,12 @@ def save(name: str, figures: dict[str, Any]) -> Path:
     return path
 
 
-def deliver(name: str, figures: dict[str, Any], shown: Iterable[RenderableType], *, as_json: bool) -> None:
-    """Save a benchmark's figures in .local/bench/, then write them as JSON, or as `shown`, to stdout."""
+def deliver(name: str, figures: dict[str, Any], tables: Iterable[RenderableType], *, as_json: bool) -> None:
+    """Save a benchmark's figures in .local/bench/, then write them to stdout: as JSON, or as tables."""
     path = save(name, figures)
     if as_json:
         console.emit_json(figures)
         return
-    for each in shown:
+    for each in tables:
         console.out.print(each)
-    console.say(f"\nThe figures are in {path.relative_to(ROOT)}.")
+    console.say(f"\nThe figures are in {shown(path)}.")

@@ -70,8 +70,8 @@ def test_percentiles_are_those_of_the_sorted_values() -> None:
 
 def test_the_same_seed_orders_the_same_and_each_fault_shows_in_what_is_ordered() -> None:
     def bodies(seed: int, *faults: load.Fault) -> list[dict[str, Any]]:
-        there: Any = None
-        return load.baskets(load.Load(there, 300, 10.0, frozenset(faults), seed))
+        target: Any = None
+        return load.order_bodies(load.Load(target, 300, 10.0, frozenset(faults), seed))
 
     assert bodies(1) == bodies(1)
     assert bodies(1) != bodies(2)

@@ -34,7 +34,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from click import Choice
 from orderctl.cloud import server
 from orderctl.cloud.state import ROOT
 from orderctl.exits import Exit, Stop
@@ -44,6 +43,7 @@ from rich.table import Table
 
 import build_artifact
 from measure import report
+from measure.options import require_known
 
 SAM = ROOT / ".local" / "venv-sam" / "bin" / "sam"
 BUDGETS = Path(__file__).with_name("coldstart_budgets.toml")
@@ -422,15 +422,12 @@ def command(
     *,
     function: Annotated[
         list[str] | None,
-        typer.Option(click_type=Choice(FUNCTIONS), metavar="NAME", help="Which function; repeatable. Default: all."),
+        typer.Option(metavar="NAME", help="Which function; repeatable. Default: all."),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Cold starts of each function.")] = 11,
     runtime: Annotated[
         str | None,
-        typer.Option(
-            click_type=Choice(list(build_artifact.RUNTIMES)),
-            help="Default: python3.13, or this Python where python3.13 is missing.",
-        ),
+        typer.Option(help="Default: python3.13, or this Python where python3.13 is missing."),
     ] = None,
     variants: Annotated[
         bool, typer.Option("--variants", help="Measure accept_order also with one measure undone at a time.")
@@ -444,6 +441,10 @@ def command(
     ratios of CPU. A budget is exceeded where the ratio of INIT and the ratio of CPU both are above it; then the exit
     code is 5.
     """
+    for name in function or []:
+        require_known("function", name, FUNCTIONS)
+    if runtime:
+        require_known("runtime", runtime, build_artifact.RUNTIMES)
     figures = run(function or [], rounds, runtime=runtime, variants=variants)
     report.deliver("coldstart", figures, shown(figures), as_json=as_json)
     if exceeded(figures):

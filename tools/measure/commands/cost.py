@@ -76,7 +76,7 @@ def _calls(average: dict[str, Any], read: dict[str, Any]) -> Table:
     rows.append(["workflow", f"{workflow['transitions']:g} states", "", "", *_counted(workflow["calls"])])
     in_all = sum(sum(function["calls"].values()) for function in average["functions"].values())
     rows.append(["the whole journey", "", "", "", f"[bold]{in_all + sum(workflow['calls'].values()):g}[/]"])
-    columns = ["", "invocations", "ms", "log bytes", "AWS calls", Column("", overflow="fold")]
+    columns: list[str | Column] = ["", "invocations", "ms", "log bytes", "AWS calls", Column("", overflow="fold")]
     return report.table("What an order uses", columns, rows)
 
 
