@@ -1,8 +1,8 @@
 """Run each sample event through `sam local invoke`, in a container, against the running local cloud.
 
-`events/expected.json` has the expected outcome of each sample. The functions have the environment of the deployed ones
-and reach the local cloud, so the sample order runs through the whole pipeline. Without a Docker engine the script says
-so and ends with exit code 0.
+`events/expected.json` has the expected outcome of each sample. The functions have the environment of the deployed
+functions and reach the local cloud, so the sample order runs through the whole pipeline. Without a Docker engine the
+script says so and ends with exit code 0.
 """
 
 from __future__ import annotations

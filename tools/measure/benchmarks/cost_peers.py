@@ -16,7 +16,7 @@ from rich.table import Table
 from measure import cost, report
 
 KB = 1024
-LOG_BYTES_A_CALL = 1 * KB  # ours is about as much
+LOG_BYTES_A_CALL = 1 * KB  # about as much as ours
 CALL_SECONDS = 0.02 * 2  # ours, with the same factor
 
 
