@@ -290,7 +290,13 @@ class Chaos:
         if order is None:
             return
         placed = msgspec.structs.replace(
-            order, status=Status.PLACED, version=1, updated_at=order.placed_at, total=None, reason=None
+            order,
+            status=Status.PLACED,
+            version=1,
+            updated_at=order.placed_at,
+            lines=[msgspec.structs.replace(line, unit_price=None) for line in order.lines],
+            total=None,
+            reason=None,
         )
         self._put_event(bus_entry(event_of(placed), self._load.target.output("EventBusName")))
         self._load.count("duplicate events")
