@@ -35,7 +35,7 @@ from typing import Annotated, Any
 
 import typer
 from orderctl.cloud import server
-from orderctl.cloud.state import ROOT
+from orderctl.cloud.state import LOCAL, ROOT
 from orderctl.exits import Exit, Stop
 from orderctl.options import Json
 from orderctl.ui import console
@@ -45,7 +45,7 @@ import build_artifact
 from measure import report
 from measure.options import require_known
 
-SAM = ROOT / ".local" / "venv-sam" / "bin" / "sam"
+SAM = LOCAL / "venv-sam" / "bin" / "sam"
 BUDGETS = Path(__file__).with_name("coldstart_budgets.toml")
 REFERENCES = Path(__file__).with_name("coldstart_references")
 FUNCTIONS = sorted(path.stem for path in (ROOT / "src/orders/functions").glob("[a-z]*.py"))
@@ -164,7 +164,7 @@ def installed(name: str, requirements: tuple[str, ...], interpreter: str, *, byt
 
 def sam_build(runtime: str) -> Path:
     """Run `sam build` for this machine's processor; returns the artifact that all functions share."""
-    directory = ROOT / ".local" / "bench" / f"sam-{runtime}"
+    directory = report.RESULTS / f"sam-{runtime}"
     done = subprocess.run(
         [SAM, "build", "AcceptOrderFunction", "--build-dir", directory, "--template-file", ROOT / "template.yaml",
          "--parameter-overrides", f"LambdaRuntime={runtime}"],
@@ -360,6 +360,9 @@ def run(functions: list[str], rounds: int, *, runtime: str | None = None, varian
     log = report.RESULTS / "coldstart.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     emulator()
+    # As in the Makefile: the build looks for uv on PATH, and `make install` may have put uv into the checkout.
+    os.environ["PATH"] = os.pathsep.join([str(LOCAL / "uv" / "bin"), os.environ["PATH"]])
+    os.environ.setdefault("UV_SYSTEM_CERTS", "1")
     wanted = [runtime] if runtime else ["python3.13", f"python3.{sys.version_info.minor}"]
     try:
         chosen, interpreter = choose_interpreter(wanted)
