@@ -71,7 +71,7 @@ PROFILES: dict[str, frozenset[Fault]] = {
 
 
 @dataclass
-class Accepted:
+class AcceptedOrder:
     """A 202 that a client saw, after `attempts` requests; `seconds` from when the order was due to the answer."""
 
     order_id: str
@@ -94,7 +94,7 @@ class Load:
     faults: frozenset[Fault]
     seed: int
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
-    accepted: list[Accepted] = field(default_factory=list)
+    accepted: list[AcceptedOrder] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     doubled_keys: list[str] = field(default_factory=list)
     injected: dict[str, int] = field(default_factory=dict)
@@ -195,7 +195,7 @@ def _one(load: Load, http: httpx.Client, body: bytes, token: str, key: str, due:
             seen.add(order_id)
             with load.lock:
                 load.answered = time.monotonic()
-                load.accepted.append(Accepted(order_id, key, load.answered - due, attempts))
+                load.accepted.append(AcceptedOrder(order_id, key, load.answered - due, attempts))
                 if len(seen) > 1:
                     load.doubled_keys.append(key)
             return

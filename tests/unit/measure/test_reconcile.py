@@ -85,7 +85,7 @@ def test_orders_a_second_count_to_the_last_order_and_not_to_the_end_of_waiting()
     # GIVEN ten orders, accepted within 2 s, of which eight had ended after 4 s before anything was redriven
     target: Any = None
     run = load.Load(target, 10, 5.0, frozenset(), seed=1)
-    run.accepted = [load.Accepted(f"order-{number}", f"key-{number}", 0.01, 1) for number in range(10)]
+    run.accepted = [load.AcceptedOrder(f"order-{number}", f"key-{number}", 0.01, 1) for number in range(10)]
     run.answered = run.began + 2
     first = reconcile.Reckoning(accepted=10, fulfilled=7, failed=1, in_inbox=2)
     first.last_end = (run.began_at + timedelta(seconds=4)).isoformat()
