@@ -22,12 +22,12 @@ def command(arguments: str, *, name: str = DEFAULT_CLOUD, stack: str | None = No
     return f"{program()} {arguments}{there}"
 
 
-def program() -> str:
-    """Return how this orderctl is called: by name if PATH leads to it, else by its shortest path."""
-    this = Path(sys.prefix) / "bin" / "orderctl"
+def program(name: str = "orderctl") -> str:
+    """Return how a program of this checkout is called: by name if PATH leads to it, else by its shortest path."""
+    this = Path(sys.prefix) / "bin" / name
     for folder in os.environ.get("PATH", "").split(os.pathsep):
-        if folder and (Path(folder) / "orderctl").exists():
-            if (Path(folder) / "orderctl").samefile(this):
-                return "orderctl"
+        if folder and (Path(folder) / name).exists():
+            if (Path(folder) / name).samefile(this):
+                return name
             break
     return shlex.quote(min(str(this), os.path.relpath(this), key=len))

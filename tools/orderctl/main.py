@@ -272,20 +272,6 @@ app.command(
     )
 )(replay.replay)
 
-app.command(
-    name="cost",
-    epilog=examples(
-        "orderctl cost", "orderctl cost --orders-per-month 3000000 --profile mixed", "orderctl cost --measure"
-    ),
-)(cost_show.command)
-
-app.command(
-    epilog=examples(
-        "orderctl load --orders 500 --rate 20",
-        "orderctl load --orders 10000 --rate 25 --faults full --json",
-    )
-)(load_command.load)
-
 
 if __name__ == "__main__":
     app()

@@ -69,7 +69,7 @@ def seconds(text: str) -> int:
 
 
 def examples(*lines: str) -> str:
-    """Return command lines as the epilogue of a command's help, with orderctl as it is called here."""
-    program = hints.program()
-    written = (f"[cyan]{escape(line.replace('orderctl', program, 1))}[/]" for line in lines)
+    """Return command lines as the epilogue of a command's help, each program as it is called here."""
+    commands = (line.partition(" ") for line in lines)
+    written = (f"[cyan]{escape(f'{hints.program(name)} {rest}')}[/]" for name, _, rest in commands)
     return "Examples:\n\n" + "\n\n".join(written)
