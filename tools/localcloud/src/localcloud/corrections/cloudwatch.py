@@ -1,13 +1,4 @@
-"""What Lambda writes to CloudWatch: logs, and metrics.
-
-AWS documents: an execution environment has one log stream, the one that its context names; START, END and
-REPORT frame each invocation; a multi-line error is one event. Every invocation, whoever asked for it, counts
-in AWS/Lambda. A log line in Embedded Metric Format becomes metrics. FilterLogEvents gives up to 10,000 events and,
-if there may be more, a nextToken.
-
-MiniStack 1.5.33: makes a stream for each invocation and an event of each line, counts direct invocations only,
-and takes no notice of embedded metrics. FilterLogEvents ends at 10,000 events, and nothing says that there are more.
-"""
+"""Logs and metrics of Lambda functions, and FilterLogEvents."""
 
 import heapq
 import json
@@ -222,7 +213,34 @@ def install_search(_: Settings) -> None:
 
 
 CORRECTIONS = (
-    Correction("logs-filter-pages", "FilterLogEvents gives a nextToken where a page is not all", install_search),
-    Correction("lambda-logs", "One log stream for each environment, one event for each error", install_logs),
-    Correction("cloudwatch-metrics", "Every invocation counts once; embedded metrics are extracted", install_metrics),
+    Correction(
+        name="logs-filter-pages",
+        service="CloudWatch Logs",
+        aws="A page of FilterLogEvents has up to 10,000 events, and a nextToken if more may follow.",
+        ministack="The answer ends after 10,000 events, without a nextToken.",
+        here="Each page but the last has a nextToken.",
+        install=install_search,
+    ),
+    Correction(
+        name="lambda-logs",
+        service="CloudWatch Logs",
+        aws=(
+            "An environment has one log stream, the one that its context names. START, END and REPORT frame each "
+            "invocation. A stack trace is one event."
+        ),
+        ministack="Each invocation has a stream of its own; each line is an event.",
+        here="One log stream for each environment, one event for each error.",
+        install=install_logs,
+    ),
+    Correction(
+        name="cloudwatch-metrics",
+        service="CloudWatch",
+        aws=(
+            "Every invocation counts in AWS/Lambda, whichever service asked for it. A log line in Embedded Metric "
+            "Format becomes metrics."
+        ),
+        ministack="Only direct invocations count. Embedded metrics are ignored.",
+        here="Every invocation counts once; embedded metrics are extracted.",
+        install=install_metrics,
+    ),
 )

@@ -1,13 +1,4 @@
-"""Metrics of queues, and alarms.
-
-AWS documents: SQS reports for each queue, every minute, how many messages are visible, not visible and delayed,
-and how old the oldest is. An alarm looks at the metric with exactly its dimensions, at its statistic in each of
-its last EvaluationPeriods, needs DatapointsToAlarm of them, and treats a period without data as
-TreatMissingData says.
-
-MiniStack 1.5.33: reports nothing of queues; mixes the metrics of all dimensions into one figure over all
-periods, leaves an alarm without data as it is, and evaluates only when somebody asks for the alarms.
-"""
+"""Metrics of queues, and alarms."""
 
 import logging
 import operator
@@ -119,5 +110,19 @@ def install(settings: Settings) -> None:
 
 
 CORRECTIONS = (
-    Correction("cloudwatch-alarms", "Queues report metrics; alarms look at their own metric and periods", install),
+    Correction(
+        name="cloudwatch-alarms",
+        service="CloudWatch",
+        aws=(
+            "SQS reports for each queue, every minute, the number of visible, invisible and delayed messages and "
+            "the age of the oldest. An alarm looks at the metric with exactly its dimensions in each of its last "
+            "EvaluationPeriods, needs DatapointsToAlarm of them, and treats missing data as TreatMissingData says."
+        ),
+        ministack=(
+            "Queues report nothing. An alarm mixes all dimensions into one figure over all periods, ignores "
+            "missing data, and is evaluated on request only."
+        ),
+        here="Queues report metrics; alarms look at their own metric and periods, every --metrics-interval.",
+        install=install,
+    ),
 )

@@ -1,18 +1,6 @@
-"""EventBridge: deliveries that fail.
+"""EventBridge: deliveries that fail, and entries that are refused.
 
-AWS documents: a Lambda target is invoked asynchronously. A delivery that fails for a reason that can't pass
-by itself (no such target, no permission) goes to the target's dead-letter queue at once; any other failure is
-retried by the target's RetryPolicy first. The message is the event, with the attributes RULE_ARN, TARGET_ARN,
-ERROR_CODE, ERROR_MESSAGE, EXHAUSTED_RETRY_CONDITION and RETRY_ATTEMPTS. A queue (target or dead-letter queue)
-needs a resource policy that lets events.amazonaws.com send. StartReplay's FilterArns name the rules that a
-replay reaches. PutEvents answers each entry that lacks a field or whose detail is no JSON object with an error
-code of its own.
-
-MiniStack 1.5.33: invokes a Lambda target once, without retry or destination; ignores RetryPolicy and
-DeadLetterConfig, and drops the event of a missing target with a line in the log; asks no queue policy;
-replays to every rule; PutEvents accepts anything.
-
-Here: the documented behaviour. Retries start after `Settings.retry_base_s` and are kept in memory.
+Pending retries live in the server's memory: a stop loses them. The first delay is `Settings.retry_base_s`.
 """
 
 import json
@@ -336,13 +324,31 @@ def install_validation(_: Settings) -> None:
 
 CORRECTIONS = (
     Correction(
-        "eventbridge-deliveries",
-        "Rule targets: asynchronous Lambda invocation, RetryPolicy, dead-letter queues, queue policies",
-        install_deliveries,
+        name="eventbridge-deliveries",
+        service="EventBridge",
+        aws=(
+            "A Lambda target is invoked asynchronously. A delivery fails at once if its target or permission is "
+            "missing, and otherwise after the retries of its RetryPolicy. The event then goes to the target's "
+            "dead-letter queue with RULE_ARN, TARGET_ARN, ERROR_CODE, ERROR_MESSAGE, EXHAUSTED_RETRY_CONDITION and "
+            "RETRY_ATTEMPTS. A queue or function needs a policy that lets the rule in. A replay reaches the rules "
+            "of its FilterArns only."
+        ),
+        ministack=(
+            "A Lambda target is invoked once. RetryPolicy, DeadLetterConfig and policies are ignored; the event of "
+            "a missing target is dropped. A replay reaches every rule."
+        ),
+        here="Asynchronous Lambda targets, RetryPolicy, dead-letter queues, permissions of targets, FilterArns.",
+        install=install_deliveries,
     ),
     Correction(
-        "eventbridge-validation",
-        "PutEvents refuses entries without source, detail type or a JSON object as detail, and over 1 MiB",
-        install_validation,
+        name="eventbridge-validation",
+        service="EventBridge",
+        aws=(
+            "PutEvents answers each entry without source, detail type or a JSON object as detail with an error "
+            "code of its own, and refuses more than 1 MiB."
+        ),
+        ministack="PutEvents accepts every entry.",
+        here="PutEvents refuses the entries that AWS refuses, one by one.",
+        install=install_validation,
     ),
 )

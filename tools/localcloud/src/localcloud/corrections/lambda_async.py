@@ -1,18 +1,7 @@
 """Asynchronous Lambda invocations.
 
-AWS documents: an asynchronous invocation that fails is tried twice more, with the same request id; it then
-goes to the on-failure destination of the invoked function, version or alias as an invocation record (version,
-timestamp, requestContext, requestPayload, responseContext, responsePayload), or as the bare event to the
-function's dead-letter queue. Success is recorded in the on-success destination. Destinations are queues,
-topics, functions, event buses and, for failures, S3 buckets. Throttled invocations are retried for up to six
-hours without counting as attempts.
-
-MiniStack 1.5.33: retries, but finds only the configuration of the unqualified function (SAM's is on `$LATEST`
-or the alias), sends an incomplete record with a fixed attempt count, to queues, topics and functions on
-failure only.
-
-Here: the documented behaviour, with a first delay of `Settings.retry_base_s` instead of a minute. Pending
-retries live in the server's memory and are lost when it stops.
+Pending retries live in the server's memory: a stop loses them. The first delay is `Settings.retry_base_s`, where AWS
+waits a minute.
 """
 
 import contextlib
@@ -241,8 +230,21 @@ def install(settings: Settings) -> None:
 
 CORRECTIONS = (
     Correction(
-        "lambda-async",
-        "Asynchronous invocations: retries and destinations of alias or version, with AWS's record",
-        install,
+        name="lambda-async",
+        service="Lambda",
+        aws=(
+            "A failed asynchronous invocation is retried twice, with the same request id. An invocation record "
+            "then goes to the on-failure destination of the invoked function, version or alias, or the bare event "
+            "to its dead-letter queue; a success goes to the on-success destination. Destinations are queues, "
+            "topics, functions, buses and, for failures, buckets; the function's role must allow the call. A "
+            "throttled invocation is retried for up to six hours and is no attempt."
+        ),
+        ministack=(
+            "Only the configuration of the unqualified function is found, while SAM's is on $LATEST or the alias. "
+            "The record is incomplete and goes to queues, topics and functions on failure only. No permission is "
+            "checked."
+        ),
+        here="Retries and destinations of the alias or version, with AWS's record, as the function's role.",
+        install=install,
     ),
 )

@@ -1,18 +1,7 @@
 """Lambda execution environments.
 
-AWS documents: a Python function runs under the runtime interface client `awslambdaric`, in an environment
-that holds the function's variables and Lambda's own; an exception is answered with `errorType`,
-`errorMessage`, `requestId` and `stackTrace` and does not end the environment; a failed import is
-`Runtime.ImportModuleError`, a time-out `Sandbox.Timedout`.
-
-MiniStack 1.5.33: runs Python in a loop of its own that inherits the whole environment of the server, reports
-every exception as `Runtime.HandlerError` without a stack trace and kills the environment for it, adds 50 ms
-to an invocation that logs nothing, and starts one process for each concurrent invocation without any bound.
-
-Here: each environment is a process with the real `awslambdaric`, served by a Runtime API of its own. At most
-`Settings.max_environments` of them exist for a function; further invocations wait for a free one. (A function
-that invokes itself synchronously deeper than that would wait for ever.) A second environment is started only
-when none has become free for half a second. Cold starts run two at a time.
+Each environment is a process with the real `awslambdaric`, served by a Runtime API of its own. A function that
+invokes itself synchronously more than `Settings.max_environments` deep waits until it times out.
 """
 
 import contextlib
@@ -36,7 +25,7 @@ from ministack.core import lambda_runtime
 from ministack.services import lambda_svc
 
 from localcloud.patching import Correction, internal, replace, resource_handlers
-from localcloud.settings import Settings
+from localcloud.settings import Settings, StartError
 
 INIT_TIMEOUT_S = 10.0  # Lambda developer guide, "Init phase"
 CONCURRENT_COLD_STARTS = 2
@@ -281,11 +270,18 @@ def runtime_dir(settings: Settings) -> Path:
 
 
 def copy_runtime(settings: Settings) -> None:
-    """Make the runtime interface client available to functions, without the packages installed around it."""
+    """Make runtime interface client and SDK available to functions, without the packages installed around them.
+
+    Raises StartError if the functions' interpreter does not have them.
+    """
     directory = runtime_dir(settings)
     directory.mkdir(parents=True, exist_ok=True)
-    find = "import awslambdaric, pathlib; print(pathlib.Path(awslambdaric.__file__).parents[1])"
-    found = subprocess.run([settings.python, "-c", find], capture_output=True, text=True, check=True)
+    find = "import awslambdaric, boto3, pathlib; print(pathlib.Path(awslambdaric.__file__).parents[1])"
+    try:
+        found = subprocess.run([settings.python, "-c", find], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        message = f"Functions can't run on {settings.python}: it needs awslambdaric and boto3."
+        raise StartError(message) from None
     site_packages = Path(found.stdout.strip())
     for pattern in RUNTIME_PACKAGES:
         for source in site_packages.glob(pattern):
@@ -580,18 +576,41 @@ def install_reserved_concurrency(_: Settings) -> None:
 
 CORRECTIONS = (
     Correction(
-        "lambda-runtime",
-        "Python functions run under awslambdaric in a clean environment; errors keep type and stack trace",
-        install_runtime,
+        name="lambda-runtime",
+        service="Lambda",
+        aws=(
+            "A Python function runs under the runtime interface client awslambdaric and sees the documented "
+            "variables only. An exception is answered with errorType, errorMessage, requestId and stackTrace; the "
+            "environment stays. A failed import is Runtime.ImportModuleError, a time-out Sandbox.Timedout."
+        ),
+        ministack=(
+            "A loop of its own inherits the server's variables, answers every exception with Runtime.HandlerError "
+            "without a stack trace, ends the environment after it, and adds 50 ms to an invocation that logs "
+            "nothing."
+        ),
+        here=(
+            "Each environment is a process with awslambdaric and a clean environment; errors keep type and stack "
+            "trace."
+        ),
+        install=install_runtime,
     ),
     Correction(
-        "lambda-environment-limit",
-        "A bounded number of execution environments per function; further invocations wait for a free one",
-        install_limit,
+        name="lambda-environment-limit",
+        service="Lambda",
+        aws="A function has at most as many environments as its concurrency; further invocations are throttled.",
+        ministack="Each concurrent invocation starts a process, without a limit.",
+        here=(
+            "A function has at most --max-environments processes (4); further invocations wait. Another process "
+            "starts when none was free for half a second, two at a time."
+        ),
+        install=install_limit,
     ),
     Correction(
-        "lambda-reserved-concurrency",
-        "ReservedConcurrentExecutions of a template is applied",
-        install_reserved_concurrency,
+        name="lambda-reserved-concurrency",
+        service="Lambda",
+        aws="ReservedConcurrentExecutions is a property of a function in a template.",
+        ministack="The property is dropped.",
+        here="The property is applied.",
+        install=install_reserved_concurrency,
     ),
 )

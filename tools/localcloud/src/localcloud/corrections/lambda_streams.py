@@ -1,15 +1,6 @@
 """Lambda functions that read a DynamoDB stream.
 
-AWS documents: a batch that fails is retried until MaximumRetryAttempts or MaximumRecordAgeInSeconds; with
-BisectBatchOnFunctionError it is split in two first, which uses up no retry; with ReportBatchItemFailures it
-continues at the first record that failed. A batch that is given up goes to the on-failure destination as a
-pointer (DDBStreamBatchInfo: shard, first and last sequence number), and the shard goes on. Throttled
-invocations are no attempts.
-
-MiniStack 1.5.33: retries a failing batch for ever unless it grows older than MaximumRecordAgeInSeconds, ignores
-the other settings, and runs the function on the thread that polls for all event sources.
-
-Here: the documented behaviour, one batch at a time for each mapping, on a thread of its own.
+Each event source mapping processes one batch at a time, on a thread of its own.
 """
 
 import logging
@@ -262,8 +253,19 @@ def install(settings: Settings) -> None:
 
 CORRECTIONS = (
     Correction(
-        "lambda-streams",
-        "DynamoDB stream mappings: retries, bisecting, partial batches, record age, on-failure destination",
-        install,
+        name="lambda-streams",
+        service="Lambda",
+        aws=(
+            "A batch that fails is retried until MaximumRetryAttempts or MaximumRecordAgeInSeconds. "
+            "BisectBatchOnFunctionError splits the batch first, which is no retry. ReportBatchItemFailures "
+            "continues at the first record that failed. A pointer to a batch that is given up goes to the "
+            "on-failure destination, and the shard goes on. A throttled invocation is no attempt."
+        ),
+        ministack=(
+            "A failing batch is retried until its record age, or for ever; the other settings are ignored. One "
+            "slow function holds up all event sources."
+        ),
+        here="Retries, bisecting, partial batches, record age and on-failure destination of each mapping.",
+        install=install,
     ),
 )

@@ -1,14 +1,4 @@
-"""SQS.
-
-AWS documents: StartMessageMoveTask, ListMessageMoveTasks and CancelMessageMoveTask move the messages of a
-dead-letter queue to the queues that they came from, or to another one; ListDeadLetterSourceQueues finds the
-queues that use a dead-letter queue. A Lambda function that reads a dead-letter queue finds where a message
-came from in the attribute DeadLetterQueueSourceArn. A batch whose answer is no valid list of failures has
-failed as a whole. A message that was accepted is not lost.
-
-MiniStack 1.5.33: knows none of these calls, leaves the attribute out of the function's event, takes an invalid
-answer for success, and loses a message that is sent while another thread rewrites the queue's list.
-"""
+"""SQS: redrive, queues as event sources, and messages sent at the same time."""
 
 import json
 import logging
@@ -266,15 +256,35 @@ def install_redrive(_: Settings) -> None:
 
 
 CORRECTIONS = (
-    Correction("sqs-lock", "No message is lost when threads use a queue at the same time", install_lock),
     Correction(
-        "sqs-event-source",
-        "Functions see where a dead letter came from; an invalid batch answer fails the whole batch",
-        install_event_source,
+        name="sqs-lock",
+        service="SQS",
+        aws="A message that was accepted is not lost.",
+        ministack="A message is lost if another thread rewrites the queue's list at the same time.",
+        here="One thread at a time rewrites a queue.",
+        install=install_lock,
     ),
     Correction(
-        "sqs-redrive",
-        "StartMessageMoveTask, ListMessageMoveTasks, CancelMessageMoveTask, ListDeadLetterSourceQueues",
-        install_redrive,
+        name="sqs-event-source",
+        service="Lambda",
+        aws=(
+            "A function that reads a dead-letter queue finds a message's origin in DeadLetterQueueSourceArn. An "
+            "answer that is no valid list of failures fails the whole batch."
+        ),
+        ministack="The attribute is missing. An invalid answer counts as success.",
+        here="Functions see the origin of a dead letter; an invalid answer fails the whole batch.",
+        install=install_event_source,
+    ),
+    Correction(
+        name="sqs-redrive",
+        service="SQS",
+        aws=(
+            "StartMessageMoveTask, ListMessageMoveTasks and CancelMessageMoveTask move a dead-letter queue's "
+            "messages to their origin or to another queue. ListDeadLetterSourceQueues finds the queues that use a "
+            "dead-letter queue."
+        ),
+        ministack="None of these calls exists.",
+        here="All four calls exist.",
+        install=install_redrive,
     ),
 )

@@ -1,21 +1,7 @@
 """Step Functions: how an execution runs.
 
-AWS documents: a definition is JSON or YAML. An execution ends SUCCEEDED, FAILED, ABORTED (StopExecution) or
-TIMED_OUT (TimeoutSeconds of the machine), once, with an event on the default bus. A retrier honours
-MaxDelaySeconds and JitterStrategy. A task that waits for a token has a new token in each attempt, fails when
-the call that hands the token over fails, and with States.HeartbeatTimeout when heartbeats stay out. A
-throttled Lambda task fails with Lambda.TooManyRequestsException. A JSONata Succeed state has an Output.
-StartExecution with the name and input of a running execution returns that one. SendTaskSuccess answers
-InvalidOutput, TaskDoesNotExist or TaskTimedOut. The history names each task's service and call.
-
-MiniStack 1.5.33: parses JSON only; lets a late failure overwrite ABORTED; ignores the machine's timeout,
-heartbeats, MaxDelaySeconds and JitterStrategy; keeps one token for all attempts and swallows a Lambda error
-before the callback; reports a throttled task as Lambda.Unknown; ignores Output of Succeed; always answers
-ExecutionAlreadyExists; answers TaskDoesNotExist for a finished task; lets only a policy on every resource answer
-a token; sleeps 150 ms before each execution; parses an expression anew in each state.
-
-Here: the loop over states and the execution of a task are our own; the evaluation of paths, JSONata, choices,
-maps and service calls is MiniStack's. States inside Parallel and Map have no events in the history.
+The loop over states and the execution of a task are this module's. The evaluation of paths, JSONata, choices, maps
+and service calls is MiniStack's. States inside Parallel and Map have no events in the history.
 """
 
 import json
@@ -718,17 +704,72 @@ def install_parsed_expressions(_: Settings) -> None:
 
 
 CORRECTIONS = (
-    Correction("stepfunctions-yaml", "State machine definitions may be YAML", install_yaml),
     Correction(
-        "stepfunctions-engine",
-        "Time-outs, aborts, retry delays, heartbeats, Output of Succeed and the history of tasks",
-        install_engine,
+        name="stepfunctions-yaml",
+        service="Step Functions",
+        aws="A definition in a template is JSON or YAML.",
+        ministack="YAML is refused.",
+        here="YAML is accepted.",
+        install=install_yaml,
     ),
-    Correction("stepfunctions-callbacks", "Late, unknown and malformed answers to task tokens", install_callbacks),
     Correction(
-        "stepfunctions-token-resource", "A policy for task tokens may name the state machine", install_token_resource
+        name="stepfunctions-engine",
+        service="Step Functions",
+        aws=(
+            "An execution ends once, SUCCEEDED, FAILED, ABORTED or TIMED_OUT, with an event on the default bus. A "
+            "retrier honours MaxDelaySeconds and JitterStrategy, a task HeartbeatSeconds. Each attempt has a task "
+            "token of its own and fails if the call that hands the token over fails. Calls are made as the "
+            "machine's role. Succeed has an Output. The history names each task's service and call."
+        ),
+        ministack=(
+            "A late failure overwrites ABORTED. The machine's TimeoutSeconds, heartbeats, MaxDelaySeconds, "
+            "JitterStrategy and Output of Succeed are ignored. All attempts share a token; a failed call is "
+            "overlooked. No permission is checked. Each execution sleeps 150 ms first."
+        ),
+        here="Time-outs, aborts, retry delays, heartbeats, tokens, permissions and history as documented.",
+        install=install_engine,
     ),
-    Correction("stepfunctions-start", "StartExecution is idempotent and checks its input", install_start),
-    Correction("stepfunctions-lambda-errors", "A throttled task is retried by its name", install_lambda_errors),
-    Correction("stepfunctions-expressions", "A JSONata expression is parsed once", install_parsed_expressions),
+    Correction(
+        name="stepfunctions-callbacks",
+        service="Step Functions",
+        aws="SendTaskSuccess answers InvalidOutput, TaskDoesNotExist or TaskTimedOut.",
+        ministack="The answer to a finished task is TaskDoesNotExist; an invalid output is accepted.",
+        here="Late, unknown and malformed answers are told apart.",
+        install=install_callbacks,
+    ),
+    Correction(
+        name="stepfunctions-token-resource",
+        service="Step Functions",
+        aws="The resource of SendTaskSuccess, in a policy, is the state machine.",
+        ministack="Only a policy for every resource allows the call.",
+        here="A policy may name the state machine.",
+        install=install_token_resource,
+    ),
+    Correction(
+        name="stepfunctions-start",
+        service="Step Functions",
+        aws=(
+            "StartExecution with the name and input of a running execution returns that execution. Input that is "
+            "no JSON is refused."
+        ),
+        ministack="The answer is always ExecutionAlreadyExists. Input is not checked.",
+        here="StartExecution is idempotent and checks its input.",
+        install=install_start,
+    ),
+    Correction(
+        name="stepfunctions-lambda-errors",
+        service="Step Functions",
+        aws="A throttled Lambda task fails with Lambda.TooManyRequestsException.",
+        ministack="A throttled Lambda task fails with Lambda.Unknown.",
+        here="The documented name, so that a retrier can match it.",
+        install=install_lambda_errors,
+    ),
+    Correction(
+        name="stepfunctions-expressions",
+        service="Step Functions",
+        aws="Nothing: the difference is speed.",
+        ministack="A JSONata expression is parsed in each state.",
+        here="A JSONata expression is parsed once.",
+        install=install_parsed_expressions,
+    ),
 )
