@@ -12,7 +12,7 @@ TEXTS = sorted(
     path for path in PACKAGE.rglob("*") if path.suffix in {".py", ".md", ".toml"} and path != Path(__file__)
 )
 IMPORTED = {"awslambdaric", "hypercorn", "jsonata", "localcloud", "ministack", "uvloop", "yaml"}
-OTHERS = re.compile(r"\b(orders|orderctl|measure\.|verify\.|template\.yaml)")
+OTHERS = re.compile(r"\b(orders|orderctl|measure\.|verify\.)")
 
 
 def imported(path: Path) -> Iterator[str]:

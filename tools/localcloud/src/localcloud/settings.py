@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,3 +73,4 @@ class Settings:
         for name in [n for n in os.environ if n.startswith(("AWS_", "LAMBDA_", "DOCKER_", "LOCALSTACK_"))]:
             del os.environ[name]
         os.environ.update(self.environment())
+        tempfile.tempdir = None  # Python has remembered another TMPDIR

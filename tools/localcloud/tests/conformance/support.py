@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -237,15 +238,27 @@ def healthy(endpoint: str) -> bool:
 
 def command(port: int, directory: Path, *options: str) -> list[str]:
     """Return the command line of a server whose files lie in `directory`."""
-    paths = ["--data-dir", str(directory / "data"), "--tmp-dir", str(directory / "tmp")]
-    return [str(PYTHON), "-m", "localcloud", "--port", str(port), *paths, *options]
+    return [str(PYTHON), "-m", "localcloud", "--port", str(port), "--data-dir", str(directory / "data"), *options]
+
+
+def environment(directory: Path) -> dict[str, str]:
+    """Return the environment of a server whose temporary files lie in `directory`."""
+    temporary = directory / "tmp"
+    temporary.mkdir(exist_ok=True)
+    return {**os.environ, "TMPDIR": str(temporary)}
 
 
 def start(port: int, directory: Path, *options: str) -> tuple[subprocess.Popen[bytes], LocalCloud]:
     """Start a server and wait until it answers. Raises AssertionError with its log if it ends instead."""
     log = directory / "server.log"
     with log.open("ab") as output:
-        server = subprocess.Popen(command(port, directory, *options), cwd=directory, stdout=output, stderr=output)
+        server = subprocess.Popen(
+            command(port, directory, *options),
+            cwd=directory,
+            env=environment(directory),
+            stdout=output,
+            stderr=output,
+        )
     endpoint = f"http://127.0.0.1:{port}"
     eventually(lambda: server.poll() is not None or healthy(endpoint), 60)
     assert server.poll() is None, log.read_text()

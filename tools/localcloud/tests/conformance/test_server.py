@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from conformance.support import PYTHON, LocalCloud, command, eventually, free_port, start, table_with_stream
+from conformance.support import (
+    PYTHON,
+    LocalCloud,
+    command,
+    environment,
+    eventually,
+    free_port,
+    start,
+    table_with_stream,
+)
 from conformance.test_permissions import ANSWERER, allow, limited_role
 from conformance.test_stepfunctions import machine, token_on, waiting_for_token
 from conformance.test_stepfunctions import start as start_execution
@@ -27,8 +36,15 @@ pytestmark = [
 
 def run(*options: str, port: int, directory: Path) -> subprocess.CompletedProcess[str]:
     """Run a server that ends by itself."""
-    line = command(port, directory, *options)
-    return subprocess.run(line, cwd=directory, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command(port, directory, *options),
+        cwd=directory,
+        env=environment(directory),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def alive(pid: int) -> bool:
