@@ -234,7 +234,7 @@ def run(settings: Settings, *, bare: bool) -> None:
 
 
 def clean_up(settings: Settings, *, bare: bool) -> None:
-    """End every function process, complete what was saved, and remove what is temporary."""
+    """End every function process, complete the saved state, and remove the temporary files."""
     stop_functions(bare=bare)
     if settings.persist:
         saving.keep(settings.data_dir)

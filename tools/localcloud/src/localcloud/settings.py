@@ -68,7 +68,7 @@ class Settings:
         }
 
     def apply(self) -> None:
-        """Put the settings into the environment; must run before MiniStack is imported."""
+        """Set the environment variables; must run before MiniStack is imported."""
         # The user's credentials, profiles and endpoints must reach neither server nor functions.
         for name in [n for n in os.environ if n.startswith(("AWS_", "LAMBDA_", "DOCKER_", "LOCALSTACK_"))]:
             del os.environ[name]

@@ -1,4 +1,4 @@
-"""The corrections as a Markdown table: `python -m localcloud.table [README.md]` prints it, or renews it in a file."""
+"""The corrections as a Markdown table; `python -m localcloud.table [README.md]` prints or renews the table."""
 
 import sys
 from pathlib import Path

@@ -39,7 +39,7 @@ GatewayError: Any = internal(apigateway_v1, "_GatewayError")
 
 @dataclass
 class Import:
-    """One import of an OpenAPI document into an API: what its operations refer to by name."""
+    """One import of an OpenAPI document into an API, with the validators that its operations name."""
 
     spec: JsonObject
     validators: dict[str, str] = field(default_factory=dict)  # name -> id
@@ -63,7 +63,7 @@ class Import:
             internal(apigateway_v1, "_put_gateway_response")(api_id, kind, data)
 
     def complete(self, api_id: str, resource_id: str, http_method: str, operation: JsonObject) -> None:
-        """Add to an imported method what its operation says beyond MiniStack's import."""
+        """Add the parts of an operation to its imported method that MiniStack does not import."""
         method = internal(apigateway_v1, "_resources")[api_id][resource_id]["resourceMethods"][http_method]
         validator = operation.get("x-amazon-apigateway-request-validator") or self.spec.get(
             "x-amazon-apigateway-request-validator"
@@ -117,7 +117,7 @@ def request_model(operation: JsonObject) -> str | None:
 
 
 def install_import(_: Settings) -> None:
-    """Import an OpenAPI body whole."""
+    """Import the whole OpenAPI body."""
     import_rest_api = internal(apigateway_v1, "_import_rest_api")
     import_operation = internal(apigateway_v1, "_import_operation")
     methods = internal(apigateway_v1, "_OPENAPI_HTTP_METHODS")
@@ -149,7 +149,7 @@ def resource_paths(api_id: str) -> dict[str, str]:
 
 
 def install_update(_: Settings) -> None:
-    """Overwrite an API whose document has changed instead of replacing it, so that its id and URL stay."""
+    """Update an API whose document has changed in place, so that its id and URL stay."""
     handlers = resource_handlers("AWS::ApiGateway::RestApi")
     create, update = handlers["create"], handlers["update"]
     contents = [internal(apigateway_v1, name) for name in API_CONTENTS]
@@ -186,7 +186,7 @@ def install_address(_: Settings) -> None:
 
 
 class IntegrationError(GatewayError):  # type: ignore[misc]
-    """A gateway response whose status is fixed by the kind of failure, unless it is customized."""
+    """A gateway response whose default status depends on the kind of failure."""
 
     status: int = 502
 
@@ -198,7 +198,7 @@ class ThrottledError(IntegrationError):
 
 
 class InvocationFailedError(Exception):
-    """Carries the answer for a failed invocation past MiniStack's shaping of it."""
+    """Carries the answer of a failed invocation through MiniStack's own error handling."""
 
     def __init__(self, error: Any) -> None:
         super().__init__(error)
@@ -223,7 +223,7 @@ def install_integration_errors(_: Settings) -> None:
         call = asyncio.ensure_future(invoke_proxy(integration, *arguments, **keywords))
         done, _ = await asyncio.wait({call}, timeout=timeout_s)
         if not done:
-            # The function runs on, as it does on AWS; nobody listens to its answer any more.
+            # As on AWS, the function runs on; its answer is dropped.
             call.add_done_callback(lambda finished: finished.exception())
             return GatewayError("INTEGRATION_TIMEOUT", "Endpoint request timed out")
         try:
@@ -247,7 +247,7 @@ signature_holds: ContextVar[bool] = ContextVar("signature_holds", default=False)
 
 
 def install_token_checks(_: Settings) -> None:
-    """Have the Cognito authorizer ask what kind of token it is given, and tell an expired one from a bad one."""
+    """Have the Cognito authorizer check the kind of a token, and answer an expired token by EXPIRED_TOKEN."""
     validate: Callable[..., Coroutine[Any, Any, Any]] = internal(apigateway_v1, "_validate_cognito_authorizer")
     verify = internal(apigateway_v1, "_verify_rs256_signature")
     token_of = internal(apigateway_v1, "_cognito_token_from_request")
@@ -262,7 +262,7 @@ def install_token_checks(_: Settings) -> None:
         claims, error = await validate(authorizer, method, *request)
         if not signature_holds.get():
             return claims, error
-        # Only now is what the token says of itself worth anything.
+        # The signature holds: the claims can be trusted.
         said: JsonObject = json.loads(decode(token_of(authorizer, *request).split(".")[1]))
         if said.get("token_use") != ("access" if method.get("authorizationScopes") else "id"):
             return None, GatewayError("UNAUTHORIZED", "Unauthorized")

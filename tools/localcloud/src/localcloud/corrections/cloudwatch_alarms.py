@@ -55,7 +55,7 @@ def state_of(alarm: JsonObject, values: list[float | None]) -> str:
 
 
 def evaluate_alarm(alarm: JsonObject) -> None:
-    """Bring an alarm into the state that its metric gives it, and run its actions when that is another one."""
+    """Set an alarm's state by its metric, and run its actions if the state has changed."""
     if not alarm.get("MetricName") or alarm.get("ComparisonOperator") not in COMPARISONS:
         return
     values = period_values(alarm, time.time())
@@ -70,7 +70,7 @@ def evaluate_alarm(alarm: JsonObject) -> None:
 
 
 def record_queue(queue: JsonObject) -> None:
-    """Record what SQS reports of a queue."""
+    """Record the metrics of a queue."""
     internal(sqs, "_refresh_counts")(queue)
     attributes = queue["attributes"]
     dimensions = {"QueueName": attributes["QueueArn"].rsplit(":", 1)[-1]}
@@ -85,7 +85,7 @@ def record_queue(queue: JsonObject) -> None:
 
 
 def report() -> None:
-    """Record the metrics of all queues and evaluate all alarms, whosever they are."""
+    """Record the metrics of all queues and evaluate all alarms, in every account."""
     for (account, region, _), queue in list(internal(sqs, "_queues").all_items()):
         with request_scope(account, region):
             record_queue(queue)
@@ -95,7 +95,7 @@ def report() -> None:
 
 
 def install(settings: Settings) -> None:
-    """Evaluate alarms correctly and, with the metrics of queues, regularly."""
+    """Report the metrics of queues and evaluate alarms at regular intervals."""
     replace(cloudwatch, "_evaluate_alarm", evaluate_alarm)
 
     def run() -> None:
@@ -104,7 +104,7 @@ def install(settings: Settings) -> None:
             try:
                 report()
             except Exception:
-                logger.exception("Metrics could not be reported.")
+                logger.exception("The metrics could not be reported.")
 
     threading.Thread(target=run, daemon=True, name="cloudwatch-report").start()
 

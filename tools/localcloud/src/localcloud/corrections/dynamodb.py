@@ -14,7 +14,7 @@ JsonObject = dict[str, Any]
 
 
 def apply_settings(table: str, properties: JsonObject) -> None:
-    """Set time to live and point-in-time recovery as the properties say."""
+    """Set a table's time to live and point-in-time recovery by its properties."""
     ttl = properties.get("TimeToLiveSpecification")
     if ttl:
         specification = {"AttributeName": ttl.get("AttributeName", ""), "Enabled": is_true(ttl.get("Enabled"))}
@@ -61,7 +61,7 @@ def stream_of(body: bytes) -> str | None:
 
 
 def install_stream_access(_: Settings) -> None:
-    """Name the stream as the resource of what reads it."""
+    """Name the stream as the resource of GetShardIterator and GetRecords."""
     resource_of = internal(iam_actions, "extract_resource_arn")
 
     def extract_resource_arn(service: str, method: str, path: str, headers: Any, body: bytes, *rest: Any) -> Any:

@@ -35,7 +35,7 @@ InvokeTarget = Callable[..., None]
 
 @dataclass(frozen=True)
 class DeliveryError:
-    """Why a target did not take an event; `code` is one of the codes in the EventBridge user guide."""
+    """The error of a delivery; `code` is one of the codes in the EventBridge user guide."""
 
     code: str
     message: str
@@ -49,7 +49,7 @@ _role_arn: ContextVar[str | None] = ContextVar("localcloud_target_role_arn", def
 
 @contextmanager
 def set_for(variable: ContextVar[Any], value: Any) -> Iterator[None]:
-    """Give a context variable a value for the time of a block."""
+    """Set a context variable for a block."""
     token = variable.set(value)
     try:
         yield
@@ -58,7 +58,7 @@ def set_for(variable: ContextVar[Any], value: Any) -> Iterator[None]:
 
 
 def is_schedule(rule_arn: str) -> bool:
-    """Whether a delivery is EventBridge Scheduler's, which acts as the target's role throughout."""
+    """Whether a delivery is EventBridge Scheduler's; its permissions are those of the target's role."""
     return rule_arn.startswith("arn:aws:scheduler:")
 
 
@@ -85,7 +85,7 @@ def dead_letter(
     attempts: int = 0,
     condition: str = "MaximumRetryAttempts",
 ) -> None:
-    """Put an undelivered event on the target's dead-letter queue, if it has one that takes it."""
+    """Put an undelivered event on the target's dead-letter queue; logs an event that the queue does not take."""
     queue_arn = (target.get("DeadLetterConfig") or {}).get("Arn")
     if not queue_arn:
         logger.warning("Event %s was dropped: %s", event["id"], error.message)
@@ -173,12 +173,12 @@ def in_replay(event: JsonObject, rule: JsonObject) -> bool:
 
 
 def fail(code: str, message: str, *, retriable: bool = False) -> None:
-    """Note why the delivery that is under way did not succeed."""
+    """Set the error of the delivery in flight."""
     _failure.set(DeliveryError(code, message, retriable))
 
 
 def reporting(dispatch: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a delivery so that an error within it is a failure, which MiniStack would only write to its log."""
+    """Wrap a delivery so that an error within it fails the delivery; MiniStack only logs such an error."""
 
     @wraps(dispatch)
     def run(*arguments: Any) -> None:
@@ -294,14 +294,14 @@ def entry_error(entry: JsonObject) -> JsonObject | None:
 
 
 def entry_bytes(entry: JsonObject) -> int:
-    """Return the size of an entry as the user guide counts it."""
+    """Return the size of an entry in bytes, counted as in the EventBridge user guide."""
     size = 14 if "Time" in entry else 0
     texts = [entry.get(name) or "" for name in REQUIRED_FIELDS] + list(entry.get("Resources") or [])
     return size + sum(len(text.encode()) for text in texts)
 
 
 def install_validation(_: Settings) -> None:
-    """Refuse the entries that AWS refuses, one by one."""
+    """Refuse single entries of PutEvents as AWS does."""
     put_events = internal(eventbridge, "_put_events")
 
     def validated_put_events(data: JsonObject, allow_aws_source: bool = False) -> Any:

@@ -64,7 +64,7 @@ class AsyncInvocation:
     request_id: str
 
     def run(self) -> None:
-        """Invoke until it succeeds or its retries or age are used up, then tell the destination."""
+        """Invoke until a success or until retries or age are used up, then send the record to the destination."""
         _, _, _, region, account, *_ = self.function_arn.split(":")
         with request_scope(account, region):
             config = self._invoke_config()
@@ -100,7 +100,7 @@ class AsyncInvocation:
             time.sleep(delay)
 
     def _invoke_once(self) -> JsonObject:
-        # Looked up for each attempt: a retry meets the code that is deployed by then.
+        # Looked up for each attempt: a retry runs the code that is deployed at that time.
         func, config, name = internal(lambda_svc, "_get_func_record_for_ref")(self.function_arn)
         if func is None:
             message = f"Function not found: {name}"
@@ -115,7 +115,7 @@ class AsyncInvocation:
         try:
             outcome: JsonObject = internal(lambda_svc, "_execute_function")(record, self.event)
         finally:
-            request_id_override.reset(token)  # what its destination sets off has ids of its own
+            request_id_override.reset(token)  # invocations by its destination have ids of their own
         return outcome
 
     def _report(self, destinations: JsonObject, result: Result) -> None:
@@ -124,7 +124,7 @@ class AsyncInvocation:
             try:
                 deliver(destination, self._record(result), self._role())
             except Exception:
-                logger.exception("The destination %s of %s did not take its record.", destination, self.function_arn)
+                logger.exception("The destination %s of %s refused the record.", destination, self.function_arn)
         if not result.succeeded:
             self._dead_letter(result)
 

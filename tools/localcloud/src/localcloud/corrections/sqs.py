@@ -23,7 +23,7 @@ logger = logging.getLogger("localcloud.sqs")
 
 JsonObject = dict[str, Any]
 
-# All that read a queue's list of messages and then write it.
+# The functions that read and then write a queue's list of messages.
 REWRITING = (
     "_act_send_message",
     "_act_delete_message",
@@ -64,10 +64,10 @@ def install_lock(_: Settings) -> None:
 
 
 def failed_identifiers(body: Any) -> set[str] | None:
-    """Return the message ids that a function reports as failed, or None when its answer is invalid.
+    """Return the message ids that a function reports as failed; None for an invalid answer.
 
-    Lambda developer guide, "Success and failure conditions": an empty answer is success, anything that is not
-    a list of identifiers is a failure of the whole batch.
+    Lambda developer guide, "Success and failure conditions": an empty answer is success, an answer that is
+    no list of identifiers fails the whole batch.
     """
     if body is None or body == "":
         return set()
@@ -92,7 +92,7 @@ def run_batch(  # noqa: PLR0917 - called by MiniStack
     queue_url: str,
     queue_name: str,
 ) -> None:
-    """Invoke a function with a batch of messages and delete those that it has processed.
+    """Invoke a function with a batch of messages and delete the processed messages.
 
     The others stay on the queue until their visibility timeout ends.
     """
@@ -116,15 +116,15 @@ def run_batch(  # noqa: PLR0917 - called by MiniStack
 
 
 def install_event_source(_: Settings) -> None:
-    """Give functions the origin of dead letters, and take their answer as AWS does."""
-    # How long MiniStack's poller ignores new work after it was woken in vain.
+    """Give functions the origin of dead letters, and read their answer as AWS does."""
+    # The time for which MiniStack's poller ignores new messages after it found none.
     replace(lambda_svc, "_ESM_IDLE_WAKE_GAP_SECONDS", 0.01)
     replace(lambda_svc, "_run_sqs_batch", run_batch)
 
 
 @dataclass
 class MoveTask:
-    """One StartMessageMoveTask, as ListMessageMoveTasks shows it."""
+    """One task of StartMessageMoveTask."""
 
     source_arn: str
     destination_arn: str | None
@@ -137,7 +137,7 @@ class MoveTask:
     started_ms: int = field(default_factory=lambda: int(time.time() * 1000))
 
     def run(self) -> None:
-        """Move what lay on the queue when the task started."""
+        """Move the messages that were on the queue when the task started."""
         source = internal(sqs, "_queue_by_arn")(self.source_arn)
         try:
             while self.status == "RUNNING" and self.moved < self.to_move and self._move_one(source):
@@ -150,7 +150,7 @@ class MoveTask:
             self.status = "FAILED" if self.failure else "COMPLETED"
 
     def _move_one(self, source: JsonObject) -> bool:
-        """Move one visible message; False when there is none. Raises LookupError when it can't be moved."""
+        """Move one visible message; returns False if there is none. Raises LookupError without a destination."""
         with lock:
             now = time.time()
             message = next((m for m in source["messages"] if m["visible_at"] <= now), None)
@@ -160,7 +160,7 @@ class MoveTask:
             if not destination:
                 raise LookupError("CouldNotDetermineMessageSource")
             try:
-                # A moved message is a new one: another id, and it was never received.
+                # A moved message is a new message, with a new id and no receives.
                 queues.send(destination, message["body"], message["message_attributes"])
             except queues.QueueNotFoundError:
                 raise LookupError("AWS.SimpleQueueService.NonExistentQueue") from None
