@@ -11,11 +11,12 @@ import shutil
 import signal
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from orderctl import interrupts
 from orderctl.cloud import lifecycle, server
 from orderctl.cloud.state import Cloud
 from orderctl.demo import samples
@@ -26,10 +27,8 @@ from orderctl.stack.signin import token_source
 from orderctl.stack.target import Target
 from typer.testing import CliRunner
 
-from orderctl import interrupts
 from orders.storage.dynamodb import from_item, to_item
-
-DEADLINE_S = 120.0
+from tests.support import eventually
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +106,6 @@ class Inbox:
 @pytest.fixture(scope="module")
 def inbox(cloud: Target) -> Inbox:
     return Inbox(cloud)
-
-
-def eventually(look: Callable[[], Any], what: str = "") -> Any:
-    """What `look` returns, once it is true."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not (seen := look()):
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.2)
-    return seen
 
 
 def place(api: OrdersApi, sample: str = "fulfilled", **fields: Any) -> str:
