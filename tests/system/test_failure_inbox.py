@@ -11,7 +11,7 @@ import shutil
 import signal
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,8 +28,7 @@ from orderctl.stack.rest import OrdersApi
 from orderctl.stack.signin import token_source
 from orderctl.stack.target import Target
 from orders.storage.dynamodb import from_item, to_item
-
-DEADLINE_S = 120.0
+from tests.support import eventually
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +106,6 @@ class Inbox:
 @pytest.fixture(scope="module")
 def inbox(cloud: Target) -> Inbox:
     return Inbox(cloud)
-
-
-def eventually(look: Callable[[], Any], what: str = "") -> Any:
-    """What `look` returns, once it is true."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not (seen := look()):
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.2)
-    return seen
 
 
 def place(api: OrdersApi, sample: str = "fulfilled", **fields: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -16,17 +15,7 @@ from orderctl.stack import records
 from orderctl.stack.rest import OrdersApi
 from orderctl.stack.target import Target
 
-DEADLINE_S = 60.0
-
-
-def eventually(look: Callable[[], bool]) -> bool:
-    """Whether the condition comes true before the deadline."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not look():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
+from tests.support import eventually
 
 
 def changed(sample: str, **fields: Any) -> str:
@@ -99,7 +88,7 @@ def test_an_order_can_be_cancelled_until_it_is_paid(cloud: Target, api: OrdersAp
     request["currency"] = "USD"
     before = records.product(cloud, "MUG-TRAVEL-USD")
     order_id = api.submit(json.dumps(request), str(uuid.uuid4())).json()["orderId"]
-    assert eventually(lambda: "PaymentAttemptFailed" in statuses(api.order(order_id)))
+    eventually(lambda: "PaymentAttemptFailed" in statuses(api.order(order_id)))
 
     # WHEN the customer cancels it, twice
     answers = [api.cancel(order_id).status_code for _ in range(2)]
@@ -107,14 +96,14 @@ def test_an_order_can_be_cancelled_until_it_is_paid(cloud: Target, api: OrdersAp
     # THEN it is cancelled, what was reserved is available again, and no money is kept
     assert answers == [202, 202]
     assert api.order(order_id)["status"] == "CANCELLED"
-    assert eventually(lambda: records.product(cloud, "MUG-TRAVEL-USD") == before)
-    assert eventually(lambda: (records.payment_of(cloud, order_id) or {}).get("status") == "VOIDED")
+    eventually(lambda: records.product(cloud, "MUG-TRAVEL-USD") == before)
+    eventually(lambda: (records.payment_of(cloud, order_id) or {}).get("status") == "VOIDED")
 
 
 def test_a_fulfilled_order_can_no_longer_be_cancelled(cloud: Target, api: OrdersApi) -> None:
     # GIVEN an order that has been fulfilled
     order_id = api.submit(changed("fulfilled"), str(uuid.uuid4())).json()["orderId"]
-    assert eventually(lambda: api.order(order_id)["status"] == "FULFILLED")
+    eventually(lambda: api.order(order_id)["status"] == "FULFILLED")
 
     # WHEN its customer cancels it
     answer = api.cancel(order_id)
@@ -157,5 +146,5 @@ def test_orders_under_way_are_listed_as_open_until_they_end(cloud: Target, api: 
 
     # THEN it is listed as open, and no longer when it has ended
     assert order_id in {order["orderId"] for order in records.open_orders(cloud, 1000)}
-    assert eventually(lambda: api.order(order_id)["status"] == "FULFILLED")
+    eventually(lambda: api.order(order_id)["status"] == "FULFILLED")
     assert order_id not in {order["orderId"] for order in records.open_orders(cloud, 1000)}

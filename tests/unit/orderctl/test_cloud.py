@@ -299,7 +299,7 @@ def test_who_has_a_taken_port_is_named(
     cloud: Cloud, taken_port: int, monkeypatch: pytest.MonkeyPatch, data_dir: Path | None, told: str
 ) -> None:
     # GIVEN a port on which that program listens
-    server_line = f"python -m localcloud.server --port {taken_port} --data-dir {data_dir} --tmp-dir /x --persist "
+    server_line = f"python -m localcloud --port {taken_port} --data-dir {data_dir} --tmp-dir /x --persist "
     monkeypatch.setattr(processes, "command_lines", lambda: {1: "init ", 7: server_line if data_dir else "nginx "})
 
     # WHEN the port is asked for

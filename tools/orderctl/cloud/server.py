@@ -59,9 +59,7 @@ def refuse_taken_port(cloud: Cloud, port: int) -> None:
 def _user_of(port: int) -> tuple[str, str]:
     """Say who listens on a port, and how to stop that, as far as one can tell."""
     for command in processes.command_lines().values():
-        if found := re.search(
-            rf"localcloud\.server --port {port} --data-dir (.+?)/\.local/cloud/([^/]+)/data ", command
-        ):
+        if found := re.search(rf"localcloud --port {port} --data-dir (.+?)/\.local/cloud/([^/]+)/data ", command):
             checkout, name = found.groups()
             if Path(checkout) == ROOT:
                 stop = hints.command("down", name=name)
@@ -85,12 +83,11 @@ def start(cloud: Cloud, port: int, runtime: str, *, persist: bool = False) -> Cl
     refuse_taken_port(cloud, port)
     cloud.data.mkdir(parents=True, exist_ok=True)
     cloud.temporary.mkdir(parents=True, exist_ok=True)
-    command = [str(CLOUD_PYTHON), "-m", "localcloud.server", "--port", str(port)]
+    command = [str(CLOUD_PYTHON), "-m", "localcloud", "--port", str(port)]
     command += ["--data-dir", str(cloud.data), "--tmp-dir", str(cloud.temporary)]
     command += ["--persist"] if persist else []
-    environment = {**cloud_environment(cloud), "PYTHONPATH": str(ROOT / "tools/localcloud/src")}
     with interrupts.deferred():
-        process = processes.start_group(command, cloud.log("server"), environment, ROOT)
+        process = processes.start_group(command, cloud.log("server"), cloud_environment(cloud), ROOT)
         state = CloudState(
             name=cloud.name,
             port=port,

@@ -1,4 +1,4 @@
-"""JSONata expressions, each parsed once: to parse one takes twice as long as to evaluate it."""
+"""JSONata expressions, each parsed once: parsing takes twice as long as evaluating."""
 
 from functools import lru_cache
 from typing import Any
@@ -9,7 +9,7 @@ from localcloud.patching import internal, replace
 
 
 def parse_once() -> None:
-    """Have the interpreter keep what it has parsed; evaluating leaves it as it is."""
+    """Have the interpreter keep parsed expressions; evaluating does not change them."""
     parser = internal(jsonata.parser, "Parser")
     parse = internal(parser, "parse")
 

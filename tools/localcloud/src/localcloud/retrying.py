@@ -1,4 +1,4 @@
-"""How long Step Functions waits before a retry."""
+"""The delay before a retry of Step Functions."""
 
 import random
 from collections.abc import Callable, Mapping

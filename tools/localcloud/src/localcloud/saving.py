@@ -1,8 +1,7 @@
-"""What a local cloud keeps over a stop and a start: everything, as it was at the last clean stop, or nothing.
+"""Saved state: everything as it was at the last clean stop, or nothing.
 
-MiniStack saves each service by itself, goes on without one that fails, and writes objects of buckets through at once:
-after a kill its files are of two different times. Here, the server works in the folder `live`. A clean stop completes
-`live` by the file SAVED, and then puts it in the place of `saved`. A start makes `live` anew as a copy of `saved`.
+The server works in the folder `live`. A clean stop writes the file SAVED into `live` last, and then renames `live` to
+`saved`. A start replaces `live` by a copy of `saved`.
 """
 
 import contextlib
@@ -13,21 +12,20 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from localcloud.patching import internal, replace
+from localcloud.patching import Correction, internal, replace
 from localcloud.settings import Settings
 
 SAVED = "saved.json"
 """Written last: a folder with this file is complete. It holds `savedAt` and `port`."""
 
-TRIES = 10
+ATTEMPTS = 10
 
 
 def prepare(data_dir: Path, port: int) -> None:
-    """Make the folder in which the server works: what was saved last, with its addresses moved to `port`."""
+    """Make `live` a copy of `saved`, with the port in its addresses changed to `port`; empty without `saved`."""
     keep(data_dir)
     live, saved = data_dir / "live", data_dir / "saved"
     shutil.rmtree(live, ignore_errors=True)
@@ -42,7 +40,7 @@ def prepare(data_dir: Path, port: int) -> None:
 
 
 def keep(data_dir: Path) -> None:
-    """Put `live` in the place of `saved` if it is complete."""
+    """Replace `saved` by `live` if `live` is complete."""
     live, saved = data_dir / "live", data_dir / "saved"
     if (live / SAVED).exists():
         shutil.rmtree(saved, ignore_errors=True)
@@ -50,10 +48,12 @@ def keep(data_dir: Path) -> None:
 
 
 def install(settings: Settings) -> None:
-    """Have MiniStack save all services or none, and load all or none; and give an API the same id each time."""
+    """Have MiniStack save all services or none, and load all or none."""
+    if not settings.persist:
+        return
     from ministack import app  # noqa: PLC0415 - reads the environment when imported
     from ministack.core import persistence  # noqa: PLC0415
-    from ministack.services import apigateway_v1, stepfunctions  # noqa: PLC0415
+    from ministack.services import stepfunctions  # noqa: PLC0415
 
     from localcloud.corrections.lambda_environments import ExecutionEnvironment  # noqa: PLC0415
 
@@ -62,15 +62,15 @@ def install(settings: Settings) -> None:
     live, read_state = settings.live_dir, internal(persistence, "load_state")
 
     def save_all(services: dict[str, Callable[[], Any]]) -> None:
-        # What functions do while the services are saved one after the other would be in some of them only. To the
-        # executions under way that is no failure of theirs: whoever starts the cloud again takes them up.
+        # A function that writes while one service after the other is saved would be in some of the files only. Its
+        # end is no failure of the executions in flight, so their status is not published.
         replace(stepfunctions, "_emit_execution_status_event", lambda _execution: None)
         ExecutionEnvironment.stop_all()
         (live / "state").mkdir(parents=True, exist_ok=True)
         with _no_garbage_collection():
             for name, get_state in services.items():
                 if (state := _settled(get_state)) is not None:
-                    # json.dump would write the same piece by piece, at a fifth of the speed.
+                    # json.dump writes piece by piece, at a fifth of the speed.
                     text = json.dumps({"__ministack_format__": version_of(name), "payload": state}, default=as_json)
                     (live / "state" / f"{name}.json").write_text(text)
         marks = {"savedAt": datetime.now(UTC).isoformat(timespec="seconds"), "port": settings.port}
@@ -85,27 +85,16 @@ def install(settings: Settings) -> None:
                             raise ValueError(f"{name}.json is damaged")
                         module_of(module).load_persisted_state(state)
                     except Exception:
-                        logging.getLogger(__name__).exception("What was saved of %s can't be read.", name)
-                        os._exit(1)  # an exception would let the server run with what has been loaded so far
+                        logging.getLogger(__name__).exception("The saved state of %s can't be read.", name)
+                        os._exit(1)  # MiniStack would run on with the services loaded so far
 
-    if settings.persist:
-        replace(app, "save_all", save_all)
-        replace(app, "_load_persisted_state", load_all)
-
-    create, scope_of = internal(apigateway_v1, "_create_rest_api"), internal(apigateway_v1, "find_api_scope")
-
-    def create_rest_api(data: dict[str, Any]) -> Any:
-        wanted = sha256(str(data.get("name")).encode()).hexdigest()[:8]
-        if scope_of(wanted) is None:
-            data = {**data, "tags": {"ms-custom-id": wanted, **data.get("tags", {})}}
-        return create(data)
-
-    replace(apigateway_v1, "_create_rest_api", create_rest_api)
+    replace(app, "save_all", save_all)
+    replace(app, "_load_persisted_state", load_all)
 
 
 def _settled(get_state: Callable[[], Any]) -> Any:
-    """Return a service's state; threads that are still at work may change it while it is copied."""
-    for _ in range(TRIES):
+    """Return a service's state, read again if a thread has changed the state meanwhile."""
+    for _ in range(ATTEMPTS - 1):
         try:
             return get_state()
         except RuntimeError:
@@ -115,9 +104,24 @@ def _settled(get_state: Callable[[], Any]) -> Any:
 
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """The collector would look at millions of new objects again and again, none of which is garbage."""
+    """Turn the collector off for a block that makes millions of objects and no garbage."""
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
+
+
+CORRECTIONS = (
+    Correction(
+        name="state",
+        service="All",
+        aws="A service keeps everything that it has accepted.",
+        ministack=(
+            "Each service is saved by itself, without those that fail; objects of buckets are written at once. After "
+            "a kill the files are of different times."
+        ),
+        here="With --persist, a clean stop saves everything or nothing; a start loads everything or nothing.",
+        install=install,
+    ),
+)

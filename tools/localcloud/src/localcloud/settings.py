@@ -1,9 +1,14 @@
-"""What a local cloud is started with."""
+"""The settings of one server process."""
 
 import os
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+
+class StartError(RuntimeError):
+    """The server can't start; the text is a sentence for its user."""
 
 
 @dataclass(frozen=True)
@@ -11,8 +16,8 @@ class Settings:
     """Settings of one server process.
 
     `wait_scale` multiplies Step Functions waits and retry intervals (1 is real time).
-    `retry_base_s` is the first delay of Lambda's asynchronous retries and of EventBridge's target retries;
-    AWS starts at a minute, which is too long to watch on a laptop.
+    `retry_base_s` is the delay before the first retry of asynchronous invocations, rule targets and stream batches.
+    `python` needs awslambdaric and boto3.
     """
 
     port: int
@@ -35,11 +40,11 @@ class Settings:
 
     @property
     def live_dir(self) -> Path:
-        """Where the server writes what it keeps."""
-        return self.data_dir / "live"
+        """Where MiniStack writes; temporary without `persist`."""
+        return (self.data_dir if self.persist else self.tmp_dir) / "live"
 
     def environment(self) -> dict[str, str]:
-        """The environment variables MiniStack reads, all at import time."""
+        """The environment variables that MiniStack reads when it is imported."""
         flag = "1" if self.persist else "0"
         return {
             "AUTH": "true" if self.auth else "false",
@@ -49,7 +54,7 @@ class Settings:
             "IOT_MTLS_ENABLED": "0",
             "LAMBDA_ASYNC_RETRY_BASE_SECONDS": str(self.retry_base_s),
             "LAMBDA_EXECUTOR": "local",
-            "LAMBDA_WARM_TTL_SECONDS": "120",  # a burst's surplus processes hold 40 MB each
+            "LAMBDA_WARM_TTL_SECONDS": "120",  # an idle process holds 40 MB
             "LOG_LEVEL": self.log_level,
             "MINISTACK_HOST": "127.0.0.1",
             "MINISTACK_REGION": self.region,
@@ -63,8 +68,9 @@ class Settings:
         }
 
     def apply(self) -> None:
-        """Put the settings where MiniStack looks for them; must run before it is imported."""
-        # Credentials, profiles and endpoints of the person's shell must reach neither server nor functions.
+        """Set the environment variables; must run before MiniStack is imported."""
+        # The user's credentials, profiles and endpoints must reach neither server nor functions.
         for name in [n for n in os.environ if n.startswith(("AWS_", "LAMBDA_", "DOCKER_", "LOCALSTACK_"))]:
             del os.environ[name]
         os.environ.update(self.environment())
+        tempfile.tempdir = None  # Python has remembered another TMPDIR

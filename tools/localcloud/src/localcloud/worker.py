@@ -1,7 +1,7 @@
-"""Process of one Lambda execution environment: AWS's runtime interface client, ended with its server.
+"""The process of one Lambda execution environment: AWS's runtime interface client, ended with its server.
 
-Runs as `python -S -P worker.py HANDLER` in the directory of the function's code, under the interpreter that
-the functions are built for; imports nothing of the project.
+Runs as `python -S -P worker.py HANDLER` in the directory of the function's code, under the functions' interpreter.
+Imports nothing of this package.
 """
 
 import os
@@ -15,7 +15,7 @@ PARENT_CHECK_INTERVAL_S = 1.0
 
 
 def end_with_parent() -> None:
-    """Leave as soon as the server is gone: killed hard, it can't stop its environments itself."""
+    """End this process soon after the server; a server that was killed can't end its environments itself."""
     parent = os.getppid()
     while os.getppid() == parent:
         time.sleep(PARENT_CHECK_INTERVAL_S)

@@ -1,5 +1,6 @@
-"""Where MiniStack differs from what AWS documents, and what removes the difference."""
+"""The corrections: each declares what AWS documents, what MiniStack does, and what this server does."""
 
+from localcloud import saving
 from localcloud.corrections import (
     apigateway,
     cloudwatch,
@@ -26,10 +27,11 @@ CORRECTIONS: tuple[Correction, ...] = (
     *eventbridge.CORRECTIONS,
     *apigateway.CORRECTIONS,
     *stepfunctions.CORRECTIONS,
+    *saving.CORRECTIONS,
 )
 
 
 def install(settings: Settings) -> None:
-    """Install all corrections. Raises MissingInternalError when one of them has lost its hold."""
+    """Install all corrections. Raises MissingInternalError when MiniStack lacks a part that one of them replaces."""
     for correction in CORRECTIONS:
         correction.install(settings)

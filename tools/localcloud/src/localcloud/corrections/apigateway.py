@@ -1,19 +1,7 @@
 """API Gateway REST APIs.
 
-AWS documents: an OpenAPI body with extensions is the whole API: any-method, request validators and models,
-gateway responses, request and response mappings. A proxy integration whose function fails answers 502
-`{"message": "Internal server error"}`; an invocation that Lambda refuses answers 500, one that exceeds the
-integration's 29 s 504. The bodies come from the API's gateway responses. An authorizer of the type
-COGNITO_USER_POOLS takes an ID token where the method names no OAuth scopes, and an access token where it does. A
-token that has expired is answered 401 "The incoming token has expired". By which gateway response isn't documented:
-EXPIRED_TOKEN is the one for expired tokens, UNAUTHORIZED for what an authorizer doesn't take.
-
-MiniStack 1.5.33: imports path, method, security and the integration's type and address only, answers a failed
-function with the function's own error as a string, and gives an API another id when its document changes. Its
-authorizer takes any token that the pool has signed, refresh tokens too, and answers expired ones by UNAUTHORIZED.
-
-Here: the kind of token is checked, and EXPIRED_TOKEN answers for an expired one. An API that is to be right either
-way gives both responses the status 401, as template.yaml does.
+AWS does not document which gateway response answers an expired token. Here it is EXPIRED_TOKEN. An API whose
+EXPIRED_TOKEN and UNAUTHORIZED both have the status 401 is right either way.
 """
 
 import asyncio
@@ -22,6 +10,7 @@ import time
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 from ministack.services import apigateway_v1
@@ -50,7 +39,7 @@ GatewayError: Any = internal(apigateway_v1, "_GatewayError")
 
 @dataclass
 class Import:
-    """One import of an OpenAPI document into an API: what its operations refer to by name."""
+    """One import of an OpenAPI document into an API, with the validators that its operations name."""
 
     spec: JsonObject
     validators: dict[str, str] = field(default_factory=dict)  # name -> id
@@ -74,7 +63,7 @@ class Import:
             internal(apigateway_v1, "_put_gateway_response")(api_id, kind, data)
 
     def complete(self, api_id: str, resource_id: str, http_method: str, operation: JsonObject) -> None:
-        """Add to an imported method what its operation says beyond MiniStack's import."""
+        """Add the parts of an operation to its imported method that MiniStack does not import."""
         method = internal(apigateway_v1, "_resources")[api_id][resource_id]["resourceMethods"][http_method]
         validator = operation.get("x-amazon-apigateway-request-validator") or self.spec.get(
             "x-amazon-apigateway-request-validator"
@@ -128,7 +117,7 @@ def request_model(operation: JsonObject) -> str | None:
 
 
 def install_import(_: Settings) -> None:
-    """Import an OpenAPI body whole."""
+    """Import the whole OpenAPI body."""
     import_rest_api = internal(apigateway_v1, "_import_rest_api")
     import_operation = internal(apigateway_v1, "_import_operation")
     methods = internal(apigateway_v1, "_OPENAPI_HTTP_METHODS")
@@ -160,7 +149,7 @@ def resource_paths(api_id: str) -> dict[str, str]:
 
 
 def install_update(_: Settings) -> None:
-    """Overwrite an API whose document has changed instead of replacing it, so that its id and URL stay."""
+    """Update an API whose document has changed in place, so that its id and URL stay."""
     handlers = resource_handlers("AWS::ApiGateway::RestApi")
     create, update = handlers["create"], handlers["update"]
     contents = [internal(apigateway_v1, name) for name in API_CONTENTS]
@@ -183,8 +172,21 @@ def install_update(_: Settings) -> None:
     handlers["update"] = update_api
 
 
+def install_address(_: Settings) -> None:
+    """Derive the id of a new API from its name; a second API of the same name gets a random one."""
+    create, scope_of = internal(apigateway_v1, "_create_rest_api"), internal(apigateway_v1, "find_api_scope")
+
+    def create_rest_api(data: JsonObject) -> Any:
+        wanted = sha256(str(data.get("name")).encode()).hexdigest()[:8]
+        if scope_of(wanted) is None:
+            data = {**data, "tags": {"ms-custom-id": wanted, **data.get("tags", {})}}
+        return create(data)
+
+    replace(apigateway_v1, "_create_rest_api", create_rest_api)
+
+
 class IntegrationError(GatewayError):  # type: ignore[misc]
-    """A gateway response whose status is fixed by the kind of failure, unless it is customized."""
+    """A gateway response whose default status depends on the kind of failure."""
 
     status: int = 502
 
@@ -196,7 +198,7 @@ class ThrottledError(IntegrationError):
 
 
 class InvocationFailedError(Exception):
-    """Carries the answer for a failed invocation past MiniStack's shaping of it."""
+    """Carries the answer of a failed invocation through MiniStack's own error handling."""
 
     def __init__(self, error: Any) -> None:
         super().__init__(error)
@@ -221,7 +223,7 @@ def install_integration_errors(_: Settings) -> None:
         call = asyncio.ensure_future(invoke_proxy(integration, *arguments, **keywords))
         done, _ = await asyncio.wait({call}, timeout=timeout_s)
         if not done:
-            # The function runs on, as it does on AWS; nobody listens to its answer any more.
+            # As on AWS, the function runs on; its answer is dropped.
             call.add_done_callback(lambda finished: finished.exception())
             return GatewayError("INTEGRATION_TIMEOUT", "Endpoint request timed out")
         try:
@@ -245,7 +247,7 @@ signature_holds: ContextVar[bool] = ContextVar("signature_holds", default=False)
 
 
 def install_token_checks(_: Settings) -> None:
-    """Have the Cognito authorizer ask what kind of token it is given, and tell an expired one from a bad one."""
+    """Have the Cognito authorizer check the kind of a token, and answer an expired token by EXPIRED_TOKEN."""
     validate: Callable[..., Coroutine[Any, Any, Any]] = internal(apigateway_v1, "_validate_cognito_authorizer")
     verify = internal(apigateway_v1, "_verify_rs256_signature")
     token_of = internal(apigateway_v1, "_cognito_token_from_request")
@@ -260,7 +262,7 @@ def install_token_checks(_: Settings) -> None:
         claims, error = await validate(authorizer, method, *request)
         if not signature_holds.get():
             return claims, error
-        # Only now is what the token says of itself worth anything.
+        # The signature holds: the claims can be trusted.
         said: JsonObject = json.loads(decode(token_of(authorizer, *request).split(".")[1]))
         if said.get("token_use") != ("access" if method.get("authorizationScopes") else "id"):
             return None, GatewayError("UNAUTHORIZED", "Unauthorized")
@@ -273,20 +275,56 @@ def install_token_checks(_: Settings) -> None:
 
 
 CORRECTIONS = (
-    Correction("apigateway-update", "An API keeps its id when its document changes", install_update),
     Correction(
-        "apigateway-openapi",
-        "REST APIs keep their OpenAPI body's gateway responses, validators, models, mappings and any-methods",
-        install_import,
+        name="apigateway-update",
+        service="API Gateway",
+        aws="A REST API keeps its id when its OpenAPI body changes.",
+        ministack="A changed body gives the API another id, and so another URL.",
+        here="The id stays.",
+        install=install_update,
     ),
     Correction(
-        "apigateway-integration-errors",
-        "A failed function answers 502 Internal server error, a throttled one 500, one that is too slow 504",
-        install_integration_errors,
+        name="apigateway-address",
+        service="API Gateway",
+        aws="The id of a new REST API is random.",
+        ministack="The id of a new REST API is random.",
+        here="The id follows from the API's name, so that its URL is the same after a fresh start.",
+        install=install_address,
     ),
     Correction(
-        "apigateway-cognito-tokens",
-        "A Cognito authorizer without scopes takes ID tokens only, and an expired token is an EXPIRED_TOKEN",
-        install_token_checks,
+        name="apigateway-openapi",
+        service="API Gateway",
+        aws=(
+            "The OpenAPI body describes the whole API: x-amazon-apigateway-any-method, request validators, models, "
+            "gateway responses, request and response mappings."
+        ),
+        ministack="Only path, method, security and the integration's type and address are imported.",
+        here="The whole body is imported.",
+        install=install_import,
+    ),
+    Correction(
+        name="apigateway-integration-errors",
+        service="API Gateway",
+        aws=(
+            "A proxy integration answers 502 if its function fails, 500 if Lambda refuses the invocation, 504 "
+            "after 29 s. Gateway responses shape the bodies."
+        ),
+        ministack="The caller is told the function's own error, as a string.",
+        here="502, 500 and 504 as documented, through the gateway responses.",
+        install=install_integration_errors,
+    ),
+    Correction(
+        name="apigateway-cognito-tokens",
+        service="API Gateway",
+        aws=(
+            "A COGNITO_USER_POOLS authorizer takes an ID token if the method names no OAuth scopes, else an access "
+            "token. An expired token is answered: The incoming token has expired."
+        ),
+        ministack=(
+            "Every token that the pool has signed is accepted, refresh tokens too. An expired token is answered by "
+            "UNAUTHORIZED."
+        ),
+        here="The kind of token is checked; EXPIRED_TOKEN answers an expired one.",
+        install=install_token_checks,
     ),
 )

@@ -1,13 +1,4 @@
-"""What Lambda writes to CloudWatch: logs, and metrics.
-
-AWS documents: an execution environment has one log stream, the one that its context names; START, END and
-REPORT frame each invocation; a multi-line error is one event. Every invocation, whoever asked for it, counts
-in AWS/Lambda. A log line in Embedded Metric Format becomes metrics. FilterLogEvents gives up to 10,000 events and,
-if there may be more, a nextToken.
-
-MiniStack 1.5.33: makes a stream for each invocation and an event of each line, counts direct invocations only,
-and takes no notice of embedded metrics. FilterLogEvents ends at 10,000 events, and nothing says that there are more.
-"""
+"""Logs and metrics of Lambda functions, and FilterLogEvents."""
 
 import heapq
 import json
@@ -66,12 +57,12 @@ def embedded_metrics(line: str) -> Iterator[Metric]:
 
 
 def log_events(text: str) -> list[str]:
-    """Return a runtime's output as events; it writes a carriage return for a line break within an event."""
+    """Return a runtime's output as events. The runtime writes a carriage return for a line break within an event."""
     return [line.replace("\r", "\n") for line in text.split("\n")] if text else []
 
 
 def log_group(name: str) -> JsonObject:
-    """Return a log group, made if it is missing."""
+    """Return a log group; creates a missing one."""
     groups = internal(cloudwatch_logs, "_log_groups")
     if name not in groups:
         internal(cloudwatch_logs, "_create_log_group")({"logGroupName": name})
@@ -125,7 +116,7 @@ def install_metrics(_: Settings) -> None:
     def emit_lambda_logs(
         func: JsonObject, request_id: str, text: str, error: bool, duration_ms: int, **options: Any
     ) -> None:
-        # All invocations pass here, whichever service asked for them.
+        # Invocations of every service pass here.
         emit_logs(func, request_id, text, error, duration_ms, **options)
         dimensions = {"FunctionName": (func.get("config") or func)["FunctionName"]}
         record("AWS/Lambda", "Invocations", 1, "Count", dimensions)
@@ -146,19 +137,19 @@ def install_metrics(_: Settings) -> None:
 
 @dataclass(frozen=True)
 class Position:
-    """How far a search of a log has come: the time of the last event given, and how many of that time were."""
+    """The end of a page of a search: the time of its last event, and the number of events given with that time."""
 
     timestamp: int
     given: int
 
     @classmethod
     def of_token(cls, token: str) -> "Position":
-        """The position that a nextToken stands for. Raises ValueError for anything else."""
+        """Return the position that a nextToken stands for. Raises ValueError for any other text."""
         timestamp, _, given = token.partition("/")
         return cls(int(timestamp), int(given))
 
     def after(self, page: list[JsonObject]) -> str:
-        """The nextToken behind a page that began here."""
+        """Return the nextToken of a page that begins at this position."""
         last = page[-1]["timestamp"]
         given = sum(event["timestamp"] == last for event in page)
         return f"{last}/{given + (self.given if last == self.timestamp else 0)}"
@@ -173,7 +164,7 @@ def _order(event: JsonObject) -> tuple[int, int]:
 
 
 def events_of(group: JsonObject, names: list[str], start: int, end: int | None) -> Iterator[JsonObject]:
-    """Yield the events of a group's streams from `start` to `end`, both included, in the order of their times."""
+    """Return the events of a group's streams from `start` to `end`, both included, in the order of their times."""
     found = []
     with internal(cloudwatch_logs, "_log_events_lock"):
         for name in names:
@@ -186,7 +177,7 @@ def events_of(group: JsonObject, names: list[str], start: int, end: int | None) 
 
 
 def install_search(_: Settings) -> None:
-    """Give a nextToken where a page of FilterLogEvents is not all."""
+    """Give each page of FilterLogEvents but the last a nextToken."""
     groups = internal(cloudwatch_logs, "_log_groups")
     name_of = internal(cloudwatch_logs, "_resolve_log_group_name")
     compile_pattern = internal(cloudwatch_logs, "_compile_filter_pattern")
@@ -195,7 +186,7 @@ def install_search(_: Settings) -> None:
     def filter_log_events(request: JsonObject) -> Any:
         name, token, start = name_of(request), request.get("nextToken"), request.get("startTime") or 0
         if name not in groups:
-            return search(request)  # which says so
+            return search(request)  # answers ResourceNotFoundException
         try:
             position = Position.of_token(token) if token else Position(start, 0)
         except ValueError:
@@ -222,7 +213,34 @@ def install_search(_: Settings) -> None:
 
 
 CORRECTIONS = (
-    Correction("logs-filter-pages", "FilterLogEvents gives a nextToken where a page is not all", install_search),
-    Correction("lambda-logs", "One log stream for each environment, one event for each error", install_logs),
-    Correction("cloudwatch-metrics", "Every invocation counts once; embedded metrics are extracted", install_metrics),
+    Correction(
+        name="logs-filter-pages",
+        service="CloudWatch Logs",
+        aws="A page of FilterLogEvents has up to 10,000 events, and a nextToken if more may follow.",
+        ministack="The answer ends after 10,000 events, without a nextToken.",
+        here="Each page but the last has a nextToken.",
+        install=install_search,
+    ),
+    Correction(
+        name="lambda-logs",
+        service="CloudWatch Logs",
+        aws=(
+            "An environment has one log stream, the one that its context names. START, END and REPORT frame each "
+            "invocation. A stack trace is one event."
+        ),
+        ministack="Each invocation has a stream of its own; each line is an event.",
+        here="One log stream for each environment, one event for each error.",
+        install=install_logs,
+    ),
+    Correction(
+        name="cloudwatch-metrics",
+        service="CloudWatch",
+        aws=(
+            "Every invocation counts in AWS/Lambda, whichever service asked for it. A log line in Embedded Metric "
+            "Format becomes metrics."
+        ),
+        ministack="Only direct invocations count. Embedded metrics are ignored.",
+        here="Every invocation counts once; embedded metrics are extracted.",
+        install=install_metrics,
+    ),
 )

@@ -1,13 +1,4 @@
-"""Metrics of queues, and alarms.
-
-AWS documents: SQS reports for each queue, every minute, how many messages are visible, not visible and delayed,
-and how old the oldest is. An alarm looks at the metric with exactly its dimensions, at its statistic in each of
-its last EvaluationPeriods, needs DatapointsToAlarm of them, and treats a period without data as
-TreatMissingData says.
-
-MiniStack 1.5.33: reports nothing of queues; mixes the metrics of all dimensions into one figure over all
-periods, leaves an alarm without data as it is, and evaluates only when somebody asks for the alarms.
-"""
+"""Metrics of queues, and alarms."""
 
 import logging
 import operator
@@ -64,7 +55,7 @@ def state_of(alarm: JsonObject, values: list[float | None]) -> str:
 
 
 def evaluate_alarm(alarm: JsonObject) -> None:
-    """Bring an alarm into the state that its metric gives it, and run its actions when that is another one."""
+    """Set an alarm's state by its metric, and run its actions if the state has changed."""
     if not alarm.get("MetricName") or alarm.get("ComparisonOperator") not in COMPARISONS:
         return
     values = period_values(alarm, time.time())
@@ -79,7 +70,7 @@ def evaluate_alarm(alarm: JsonObject) -> None:
 
 
 def record_queue(queue: JsonObject) -> None:
-    """Record what SQS reports of a queue."""
+    """Record the metrics of a queue."""
     internal(sqs, "_refresh_counts")(queue)
     attributes = queue["attributes"]
     dimensions = {"QueueName": attributes["QueueArn"].rsplit(":", 1)[-1]}
@@ -94,7 +85,7 @@ def record_queue(queue: JsonObject) -> None:
 
 
 def report() -> None:
-    """Record the metrics of all queues and evaluate all alarms, whosever they are."""
+    """Record the metrics of all queues and evaluate all alarms, in every account."""
     for (account, region, _), queue in list(internal(sqs, "_queues").all_items()):
         with request_scope(account, region):
             record_queue(queue)
@@ -104,7 +95,7 @@ def report() -> None:
 
 
 def install(settings: Settings) -> None:
-    """Evaluate alarms correctly and, with the metrics of queues, regularly."""
+    """Report the metrics of queues and evaluate alarms at regular intervals."""
     replace(cloudwatch, "_evaluate_alarm", evaluate_alarm)
 
     def run() -> None:
@@ -113,11 +104,25 @@ def install(settings: Settings) -> None:
             try:
                 report()
             except Exception:
-                logger.exception("Metrics could not be reported.")
+                logger.exception("The metrics could not be reported.")
 
     threading.Thread(target=run, daemon=True, name="cloudwatch-report").start()
 
 
 CORRECTIONS = (
-    Correction("cloudwatch-alarms", "Queues report metrics; alarms look at their own metric and periods", install),
+    Correction(
+        name="cloudwatch-alarms",
+        service="CloudWatch",
+        aws=(
+            "SQS reports for each queue, every minute, the number of visible, invisible and delayed messages and "
+            "the age of the oldest. An alarm looks at the metric with exactly its dimensions in each of its last "
+            "EvaluationPeriods, needs DatapointsToAlarm of them, and treats missing data as TreatMissingData says."
+        ),
+        ministack=(
+            "Queues report nothing. An alarm mixes all dimensions into one figure over all periods, ignores "
+            "missing data, and is evaluated on request only."
+        ),
+        here="Queues report metrics; alarms look at their own metric and periods, every --metrics-interval.",
+        install=install,
+    ),
 )

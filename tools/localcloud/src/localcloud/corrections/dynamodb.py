@@ -1,12 +1,4 @@
-"""DynamoDB: tables of a template, and who may read a stream.
-
-AWS documents: TimeToLiveSpecification and PointInTimeRecoverySpecification are settings of the table resource.
-The resource of GetShardIterator and GetRecords, for a policy, is the stream.
-
-MiniStack 1.5.33: drops both settings from a template, though its API has them, and asks for permission to read
-streams on every resource. With persistence, it saves how far a function has read a stream, but not the stream: after
-a restart nothing more is read until as many records have been written again.
-"""
+"""DynamoDB: settings of a template's tables, and streams."""
 
 import copy
 import json
@@ -22,7 +14,7 @@ JsonObject = dict[str, Any]
 
 
 def apply_settings(table: str, properties: JsonObject) -> None:
-    """Set time to live and point-in-time recovery as the properties say."""
+    """Set a table's time to live and point-in-time recovery by its properties."""
     ttl = properties.get("TimeToLiveSpecification")
     if ttl:
         specification = {"AttributeName": ttl.get("AttributeName", ""), "Enabled": is_true(ttl.get("Enabled"))}
@@ -69,7 +61,7 @@ def stream_of(body: bytes) -> str | None:
 
 
 def install_stream_access(_: Settings) -> None:
-    """Name the stream as the resource of what reads it."""
+    """Name the stream as the resource of GetShardIterator and GetRecords."""
     resource_of = internal(iam_actions, "extract_resource_arn")
 
     def extract_resource_arn(service: str, method: str, path: str, headers: Any, body: bytes, *rest: Any) -> Any:
@@ -98,10 +90,30 @@ def install_stream_persistence(_: Settings) -> None:
 
 CORRECTIONS = (
     Correction(
-        "dynamodb-settings",
-        "Time to live and point-in-time recovery of a template are applied",
-        install,
+        name="dynamodb-settings",
+        service="DynamoDB",
+        aws="TimeToLiveSpecification and PointInTimeRecoverySpecification are properties of a table in a template.",
+        ministack="Both properties are dropped.",
+        here="Both properties are applied.",
+        install=install,
     ),
-    Correction("dynamodb-stream-persistence", "What is on a stream survives a restart", install_stream_persistence),
-    Correction("dynamodb-stream-access", "A policy may name the stream that GetRecords reads", install_stream_access),
+    Correction(
+        name="dynamodb-stream-persistence",
+        service="DynamoDB",
+        aws="A stream keeps its records for 24 hours.",
+        ministack=(
+            "A restart loses a stream's records but not its readers' positions: they miss as many records as were "
+            "lost."
+        ),
+        here="Records of a stream survive a clean restart.",
+        install=install_stream_persistence,
+    ),
+    Correction(
+        name="dynamodb-stream-access",
+        service="DynamoDB",
+        aws="The resource of GetShardIterator and GetRecords, in a policy, is the stream.",
+        ministack="Only a policy for every resource allows these calls.",
+        here="A policy may name the stream.",
+        install=install_stream_access,
+    ),
 )

@@ -1,18 +1,6 @@
-"""EventBridge: deliveries that fail.
+"""EventBridge: deliveries that fail, and entries that are refused.
 
-AWS documents: a Lambda target is invoked asynchronously. A delivery that fails for a reason that can't pass
-by itself (no such target, no permission) goes to the target's dead-letter queue at once; any other failure is
-retried by the target's RetryPolicy first. The message is the event, with the attributes RULE_ARN, TARGET_ARN,
-ERROR_CODE, ERROR_MESSAGE, EXHAUSTED_RETRY_CONDITION and RETRY_ATTEMPTS. A queue (target or dead-letter queue)
-needs a resource policy that lets events.amazonaws.com send. StartReplay's FilterArns name the rules that a
-replay reaches. PutEvents answers each entry that lacks a field or whose detail is no JSON object with an error
-code of its own.
-
-MiniStack 1.5.33: invokes a Lambda target once, without retry or destination; ignores RetryPolicy and
-DeadLetterConfig, and drops the event of a missing target with a line in the log; asks no queue policy;
-replays to every rule; PutEvents accepts anything.
-
-Here: the documented behaviour. Retries start after `Settings.retry_base_s` and are kept in memory.
+Pending retries live in the server's memory: a stop loses them. The first delay is `Settings.retry_base_s`.
 """
 
 import json
@@ -47,7 +35,7 @@ InvokeTarget = Callable[..., None]
 
 @dataclass(frozen=True)
 class DeliveryError:
-    """Why a target did not take an event; `code` is one of the codes in the EventBridge user guide."""
+    """The error of a delivery; `code` is one of the codes in the EventBridge user guide."""
 
     code: str
     message: str
@@ -61,7 +49,7 @@ _role_arn: ContextVar[str | None] = ContextVar("localcloud_target_role_arn", def
 
 @contextmanager
 def set_for(variable: ContextVar[Any], value: Any) -> Iterator[None]:
-    """Give a context variable a value for the time of a block."""
+    """Set a context variable for a block."""
     token = variable.set(value)
     try:
         yield
@@ -70,7 +58,7 @@ def set_for(variable: ContextVar[Any], value: Any) -> Iterator[None]:
 
 
 def is_schedule(rule_arn: str) -> bool:
-    """Whether a delivery is EventBridge Scheduler's, which acts as the target's role throughout."""
+    """Whether a delivery is EventBridge Scheduler's; its permissions are those of the target's role."""
     return rule_arn.startswith("arn:aws:scheduler:")
 
 
@@ -97,7 +85,7 @@ def dead_letter(
     attempts: int = 0,
     condition: str = "MaximumRetryAttempts",
 ) -> None:
-    """Put an undelivered event on the target's dead-letter queue, if it has one that takes it."""
+    """Put an undelivered event on the target's dead-letter queue; logs an event that the queue does not take."""
     queue_arn = (target.get("DeadLetterConfig") or {}).get("Arn")
     if not queue_arn:
         logger.warning("Event %s was dropped: %s", event["id"], error.message)
@@ -185,12 +173,12 @@ def in_replay(event: JsonObject, rule: JsonObject) -> bool:
 
 
 def fail(code: str, message: str, *, retriable: bool = False) -> None:
-    """Note why the delivery that is under way did not succeed."""
+    """Set the error of the delivery in flight."""
     _failure.set(DeliveryError(code, message, retriable))
 
 
 def reporting(dispatch: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a delivery so that an error within it is a failure, which MiniStack would only write to its log."""
+    """Wrap a delivery so that an error within it fails the delivery; MiniStack only logs such an error."""
 
     @wraps(dispatch)
     def run(*arguments: Any) -> None:
@@ -306,14 +294,14 @@ def entry_error(entry: JsonObject) -> JsonObject | None:
 
 
 def entry_bytes(entry: JsonObject) -> int:
-    """Return the size of an entry as the user guide counts it."""
+    """Return the size of an entry in bytes, counted as in the EventBridge user guide."""
     size = 14 if "Time" in entry else 0
     texts = [entry.get(name) or "" for name in REQUIRED_FIELDS] + list(entry.get("Resources") or [])
     return size + sum(len(text.encode()) for text in texts)
 
 
 def install_validation(_: Settings) -> None:
-    """Refuse the entries that AWS refuses, one by one."""
+    """Refuse single entries of PutEvents as AWS does."""
     put_events = internal(eventbridge, "_put_events")
 
     def validated_put_events(data: JsonObject, allow_aws_source: bool = False) -> Any:
@@ -336,13 +324,31 @@ def install_validation(_: Settings) -> None:
 
 CORRECTIONS = (
     Correction(
-        "eventbridge-deliveries",
-        "Rule targets: asynchronous Lambda invocation, RetryPolicy, dead-letter queues, queue policies",
-        install_deliveries,
+        name="eventbridge-deliveries",
+        service="EventBridge",
+        aws=(
+            "A Lambda target is invoked asynchronously. A delivery fails at once if its target or permission is "
+            "missing, and otherwise after the retries of its RetryPolicy. The event then goes to the target's "
+            "dead-letter queue with RULE_ARN, TARGET_ARN, ERROR_CODE, ERROR_MESSAGE, EXHAUSTED_RETRY_CONDITION and "
+            "RETRY_ATTEMPTS. A queue or function needs a policy that lets the rule in. A replay reaches the rules "
+            "of its FilterArns only."
+        ),
+        ministack=(
+            "A Lambda target is invoked once. RetryPolicy, DeadLetterConfig and policies are ignored; the event of "
+            "a missing target is dropped. A replay reaches every rule."
+        ),
+        here="Asynchronous Lambda targets, RetryPolicy, dead-letter queues, permissions of targets, FilterArns.",
+        install=install_deliveries,
     ),
     Correction(
-        "eventbridge-validation",
-        "PutEvents refuses entries without source, detail type or a JSON object as detail, and over 1 MiB",
-        install_validation,
+        name="eventbridge-validation",
+        service="EventBridge",
+        aws=(
+            "PutEvents answers each entry without source, detail type or a JSON object as detail with an error "
+            "code of its own, and refuses more than 1 MiB."
+        ),
+        ministack="PutEvents accepts every entry.",
+        here="PutEvents refuses the entries that AWS refuses, one by one.",
+        install=install_validation,
     ),
 )

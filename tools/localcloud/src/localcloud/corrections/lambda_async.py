@@ -1,18 +1,7 @@
 """Asynchronous Lambda invocations.
 
-AWS documents: an asynchronous invocation that fails is tried twice more, with the same request id; it then
-goes to the on-failure destination of the invoked function, version or alias as an invocation record (version,
-timestamp, requestContext, requestPayload, responseContext, responsePayload), or as the bare event to the
-function's dead-letter queue. Success is recorded in the on-success destination. Destinations are queues,
-topics, functions, event buses and, for failures, S3 buckets. Throttled invocations are retried for up to six
-hours without counting as attempts.
-
-MiniStack 1.5.33: retries, but finds only the configuration of the unqualified function (SAM's is on `$LATEST`
-or the alias), sends an incomplete record with a fixed attempt count, to queues, topics and functions on
-failure only.
-
-Here: the documented behaviour, with a first delay of `Settings.retry_base_s` instead of a minute. Pending
-retries live in the server's memory and are lost when it stops.
+Pending retries live in the server's memory: a stop loses them. The first delay is `Settings.retry_base_s`, where AWS
+waits a minute.
 """
 
 import contextlib
@@ -75,7 +64,7 @@ class AsyncInvocation:
     request_id: str
 
     def run(self) -> None:
-        """Invoke until it succeeds or its retries or age are used up, then tell the destination."""
+        """Invoke until a success or until retries or age are used up, then send the record to the destination."""
         _, _, _, region, account, *_ = self.function_arn.split(":")
         with request_scope(account, region):
             config = self._invoke_config()
@@ -111,7 +100,7 @@ class AsyncInvocation:
             time.sleep(delay)
 
     def _invoke_once(self) -> JsonObject:
-        # Looked up for each attempt: a retry meets the code that is deployed by then.
+        # Looked up for each attempt: a retry runs the code that is deployed at that time.
         func, config, name = internal(lambda_svc, "_get_func_record_for_ref")(self.function_arn)
         if func is None:
             message = f"Function not found: {name}"
@@ -126,7 +115,7 @@ class AsyncInvocation:
         try:
             outcome: JsonObject = internal(lambda_svc, "_execute_function")(record, self.event)
         finally:
-            request_id_override.reset(token)  # what its destination sets off has ids of its own
+            request_id_override.reset(token)  # invocations by its destination have ids of their own
         return outcome
 
     def _report(self, destinations: JsonObject, result: Result) -> None:
@@ -135,7 +124,7 @@ class AsyncInvocation:
             try:
                 deliver(destination, self._record(result), self._role())
             except Exception:
-                logger.exception("The destination %s of %s did not take its record.", destination, self.function_arn)
+                logger.exception("The destination %s of %s refused the record.", destination, self.function_arn)
         if not result.succeeded:
             self._dead_letter(result)
 
@@ -241,8 +230,21 @@ def install(settings: Settings) -> None:
 
 CORRECTIONS = (
     Correction(
-        "lambda-async",
-        "Asynchronous invocations: retries and destinations of alias or version, with AWS's record",
-        install,
+        name="lambda-async",
+        service="Lambda",
+        aws=(
+            "A failed asynchronous invocation is retried twice, with the same request id. An invocation record "
+            "then goes to the on-failure destination of the invoked function, version or alias, or the bare event "
+            "to its dead-letter queue; a success goes to the on-success destination. Destinations are queues, "
+            "topics, functions, buses and, for failures, buckets; the function's role must allow the call. A "
+            "throttled invocation is retried for up to six hours and is no attempt."
+        ),
+        ministack=(
+            "Only the configuration of the unqualified function is found, while SAM's is on $LATEST or the alias. "
+            "The record is incomplete and goes to queues, topics and functions on failure only. No permission is "
+            "checked."
+        ),
+        here="Retries and destinations of the alias or version, with AWS's record, as the function's role.",
+        install=install,
     ),
 )

@@ -1,18 +1,7 @@
 """Lambda execution environments.
 
-AWS documents: a Python function runs under the runtime interface client `awslambdaric`, in an environment
-that holds the function's variables and Lambda's own; an exception is answered with `errorType`,
-`errorMessage`, `requestId` and `stackTrace` and does not end the environment; a failed import is
-`Runtime.ImportModuleError`, a time-out `Sandbox.Timedout`.
-
-MiniStack 1.5.33: runs Python in a loop of its own that inherits the whole environment of the server, reports
-every exception as `Runtime.HandlerError` without a stack trace and kills the environment for it, adds 50 ms
-to an invocation that logs nothing, and starts one process for each concurrent invocation without any bound.
-
-Here: each environment is a process with the real `awslambdaric`, served by a Runtime API of its own. At most
-`Settings.max_environments` of them exist for a function; further invocations wait for a free one. (A function
-that invokes itself synchronously deeper than that would wait for ever.) A second environment is started only
-when none has become free for half a second. Cold starts run two at a time.
+Each environment is a process with the real `awslambdaric`, served by a Runtime API of its own. A function that
+invokes itself synchronously more than `Settings.max_environments` deep waits until it times out.
 """
 
 import contextlib
@@ -36,7 +25,7 @@ from ministack.core import lambda_runtime
 from ministack.services import lambda_svc
 
 from localcloud.patching import Correction, internal, replace, resource_handlers
-from localcloud.settings import Settings
+from localcloud.settings import Settings, StartError
 
 INIT_TIMEOUT_S = 10.0  # Lambda developer guide, "Init phase"
 CONCURRENT_COLD_STARTS = 2
@@ -48,7 +37,7 @@ RUNTIME_PACKAGES = ("awslambdaric", "simplejson", "snapshot_restore_py.py", "run
 SDK_PACKAGES = ("boto3", "botocore", "s3transfer", "urllib3", "jmespath", "dateutil", "six.py")  # AWS has them too
 
 request_id_override: ContextVar[str | None] = ContextVar("localcloud_request_id", default=None)
-"""The request id that the next invocation must carry: all attempts of an asynchronous one share theirs."""
+"""The request id of the next invocation: all attempts of an asynchronous invocation have the same."""
 
 current_log_stream: ContextVar[str] = ContextVar("localcloud_log_stream", default="unknown")
 """The log stream of the environment that ran this thread's latest invocation."""
@@ -57,7 +46,7 @@ JsonObject = dict[str, Any]
 
 
 class InitError(Exception):
-    """The environment ended before it asked for its first event; `payload` is what the caller is told."""
+    """The environment ended before its first event; `payload` is the answer to the caller."""
 
     def __init__(self, payload: JsonObject) -> None:
         super().__init__(payload["errorMessage"])
@@ -66,7 +55,7 @@ class InitError(Exception):
 
 @dataclass(frozen=True)
 class Invocation:
-    """One event on its way to the runtime."""
+    """One event for the runtime."""
 
     request_id: str
     payload: bytes
@@ -77,7 +66,7 @@ class Invocation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an invocation or of the init phase.
+    """The end of an invocation or of the init phase.
 
     `kind` is ready, response, error, init-error or exit.
     """
@@ -88,7 +77,7 @@ class Outcome:
 
 
 class OutputPipe:
-    """Collects what a process writes, so that it never blocks on a full pipe."""
+    """Collects the output of a process, so that the process never blocks on a full pipe."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -106,7 +95,7 @@ class OutputPipe:
                     self._read_available()
 
     def _read_available(self) -> None:
-        """Read all there is; close the pipe when nobody can write to it any more."""
+        """Read the available output; close the pipe after the last writer."""
         while not self._stream.closed:
             try:
                 chunk = os.read(self._stream.fileno(), 65536)
@@ -118,7 +107,7 @@ class OutputPipe:
             del self._buffer[:-LOG_LIMIT_BYTES]
 
     def drain(self) -> str:
-        """Return all that was written since the last call, including what is still in the pipe."""
+        """Return the output since the last call, the pipe's content included."""
         with self._lock:
             self._read_available()
             text = self._buffer.decode("utf-8", errors="replace")
@@ -127,18 +116,18 @@ class OutputPipe:
 
 
 class QuietServer(ThreadingHTTPServer):
-    """Does not report the connections that a runtime leaves behind when it is killed."""
+    """Reports no connection that a killed runtime has lost."""
 
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Report an error of a handler, unless it is a lost connection."""
+        """Report an error of a handler, except a lost connection."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
 
 class RuntimeApi:
-    """The HTTP API through which one runtime fetches its events and posts its results."""
+    """The HTTP API that gives one runtime its events and takes its results."""
 
     def __init__(self) -> None:
         self.inbox: queue.SimpleQueue[Invocation | None] = queue.SimpleQueue()
@@ -148,7 +137,7 @@ class RuntimeApi:
 
     @property
     def address(self) -> str:
-        """host:port, as AWS_LAMBDA_RUNTIME_API has it."""
+        """host:port, the value of AWS_LAMBDA_RUNTIME_API."""
         return f"127.0.0.1:{self._server.server_port}"
 
     def close(self) -> None:
@@ -233,7 +222,7 @@ class RuntimeApi:
 def execution_variables(config: JsonObject, code_dir: str, api_address: str, settings: Settings) -> dict[str, str]:
     """Return the whole environment of a function's process: Lambda's variables and the function's own.
 
-    `AWS_ENDPOINT_URL` is the one variable that AWS does not set; it is how the SDK finds the local cloud.
+    `AWS_ENDPOINT_URL` is the only variable that AWS does not set; the SDK finds this server by it.
     """
     logging_config = config.get("LoggingConfig") or {}
     region = config["FunctionArn"].split(":")[3]
@@ -276,16 +265,23 @@ def log_stream_name(config: JsonObject) -> str:
 
 
 def runtime_dir(settings: Settings) -> Path:
-    """Return the directory of the runtime interface client, which stands for AWS's /var/runtime."""
+    """Return the directory of the runtime interface client, this server's /var/runtime."""
     return settings.tmp_dir / "runtime"
 
 
 def copy_runtime(settings: Settings) -> None:
-    """Make the runtime interface client available to functions, without the packages installed around it."""
+    """Make the runtime interface client and the SDK available to functions, without the packages around them.
+
+    Raises StartError if the functions' interpreter does not have them.
+    """
     directory = runtime_dir(settings)
     directory.mkdir(parents=True, exist_ok=True)
-    find = "import awslambdaric, pathlib; print(pathlib.Path(awslambdaric.__file__).parents[1])"
-    found = subprocess.run([settings.python, "-c", find], capture_output=True, text=True, check=True)
+    find = "import awslambdaric, boto3, pathlib; print(pathlib.Path(awslambdaric.__file__).parents[1])"
+    try:
+        found = subprocess.run([settings.python, "-c", find], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        message = f"Functions can't run on {settings.python}: it needs awslambdaric and boto3."
+        raise StartError(message) from None
     site_packages = Path(found.stdout.strip())
     for pattern in RUNTIME_PACKAGES:
         for source in site_packages.glob(pattern):
@@ -309,7 +305,7 @@ def layer_paths(config: JsonObject) -> list[str]:
 
 
 class ExecutionEnvironment(lambda_runtime.Worker):  # type: ignore[misc]
-    """One execution environment, as MiniStack's pool leases it: one invocation at a time."""
+    """One execution environment of MiniStack's pool; runs one invocation at a time."""
 
     settings: Settings
     cold_starts = threading.BoundedSemaphore(CONCURRENT_COLD_STARTS)
@@ -319,7 +315,7 @@ class ExecutionEnvironment(lambda_runtime.Worker):  # type: ignore[misc]
 
     @classmethod
     def stop_all(cls) -> None:
-        """End every process and start none any more."""
+        """End every process, and start no more."""
         with cls._processes_lock:
             ExecutionEnvironment._stopped = True
             processes = list(cls._processes)
@@ -386,7 +382,7 @@ class ExecutionEnvironment(lambda_runtime.Worker):  # type: ignore[misc]
                 return outcome
 
     def _spawn(self, init_timeout: float | None = None) -> None:
-        """Start the process and wait until it asks for its first event. Raises InitError."""
+        """Start the process and wait for its request of a first event. Raises InitError."""
         with self.cold_starts:
             self._start()
             try:
@@ -404,7 +400,7 @@ class ExecutionEnvironment(lambda_runtime.Worker):  # type: ignore[misc]
         variables = execution_variables(self.config, code_dir, api.address, self.settings)
         with self._processes_lock:
             if self._stopped:
-                raise InitError({"errorType": "Sandbox.Stopped", "errorMessage": "The local cloud stops"})
+                raise InitError({"errorType": "Sandbox.Stopped", "errorMessage": "The server stops"})
             process = subprocess.Popen(
                 [self.settings.python, "-S", "-P", str(WORKER_SCRIPT), self.config["Handler"]],
                 cwd=code_dir,
@@ -441,7 +437,7 @@ class ExecutionEnvironment(lambda_runtime.Worker):  # type: ignore[misc]
             raise InitError({"errorType": "Runtime.ExitError", "errorMessage": message})
 
     def _dispose(self) -> None:
-        """Forget a process that has ended (or never was), and its API."""
+        """Drop an ended process and its API, if there are any."""
         api, self._api = self._api, None
         if api is not None:
             api.close()
@@ -451,20 +447,20 @@ class ExecutionEnvironment(lambda_runtime.Worker):  # type: ignore[misc]
         self._output = None
 
     def _discard_tmpdir(self) -> None:
-        # MiniStack's pool has ended the process by itself when it calls this.
+        # MiniStack's pool has ended the process before this call.
         self._dispose()
 
 
 def exit_reason(return_code: int) -> str:
-    """Word a process's return code as Lambda does."""
+    """Return the text that Lambda has for a process's return code."""
     return f"signal: {-return_code}" if return_code < 0 else f"exit status {return_code}"
 
 
 class Slots:
-    """The invocations of one function that may run at a time.
+    """The concurrent invocations of one function.
 
-    A warm environment that is about to be free is worth waiting for: a cold start takes longer than most
-    invocations, and costs the other functions their share of the processor.
+    An invocation waits for a busy environment before it starts another one: a cold start takes longer than most
+    invocations, and takes processor time from other functions.
     """
 
     def __init__(self, limit: int) -> None:
@@ -475,7 +471,7 @@ class Slots:
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
-        """Hold one slot for the time of a block; waits for it."""
+        """Wait for a slot and hold it for a block."""
         with self._changed:
             self._wait()
             self._running += 1
@@ -525,7 +521,7 @@ def install_runtime(settings: Settings) -> None:
         return ExecutionEnvironment if is_python(config) else other_class(config)
 
     def execute_function_warm(func: JsonObject, event: Any, request_id: str) -> JsonObject:
-        # The provided-runtime path is the one that passes the runtime's own error payload on.
+        # Only the path of provided runtimes passes on the error payload of the runtime.
         run = run_python if is_python(func.get("config") or func) else run_other
         result: JsonObject = run(func, event, request_id)
         return result
@@ -535,7 +531,7 @@ def install_runtime(settings: Settings) -> None:
 
 
 def install_limit(settings: Settings) -> None:
-    """Bound the environments of each function and give an invocation the request id it was promised."""
+    """Limit the environments of each function, and use `request_id_override` as an invocation's request id."""
     limiter = Limiter(settings.max_environments)
     key_of = internal(lambda_svc, "_inflight_key")
     dispatch = internal(lambda_svc, "_execute_function_dispatch")
@@ -552,7 +548,7 @@ def install_limit(settings: Settings) -> None:
 
 
 def install_reserved_concurrency(_: Settings) -> None:
-    """Take ReservedConcurrentExecutions over from CloudFormation, which MiniStack drops."""
+    """Apply ReservedConcurrentExecutions of a template."""
     handlers = resource_handlers("AWS::Lambda::Function")
     create, update = handlers["create"], handlers["update"]
     put = internal(lambda_svc, "_put_function_concurrency")
@@ -580,18 +576,41 @@ def install_reserved_concurrency(_: Settings) -> None:
 
 CORRECTIONS = (
     Correction(
-        "lambda-runtime",
-        "Python functions run under awslambdaric in a clean environment; errors keep type and stack trace",
-        install_runtime,
+        name="lambda-runtime",
+        service="Lambda",
+        aws=(
+            "A Python function runs under the runtime interface client awslambdaric and sees the documented "
+            "variables only. An exception is answered with errorType, errorMessage, requestId and stackTrace; the "
+            "environment stays. A failed import is Runtime.ImportModuleError, a time-out Sandbox.Timedout."
+        ),
+        ministack=(
+            "A loop of its own inherits the server's variables, answers every exception with Runtime.HandlerError "
+            "without a stack trace, ends the environment after it, and adds 50 ms to an invocation that logs "
+            "nothing."
+        ),
+        here=(
+            "Each environment is a process with awslambdaric and a clean environment; errors keep type and stack "
+            "trace."
+        ),
+        install=install_runtime,
     ),
     Correction(
-        "lambda-environment-limit",
-        "A bounded number of execution environments per function; further invocations wait for a free one",
-        install_limit,
+        name="lambda-environment-limit",
+        service="Lambda",
+        aws="A function has at most as many environments as its concurrency; further invocations are throttled.",
+        ministack="Each concurrent invocation starts a process, without a limit.",
+        here=(
+            "A function has at most --max-environments processes (4); further invocations wait. Another process "
+            "starts when none was free for half a second, two at a time."
+        ),
+        install=install_limit,
     ),
     Correction(
-        "lambda-reserved-concurrency",
-        "ReservedConcurrentExecutions of a template is applied",
-        install_reserved_concurrency,
+        name="lambda-reserved-concurrency",
+        service="Lambda",
+        aws="ReservedConcurrentExecutions is a property of a function in a template.",
+        ministack="The property is dropped.",
+        here="The property is applied.",
+        install=install_reserved_concurrency,
     ),
 )

@@ -1,15 +1,6 @@
 """Lambda functions that read a DynamoDB stream.
 
-AWS documents: a batch that fails is retried until MaximumRetryAttempts or MaximumRecordAgeInSeconds; with
-BisectBatchOnFunctionError it is split in two first, which uses up no retry; with ReportBatchItemFailures it
-continues at the first record that failed. A batch that is given up goes to the on-failure destination as a
-pointer (DDBStreamBatchInfo: shard, first and last sequence number), and the shard goes on. Throttled
-invocations are no attempts.
-
-MiniStack 1.5.33: retries a failing batch for ever unless it grows older than MaximumRecordAgeInSeconds, ignores
-the other settings, and runs the function on the thread that polls for all event sources.
-
-Here: the documented behaviour, one batch at a time for each mapping, on a thread of its own.
+Each event source mapping processes one batch at a time, on a thread of its own.
 """
 
 import logging
@@ -38,19 +29,19 @@ Records = list[JsonObject]
 
 
 class MappingGoneError(Exception):
-    """The mapping was deleted or disabled while a batch was at work."""
+    """The mapping was deleted or disabled while a batch was processed."""
 
 
 @dataclass
 class StreamReader:
-    """Takes one mapping's function through its table's stream."""
+    """Invokes one mapping's function with the records of its table's stream."""
 
     mapping: JsonObject
     table: str
     retry_base_s: float
 
     def read(self) -> None:
-        """Process all that lies on the stream; the position advances behind each finished batch."""
+        """Process all records of the stream; the position advances after each batch."""
         with self._giving_way():
             while records := self._next_records():
                 wanted: Records = internal(lambda_svc, "_apply_filter_criteria")(records, self.mapping)
@@ -63,7 +54,7 @@ class StreamReader:
         try:
             yield
         except MappingGoneError:
-            logger.info("The mapping %s is gone or disabled.", self.mapping["UUID"])
+            logger.info("The mapping %s was deleted or disabled.", self.mapping["UUID"])
 
     def _next_records(self) -> Records:
         self._check_mapping()
@@ -77,17 +68,17 @@ class StreamReader:
             raise MappingGoneError
 
     def _advance(self, last: JsonObject) -> None:
-        """Put the position behind a record."""
+        """Set the position after a record."""
         start = internal(dynamodb, "stream_start_position")(self.table)
         records = internal(dynamodb, "stream_live_records")(self.table)
-        # From the newest: a mapping that keeps up finds its record at once.
+        # From the newest record, which is that of a mapping that keeps up.
         offset = next((i for i in range(len(records) - 1, -1, -1) if records[i] is last), -1)
         positions = internal(lambda_svc, "_dynamodb_stream_positions")
         with internal(lambda_svc, "_dynamodb_stream_positions_lock"):
             positions[self.mapping["UUID"]] = start + offset + 1
 
     def _process(self, records: Records) -> None:
-        """Bring a batch to its end: processed, or given up and sent to the destination."""
+        """Invoke the function until the batch is processed, or given up and reported to the destination."""
         attempts = throttles = 0
         while records:
             self._check_mapping()
@@ -135,7 +126,7 @@ class StreamReader:
         return func, config
 
     def _processed(self, records: Records, result: JsonObject) -> int:
-        """Return how many records, from the first, are done."""
+        """Return the number of records, from the first, that are processed."""
         if result.get("error"):
             return 0
         if "ReportBatchItemFailures" not in self.mapping.get("FunctionResponseTypes", []):
@@ -161,7 +152,7 @@ class StreamReader:
             failure = self._failure(records, result, condition, attempts)
             deliver(destination["Destination"], failure, config.get("Role"))
         except Exception:
-            logger.exception("The destination of the mapping %s took no record.", self.mapping["UUID"])
+            logger.exception("The destination of the mapping %s refused the record.", self.mapping["UUID"])
 
     def _failure(self, records: Records, result: JsonObject, condition: str, attempts: int) -> JsonObject:
         first, last = records[0]["dynamodb"], records[-1]["dynamodb"]
@@ -214,7 +205,7 @@ def first_failure(records: Records, body: Any) -> int:
 
 
 def iso(epoch_s: float, timespec: str = "seconds") -> str:
-    """Return a time in UTC as Lambda's records have it."""
+    """Return a time in UTC in the format of Lambda's records."""
     return datetime.fromtimestamp(float(epoch_s), UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
@@ -233,12 +224,12 @@ def table_of(mapping: JsonObject, account: str, region: str) -> str | None:
 
 
 def install(settings: Settings) -> None:
-    """Give each mapping on a stream a reader of its own."""
+    """Read each mapping's stream on a thread of its own."""
     for name in ("_dispatch_esm_batch", "_esm_inflight", "_dynamodb_stream_positions"):
         internal(lambda_svc, name)
 
     def poll_streams() -> bool:
-        """Start a reader for each mapping that is behind; never has work left for the poller itself."""
+        """Start a reader for each mapping that is behind; returns False: the poller has no more to do."""
         for account, region, mapping in internal(lambda_svc, "_iter_all_esms")():
             if is_true(mapping.get("Enabled", True)):
                 with request_scope(account, region):
@@ -262,8 +253,19 @@ def install(settings: Settings) -> None:
 
 CORRECTIONS = (
     Correction(
-        "lambda-streams",
-        "DynamoDB stream mappings: retries, bisecting, partial batches, record age, on-failure destination",
-        install,
+        name="lambda-streams",
+        service="Lambda",
+        aws=(
+            "A batch that fails is retried until MaximumRetryAttempts or MaximumRecordAgeInSeconds. "
+            "BisectBatchOnFunctionError splits the batch first, which is no retry. ReportBatchItemFailures "
+            "continues at the first record that failed. A pointer to a batch that is given up goes to the "
+            "on-failure destination, and the shard goes on. A throttled invocation is no attempt."
+        ),
+        ministack=(
+            "A failing batch is retried until its record age, or for ever; the other settings are ignored. One "
+            "slow function holds up all event sources."
+        ),
+        here="Retries, bisecting, partial batches, record age and on-failure destination of each mapping.",
+        install=install,
     ),
 )

@@ -1,11 +1,8 @@
-"""Who may do what inside the local cloud.
+"""Permissions of the calls that services make to each other.
 
-AWS documents: Step Functions calls a service as the state machine's role, Lambda sends an invocation record as
-the function's execution role, and EventBridge needs a resource policy (queue, function) or the target's role
-(state machine, bus).
-
-MiniStack 1.5.33: under AUTH=true it checks what functions and clients do over HTTP, but none of these, because
-they are calls within its process.
+Step Functions calls a service as the state machine's role. Lambda sends an invocation record as the function's
+execution role. EventBridge needs a resource policy (queue, function) or the target's role (state machine, bus).
+MiniStack checks calls over HTTP only; these are calls within its process.
 """
 
 from typing import Any
@@ -70,7 +67,7 @@ def events_may_send(queue_arn: str, rule_arn: str) -> bool:
 
 
 def events_may_invoke(function_arn: str, rule_arn: str) -> bool:
-    """Whether a function, version or alias lets EventBridge invoke it on behalf of a rule."""
+    """Whether the policy of a function, version or alias allows EventBridge to invoke on behalf of a rule."""
     func, _, _ = internal(lambda_svc, "_get_base_func_record_for_ref")(function_arn)
     policy = (func or {}).get("policy")
     return service_may("events.amazonaws.com", policy, "lambda:InvokeFunction", function_arn, rule_arn)

@@ -1,4 +1,4 @@
-"""How services inside the local cloud put a message on a queue."""
+"""Messages that services send to queues."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def number_attribute(value: int) -> dict[str, str]:
 
 
 def send(queue_arn: str, body: str, attributes: dict[str, Any] | None = None, **parameters: str) -> None:
-    """Put a message on a queue as SendMessage does, whoever the caller of the current request is.
+    """Put a message on a queue as SendMessage does, in the queue's own account.
 
     `parameters` are MessageGroupId and MessageDeduplicationId. Raises QueueNotFoundError.
     """

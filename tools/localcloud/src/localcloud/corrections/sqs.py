@@ -1,14 +1,4 @@
-"""SQS.
-
-AWS documents: StartMessageMoveTask, ListMessageMoveTasks and CancelMessageMoveTask move the messages of a
-dead-letter queue to the queues that they came from, or to another one; ListDeadLetterSourceQueues finds the
-queues that use a dead-letter queue. A Lambda function that reads a dead-letter queue finds where a message
-came from in the attribute DeadLetterQueueSourceArn. A batch whose answer is no valid list of failures has
-failed as a whole. A message that was accepted is not lost.
-
-MiniStack 1.5.33: knows none of these calls, leaves the attribute out of the function's event, takes an invalid
-answer for success, and loses a message that is sent while another thread rewrites the queue's list.
-"""
+"""SQS: redrive, queues as event sources, and messages sent at the same time."""
 
 import json
 import logging
@@ -33,7 +23,7 @@ logger = logging.getLogger("localcloud.sqs")
 
 JsonObject = dict[str, Any]
 
-# All that read a queue's list of messages and then write it.
+# The functions that read and then write a queue's list of messages.
 REWRITING = (
     "_act_send_message",
     "_act_delete_message",
@@ -74,10 +64,10 @@ def install_lock(_: Settings) -> None:
 
 
 def failed_identifiers(body: Any) -> set[str] | None:
-    """Return the message ids that a function reports as failed, or None when its answer is invalid.
+    """Return the message ids that a function reports as failed; None for an invalid answer.
 
-    Lambda developer guide, "Success and failure conditions": an empty answer is success, anything that is not
-    a list of identifiers is a failure of the whole batch.
+    Lambda developer guide, "Success and failure conditions": an empty answer is success, an answer that is
+    no list of identifiers fails the whole batch.
     """
     if body is None or body == "":
         return set()
@@ -102,7 +92,7 @@ def run_batch(  # noqa: PLR0917 - called by MiniStack
     queue_url: str,
     queue_name: str,
 ) -> None:
-    """Invoke a function with a batch of messages and delete those that it has processed.
+    """Invoke a function with a batch of messages and delete the processed messages.
 
     The others stay on the queue until their visibility timeout ends.
     """
@@ -126,15 +116,15 @@ def run_batch(  # noqa: PLR0917 - called by MiniStack
 
 
 def install_event_source(_: Settings) -> None:
-    """Give functions the origin of dead letters, and take their answer as AWS does."""
-    # How long MiniStack's poller ignores new work after it was woken in vain.
+    """Give functions the origin of dead letters, and read their answer as AWS does."""
+    # The time for which MiniStack's poller ignores new messages after it found none.
     replace(lambda_svc, "_ESM_IDLE_WAKE_GAP_SECONDS", 0.01)
     replace(lambda_svc, "_run_sqs_batch", run_batch)
 
 
 @dataclass
 class MoveTask:
-    """One StartMessageMoveTask, as ListMessageMoveTasks shows it."""
+    """One task of StartMessageMoveTask."""
 
     source_arn: str
     destination_arn: str | None
@@ -147,7 +137,7 @@ class MoveTask:
     started_ms: int = field(default_factory=lambda: int(time.time() * 1000))
 
     def run(self) -> None:
-        """Move what lay on the queue when the task started."""
+        """Move the messages that were on the queue when the task started."""
         source = internal(sqs, "_queue_by_arn")(self.source_arn)
         try:
             while self.status == "RUNNING" and self.moved < self.to_move and self._move_one(source):
@@ -160,7 +150,7 @@ class MoveTask:
             self.status = "FAILED" if self.failure else "COMPLETED"
 
     def _move_one(self, source: JsonObject) -> bool:
-        """Move one visible message; False when there is none. Raises LookupError when it can't be moved."""
+        """Move one visible message; returns False if there is none. Raises LookupError without a destination."""
         with lock:
             now = time.time()
             message = next((m for m in source["messages"] if m["visible_at"] <= now), None)
@@ -170,7 +160,7 @@ class MoveTask:
             if not destination:
                 raise LookupError("CouldNotDetermineMessageSource")
             try:
-                # A moved message is a new one: another id, and it was never received.
+                # A moved message is a new message, with a new id and no receives.
                 queues.send(destination, message["body"], message["message_attributes"])
             except queues.QueueNotFoundError:
                 raise LookupError("AWS.SimpleQueueService.NonExistentQueue") from None
@@ -266,15 +256,35 @@ def install_redrive(_: Settings) -> None:
 
 
 CORRECTIONS = (
-    Correction("sqs-lock", "No message is lost when threads use a queue at the same time", install_lock),
     Correction(
-        "sqs-event-source",
-        "Functions see where a dead letter came from; an invalid batch answer fails the whole batch",
-        install_event_source,
+        name="sqs-lock",
+        service="SQS",
+        aws="A message that was accepted is not lost.",
+        ministack="A message is lost if another thread rewrites the queue's list at the same time.",
+        here="One thread at a time rewrites a queue.",
+        install=install_lock,
     ),
     Correction(
-        "sqs-redrive",
-        "StartMessageMoveTask, ListMessageMoveTasks, CancelMessageMoveTask, ListDeadLetterSourceQueues",
-        install_redrive,
+        name="sqs-event-source",
+        service="Lambda",
+        aws=(
+            "A function that reads a dead-letter queue finds a message's origin in DeadLetterQueueSourceArn. An "
+            "answer that is no valid list of failures fails the whole batch."
+        ),
+        ministack="The attribute is missing. An invalid answer counts as success.",
+        here="Functions see the origin of a dead letter; an invalid answer fails the whole batch.",
+        install=install_event_source,
+    ),
+    Correction(
+        name="sqs-redrive",
+        service="SQS",
+        aws=(
+            "StartMessageMoveTask, ListMessageMoveTasks and CancelMessageMoveTask move a dead-letter queue's "
+            "messages to their origin or to another queue. ListDeadLetterSourceQueues finds the queues that use a "
+            "dead-letter queue."
+        ),
+        ministack="None of these calls exists.",
+        here="All four calls exist.",
+        install=install_redrive,
     ),
 )

@@ -1,7 +1,6 @@
-"""What a Step Functions task needs its machine's role to allow.
+"""The permissions that a Step Functions task needs from its machine's role.
 
-Covers the calls to Lambda, SQS, SNS, DynamoDB, EventBridge and Step Functions itself; other services' calls
-are not checked.
+Covers calls to Lambda, SQS, SNS, DynamoDB, EventBridge and Step Functions; no other call is checked.
 """
 
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ JsonObject = dict[str, Any]
 
 @dataclass(frozen=True)
 class Access:
-    """One permission, and the error name of a task that lacks it."""
+    """One permission, and the error name of a task without the permission."""
 
     action: str
     resource_arn: str

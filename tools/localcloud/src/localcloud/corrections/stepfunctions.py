@@ -1,21 +1,7 @@
 """Step Functions: how an execution runs.
 
-AWS documents: a definition is JSON or YAML. An execution ends SUCCEEDED, FAILED, ABORTED (StopExecution) or
-TIMED_OUT (TimeoutSeconds of the machine), once, with an event on the default bus. A retrier honours
-MaxDelaySeconds and JitterStrategy. A task that waits for a token has a new token in each attempt, fails when
-the call that hands the token over fails, and with States.HeartbeatTimeout when heartbeats stay out. A
-throttled Lambda task fails with Lambda.TooManyRequestsException. A JSONata Succeed state has an Output.
-StartExecution with the name and input of a running execution returns that one. SendTaskSuccess answers
-InvalidOutput, TaskDoesNotExist or TaskTimedOut. The history names each task's service and call.
-
-MiniStack 1.5.33: parses JSON only; lets a late failure overwrite ABORTED; ignores the machine's timeout,
-heartbeats, MaxDelaySeconds and JitterStrategy; keeps one token for all attempts and swallows a Lambda error
-before the callback; reports a throttled task as Lambda.Unknown; ignores Output of Succeed; always answers
-ExecutionAlreadyExists; answers TaskDoesNotExist for a finished task; lets only a policy on every resource answer
-a token; sleeps 150 ms before each execution; parses an expression anew in each state.
-
-Here: the loop over states and the execution of a task are our own; the evaluation of paths, JSONata, choices,
-maps and service calls is MiniStack's. States inside Parallel and Map have no events in the history.
+The loop over states and the execution of a task are this module's. The evaluation of paths, JSONata, choices, maps
+and service calls is MiniStack's. States inside Parallel and Map have no events in the history.
 """
 
 import json
@@ -53,7 +39,7 @@ StatesError: Any = internal(stepfunctions, "_ExecutionError")
 
 
 class ExecutionEndedError(Exception):
-    """The execution was stopped or timed out while one of its states was at work."""
+    """The execution was stopped or timed out while one of its states ran."""
 
 
 class TaskToken:
@@ -85,7 +71,7 @@ class Tokens:
         return token
 
     def close(self, token: TaskToken) -> None:
-        """Take no more answers for a token."""
+        """Accept no more answers for a token."""
         with self._lock:
             self._open.pop(token.value, None)
             self._closed[token.value] = token
@@ -114,7 +100,7 @@ class Tokens:
 
 
 class Run:
-    """One execution at work: how it is told to end, and how it waits."""
+    """One running execution: its end, its waits and its task token."""
 
     def __init__(self, execution: JsonObject) -> None:
         self.execution = execution
@@ -122,7 +108,7 @@ class Run:
         self._token: TaskToken | None = None
 
     def finish(self, status: str, event_type: str, details: JsonObject, **outcome: Any) -> bool:
-        """Move the execution into its final status, unless it is in one; returns whether it did."""
+        """Give a running execution its final status; returns False if the execution has ended before."""
         with _finish_lock:
             if self.execution["status"] != "RUNNING":
                 return False
@@ -134,14 +120,14 @@ class Run:
         return True
 
     def end(self) -> None:
-        """Wake whatever the execution waits for."""
+        """Interrupt the execution's wait."""
         self.ended.set()
         token = self._token
         if token is not None:
             token.answered.set()
 
     def sleep(self, seconds: float) -> None:
-        """Wait as long as SFN_WAIT_SCALE makes of it. Raises ExecutionEndedError."""
+        """Wait for `seconds` times SFN_WAIT_SCALE. Raises ExecutionEndedError."""
         scaled = seconds * float(internal(stepfunctions, "_SFN_WAIT_SCALE"))
         if self.ended.wait(max(scaled, 0)):
             raise ExecutionEndedError
@@ -209,7 +195,7 @@ def add_event(execution: JsonObject, event_type: str, details: JsonObject | None
 
 
 def emit_status(execution: JsonObject) -> None:
-    """Put an execution's status on the default bus, unless it was started synchronously."""
+    """Put an execution's status on the default bus; a synchronous execution has no event."""
     if execution.get("sync"):
         return
     status = execution["status"]
@@ -276,7 +262,7 @@ def run_execution(execution_arn: str) -> None:
         output = json.dumps(walk(run, machine, definition))
         run.finish("SUCCEEDED", "ExecutionSucceeded", {"output": output}, output=output)
     except ExecutionEndedError:
-        logger.info("%s ended while at work.", execution_arn)
+        logger.info("%s ended while a state ran.", execution_arn)
     except StatesError as failure:
         fail(run, failure.error, failure.cause)
     except Exception as failure:
@@ -365,7 +351,7 @@ def is_jsonata(state: JsonObject, context: JsonObject) -> bool:
 
 
 def succeed_output(state: JsonObject, data: Any, context: JsonObject) -> Any:
-    """Return what a Succeed state ends with."""
+    """Return the output of a Succeed state."""
     if is_jsonata(state, context):
         return internal(stepfunctions, "_apply_jsonata_output")(state, data, context, default=data)
     selected = internal(stepfunctions, "_apply_input_path")(state, data, context)
@@ -439,7 +425,7 @@ def check_permissions(role_arn: str | None, resource: str, arguments: Any) -> No
 
 
 def task_arguments(state: JsonObject, data: Any, context: JsonObject) -> Any:
-    """Return what a task's resource is called with."""
+    """Return the arguments of a task's call."""
     if is_jsonata(state, context):
         return internal(stepfunctions, "_apply_jsonata_arguments")(state, data, context)
     selected = internal(stepfunctions, "_apply_input_path")(state, data, context)
@@ -458,7 +444,7 @@ def task_output(state: JsonObject, data: Any, result: Any, context: JsonObject) 
 
 
 def seconds_of(state: JsonObject, name: str, data: Any, context: JsonObject) -> float | None:
-    """Return a time-out of a task in seconds, or None; it may be a JSONata expression or a path."""
+    """Return a time-out of a task in seconds, given as a number, a JSONata expression or a path; None without one."""
     if f"{name}Path" in state:
         return float(internal(stepfunctions, "_resolve_path_or_ctx")(state[f"{name}Path"], data, context))
     if name not in state:
@@ -472,8 +458,8 @@ def seconds_of(state: JsonObject, name: str, data: Any, context: JsonObject) -> 
 def call(run: Run, resource: str, arguments: Any, timeout_s: float | None) -> Any:
     """Call a resource and return its result.
 
-    Raises StatesError with the resource's error, or States.Timeout; and ExecutionEndedError. The call itself is
-    not interrupted then, just as the function that a stopped execution has called runs on.
+    Raises StatesError with the resource's error or States.Timeout, and ExecutionEndedError. A call that timed out is
+    not interrupted, as on AWS.
     """
     outcome: list[tuple[Any, BaseException | None]] = []
     finished = threading.Event()
@@ -516,7 +502,7 @@ class TaskEvents:
             add_event(self._execution, f"Task{name}", {f"task{name}EventDetails": {**self._common, **details}})
 
     def scheduled(self, arguments: Any, timeout_s: float | None, heartbeat_s: float | None) -> None:
-        """The task was handed over."""
+        """Record the call."""
         details: JsonObject = (
             {"resource": self._resource, "input": json.dumps(arguments)}
             if self._lambda_arn
@@ -530,15 +516,15 @@ class TaskEvents:
         self._add("Started", {})
 
     def submitted(self, output: Any) -> None:
-        """The call that carries the token was accepted."""
+        """Record that the call that carries the token was accepted."""
         self._add("Submitted", {"output": json.dumps(output)})
 
     def succeeded(self, output: Any) -> None:
-        """The task has a result."""
+        """Record the result."""
         self._add("Succeeded", {"output": json.dumps(output)})
 
     def failed(self, failure: Any) -> None:
-        """The task failed or timed out."""
+        """Record a failure or a time-out."""
         timed_out = failure.error in ("States.Timeout", "States.HeartbeatTimeout")
         self._add("TimedOut" if timed_out else "Failed", {"error": failure.error, "cause": failure.cause})
 
@@ -578,7 +564,7 @@ def send_task_heartbeat(data: JsonObject) -> Response:
 
 
 def or_activity(send: Callable[[JsonObject], Response], original: Callable[[JsonObject], Response]) -> Any:
-    """Leave the tokens of activities to MiniStack, which issues them."""
+    """Return a handler that leaves the tokens of activities to MiniStack, which issues them."""
 
     def send_task(data: JsonObject) -> Response:
         if data.get("taskToken") in internal(stepfunctions, "_task_tokens"):
@@ -621,7 +607,7 @@ def as_json(definition: str) -> str:
 
 
 def install_engine(_: Settings) -> None:
-    """Run executions in the loop of this module."""
+    """Replace MiniStack's loop over states and its execution of tasks."""
     replace(stepfunctions, "_run_execution", run_execution)
     replace(stepfunctions, "_execute_task", execute_task)
     replace(stepfunctions, "_add_event", add_event)
@@ -640,7 +626,7 @@ def install_engine(_: Settings) -> None:
 
 
 def install_callbacks(_: Settings) -> None:
-    """Answer for task tokens as AWS does."""
+    """Replace the three calls that answer a task token."""
     for name, send in (
         ("_send_task_success", send_task_success),
         ("_send_task_failure", send_task_failure),
@@ -657,7 +643,7 @@ def install_token_resource(_: Settings) -> None:
         if service == "states":
             with suppress(ValueError, AttributeError):
                 if token := json.loads(body).get("taskToken"):
-                    # A token from before a restart is nobody's any more: the answer is to say so, not to refuse.
+                    # The answer to a token from before a restart is TaskDoesNotExist, not AccessDenied.
                     machine = tokens.machine_of(token) or next(iter(internal(stepfunctions, "_state_machines")), None)
                     if machine:
                         return machine
@@ -718,17 +704,72 @@ def install_parsed_expressions(_: Settings) -> None:
 
 
 CORRECTIONS = (
-    Correction("stepfunctions-yaml", "State machine definitions may be YAML", install_yaml),
     Correction(
-        "stepfunctions-engine",
-        "Time-outs, aborts, retry delays, heartbeats, Output of Succeed and the history of tasks",
-        install_engine,
+        name="stepfunctions-yaml",
+        service="Step Functions",
+        aws="A definition in a template is JSON or YAML.",
+        ministack="YAML is refused.",
+        here="YAML is accepted.",
+        install=install_yaml,
     ),
-    Correction("stepfunctions-callbacks", "Late, unknown and malformed answers to task tokens", install_callbacks),
     Correction(
-        "stepfunctions-token-resource", "A policy for task tokens may name the state machine", install_token_resource
+        name="stepfunctions-engine",
+        service="Step Functions",
+        aws=(
+            "An execution ends once, SUCCEEDED, FAILED, ABORTED or TIMED_OUT, with an event on the default bus. A "
+            "retrier honours MaxDelaySeconds and JitterStrategy, a task HeartbeatSeconds. Each attempt has a task "
+            "token of its own and fails if the call that hands the token over fails. Calls are made as the "
+            "machine's role. Succeed has an Output. The history names each task's service and call."
+        ),
+        ministack=(
+            "A late failure overwrites ABORTED. The machine's TimeoutSeconds, heartbeats, MaxDelaySeconds, "
+            "JitterStrategy and Output of Succeed are ignored. All attempts share a token; a failed call is "
+            "overlooked. No permission is checked. Each execution sleeps 150 ms first."
+        ),
+        here="Time-outs, aborts, retry delays, heartbeats, tokens, permissions and history as documented.",
+        install=install_engine,
     ),
-    Correction("stepfunctions-start", "StartExecution is idempotent and checks its input", install_start),
-    Correction("stepfunctions-lambda-errors", "A throttled task is retried by its name", install_lambda_errors),
-    Correction("stepfunctions-expressions", "A JSONata expression is parsed once", install_parsed_expressions),
+    Correction(
+        name="stepfunctions-callbacks",
+        service="Step Functions",
+        aws="SendTaskSuccess answers InvalidOutput, TaskDoesNotExist or TaskTimedOut.",
+        ministack="The answer to a finished task is TaskDoesNotExist; an invalid output is accepted.",
+        here="Late, unknown and malformed answers are told apart.",
+        install=install_callbacks,
+    ),
+    Correction(
+        name="stepfunctions-token-resource",
+        service="Step Functions",
+        aws="The resource of SendTaskSuccess, in a policy, is the state machine.",
+        ministack="Only a policy for every resource allows the call.",
+        here="A policy may name the state machine.",
+        install=install_token_resource,
+    ),
+    Correction(
+        name="stepfunctions-start",
+        service="Step Functions",
+        aws=(
+            "StartExecution with the name and input of a running execution returns that execution. Input that is "
+            "no JSON is refused."
+        ),
+        ministack="The answer is always ExecutionAlreadyExists. Input is not checked.",
+        here="StartExecution is idempotent and checks its input.",
+        install=install_start,
+    ),
+    Correction(
+        name="stepfunctions-lambda-errors",
+        service="Step Functions",
+        aws="A throttled Lambda task fails with Lambda.TooManyRequestsException.",
+        ministack="A throttled Lambda task fails with Lambda.Unknown.",
+        here="The documented name, so that a retrier can match it.",
+        install=install_lambda_errors,
+    ),
+    Correction(
+        name="stepfunctions-expressions",
+        service="Step Functions",
+        aws="Nothing: the difference is speed.",
+        ministack="A JSONata expression is parsed in each state.",
+        here="A JSONata expression is parsed once.",
+        install=install_parsed_expressions,
+    ),
 )

@@ -1,4 +1,4 @@
-"""A local cloud starts with everything of its last clean stop, or with nothing; never with a part."""
+"""A server starts with everything of its last clean stop, or with nothing; never with a part."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from tests.conformance.support import LocalCloud, eventually, unique
+from conformance.support import LocalCloud, eventually, unique
 
 FAILING = """
     class Refused(Exception):
@@ -47,7 +47,7 @@ def test_a_failure_goes_to_the_destination_as_an_invocation_record(cloud: LocalC
         DestinationConfig={"OnFailure": {"Destination": queue.arn}},
     )
     # WHEN it is invoked asynchronously
-    cloud.invoke(function, {"order": 1}, InvocationType="Event")
+    cloud.invoke(function, {"item": 1}, InvocationType="Event")
     # THEN the destination gets the documented record
     record = json.loads(queue.next()["Body"])
     context = record["requestContext"]
@@ -56,7 +56,7 @@ def test_a_failure_goes_to_the_destination_as_an_invocation_record(cloud: LocalC
     assert context["requestId"] == attempts(cloud, function)[0]
     assert context["functionArn"].endswith(f":function:{function}:$LATEST")
     assert (context["condition"], context["approximateInvokeCount"]) == ("RetriesExhausted", 2)
-    assert record["requestPayload"] == {"order": 1}
+    assert record["requestPayload"] == {"item": 1}
     assert record["responseContext"] == {
         "statusCode": 200,
         "executedVersion": "$LATEST",
@@ -71,11 +71,11 @@ def test_a_success_goes_to_its_own_destination(cloud: LocalCloud) -> None:
     queue = cloud.queue()
     configure(cloud, function, DestinationConfig={"OnSuccess": {"Destination": queue.arn}})
     # WHEN it is invoked asynchronously
-    cloud.invoke(function, {"order": 1}, InvocationType="Event")
+    cloud.invoke(function, {"item": 1}, InvocationType="Event")
     # THEN the record tells of the success
     record = json.loads(queue.next()["Body"])
     assert record["requestContext"]["condition"] == "Success"
-    assert record["responsePayload"] == {"order": 1}
+    assert record["responsePayload"] == {"item": 1}
     assert "functionError" not in record["responseContext"]
 
 
@@ -143,10 +143,10 @@ def test_a_dead_letter_queue_gets_the_event_itself(cloud: LocalCloud) -> None:
     function = cloud.function(FAILING, DeadLetterConfig={"TargetArn": queue.arn})
     configure(cloud, function, MaximumRetryAttempts=0)
     # WHEN it fails
-    cloud.invoke(function, {"order": 1}, InvocationType="Event")
+    cloud.invoke(function, {"item": 1}, InvocationType="Event")
     # THEN the message is the event, with the error as attributes
     message = queue.next()
-    assert json.loads(message["Body"]) == {"order": 1}
+    assert json.loads(message["Body"]) == {"item": 1}
     assert message["MessageAttributes"]["RequestID"]["StringValue"] == attempts(cloud, function)[0]
     assert message["MessageAttributes"]["ErrorCode"]["StringValue"] == "200"
     assert message["MessageAttributes"]["ErrorMessage"]["StringValue"] == "no"
@@ -159,7 +159,7 @@ def test_a_throttled_invocation_waits_instead_of_failing(cloud: LocalCloud) -> N
     configure(cloud, function, DestinationConfig={"OnSuccess": {"Destination": queue.arn}})
     client = cloud.client("lambda")
     client.put_function_concurrency(FunctionName=function, ReservedConcurrentExecutions=0)
-    cloud.invoke(function, {"order": 1}, InvocationType="Event")
+    cloud.invoke(function, {"item": 1}, InvocationType="Event")
     # WHEN it may run again
     client.delete_function_concurrency(FunctionName=function)
     # THEN it runs, and that is its first attempt

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.support import ACCOUNT, REGION, LocalCloud, policy, unique
+from conformance.support import ACCOUNT, REGION, LocalCloud, policy, unique
 
 ECHO = "def handler(event, context):\n    return event\n"
 FAILING = "def handler(event, context):\n    raise ValueError\n"

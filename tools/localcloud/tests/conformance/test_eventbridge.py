@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.conformance.support import ACCOUNT, CLOUD_PYTHON, REGION, ROOT, LocalCloud, eventually, unique
+from conformance.support import ACCOUNT, PYTHON, REGION, LocalCloud, eventually, unique
 
 FAILING = "def handler(event, context):\n    raise ValueError(event['detail'])\n"
 
@@ -19,13 +19,13 @@ def test_the_event_of_a_missing_target_goes_to_the_dead_letter_queue(cloud: Loca
     target = f"arn:aws:sqs:{REGION}:{ACCOUNT}:{unique('gone')}"
     rule = cloud.rule(bus, {"Arn": target, "DeadLetterConfig": {"Arn": dead_letters.arn}})
     # WHEN an event matches
-    event_id = cloud.put_event(bus, {"order": 1})
+    event_id = cloud.put_event(bus, {"item": 1})
     # THEN the event lies on the dead-letter queue, with the documented attributes
     message = dead_letters.next()
     event = json.loads(message["Body"])
     attributes = {name: value["StringValue"] for name, value in message["MessageAttributes"].items()}
     assert event["id"] == event_id
-    assert event["detail"] == {"order": 1}
+    assert event["detail"] == {"item": 1}
     assert attributes["RULE_ARN"] == rule
     assert attributes["TARGET_ARN"] == target
     assert attributes["ERROR_CODE"] == "NO_RESOURCE"
@@ -87,11 +87,11 @@ def test_a_failing_function_is_retried_and_then_goes_to_its_own_destination(clou
         SourceArn=rule,
     )
     # WHEN an event matches
-    cloud.put_event(bus, {"order": 1})
+    cloud.put_event(bus, {"item": 1})
     # THEN Lambda retries and records the failure; for EventBridge the event was delivered
     record = json.loads(failures.next()["Body"])
     assert record["requestContext"]["approximateInvokeCount"] == 2
-    assert record["requestPayload"]["detail"] == {"order": 1}
+    assert record["requestPayload"]["detail"] == {"item": 1}
     assert dead_letters.take() is None
 
 
@@ -135,9 +135,8 @@ def test_a_busy_target_is_tried_as_often_as_its_retry_policy_says(cloud: LocalCl
     # GIVEN a target that is always busy, and three policies
     policies = [{"MaximumRetryAttempts": 2}, {"MaximumRetryAttempts": 0}, {"MaximumEventAgeInSeconds": 0}]
     # WHEN an event is delivered to it under each
-    command = [str(CLOUD_PYTHON), "-c", RETRIES, json.dumps(policies)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tools/localcloud/src")}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    command = [str(PYTHON), "-c", RETRIES, json.dumps(policies)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
     # THEN it is retried until the policy is used up, and then dead-lettered
     assert json.loads(ended.stdout) == [
         ["THROTTLING", {"attempts": 2, "condition": "MaximumRetryAttempts"}],
@@ -190,7 +189,7 @@ def test_a_replay_reaches_the_rules_it_names_only(cloud: LocalCloud) -> None:
     named, other = cloud.queue_for_events(), cloud.queue_for_events()
     rule = cloud.rule(bus, {"Arn": named.arn})
     cloud.rule(bus, {"Arn": other.arn})
-    cloud.put_event(bus, {"order": 1})
+    cloud.put_event(bus, {"item": 1})
     named.next()
     other.next()
     # WHEN it is replayed to one of them

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.conformance.support import LocalCloud, eventually, unique
+from conformance.support import LocalCloud, eventually, unique
 
 FUNCTION = """
     import json
@@ -60,7 +60,7 @@ def test_a_throttled_invocation_is_no_invocation(cloud: LocalCloud) -> None:
 
 def test_embedded_metrics_become_metrics(cloud: LocalCloud) -> None:
     # GIVEN a function that writes a line in embedded metric format
-    namespace = unique("Orders")
+    namespace = unique("Jobs")
     line = {
         "_aws": {
             "Timestamp": 0,
@@ -68,17 +68,17 @@ def test_embedded_metrics_become_metrics(cloud: LocalCloud) -> None:
                 {
                     "Namespace": namespace,
                     "Dimensions": [["service"]],
-                    "Metrics": [{"Name": "Placed", "Unit": "Count"}],
+                    "Metrics": [{"Name": "Done", "Unit": "Count"}],
                 }
             ],
         },
-        "service": "orders",
-        "Placed": [1, 2],
+        "service": "jobs",
+        "Done": [1, 2],
     }
     # WHEN it runs
     cloud.invoke(cloud.function(FUNCTION), line)
     # THEN the values are in the metric
-    assert total(cloud, namespace, "Placed", service="orders") == 3
+    assert total(cloud, namespace, "Done", service="jobs") == 3
 
 
 def test_an_environment_writes_to_the_stream_of_its_context(cloud: LocalCloud) -> None:
@@ -106,19 +106,19 @@ def test_an_error_is_one_event(cloud: LocalCloud) -> None:
 
 def test_the_own_log_group_of_a_function_gets_its_log(cloud: LocalCloud) -> None:
     # GIVEN a function with a log group of its own
-    group = unique("orders")
+    group = unique("jobs")
     cloud.client("logs").create_log_group(logGroupName=group)
     function = cloud.function(FUNCTION, LoggingConfig={"LogGroup": group})
     # WHEN it runs
-    cloud.invoke(function, {"order": 1})
+    cloud.invoke(function, {"item": 1})
     # THEN the line is there
     events = cloud.client("logs").filter_log_events(logGroupName=group)["events"]
-    assert json.dumps({"order": 1}) in [event["message"] for event in events]
+    assert json.dumps({"item": 1}) in [event["message"] for event in events]
 
 
 def written(cloud: LocalCloud, streams: int, events: int, milliseconds: int) -> str:
     """Write numbered events to the streams of a new log group, over so many milliseconds, and return its name."""
-    logs, group = cloud.client("logs"), unique("orders")
+    logs, group = cloud.client("logs"), unique("jobs")
     logs.create_log_group(logGroupName=group)
     begin = int(datetime.now(UTC).timestamp() * 1000) - 10_000
     for stream in range(streams):

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.conformance.support import LocalCloud
+from conformance.support import LocalCloud
 
 FUNCTION = """
     import os
@@ -14,13 +14,13 @@ FUNCTION = """
 
     ENVIRONMENT = str(uuid.uuid4())
 
-    class PaymentDeclined(Exception):
+    class LimitReached(Exception):
         pass
 
     def handler(event, context):
         action = (event or {}).get("do")
         if action == "raise":
-            raise PaymentDeclined("no money")
+            raise LimitReached("too many")
         if action == "exit":
             os._exit(3)
         if action == "sleep":
@@ -39,7 +39,7 @@ def test_an_exception_keeps_its_type_message_and_stack_trace(cloud: LocalCloud) 
     error, payload = cloud.invoke(function, {"do": "raise"})
     # THEN the caller is told which, and where
     assert error == "Unhandled"
-    assert (payload["errorType"], payload["errorMessage"]) == ("PaymentDeclined", "no money")
+    assert (payload["errorType"], payload["errorMessage"]) == ("LimitReached", "too many")
     assert payload["requestId"]
     assert "index.py" in payload["stackTrace"][0]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.support import ACCOUNT, REGION, LocalCloud, Queue, eventually, unique
+from conformance.support import ACCOUNT, REGION, LocalCloud, Queue, eventually, unique
 
 LAMBDA = "arn:aws:states:::lambda:invoke"
 QUEUE = "arn:aws:states:::sqs:sendMessage.waitForTaskToken"
@@ -14,7 +14,7 @@ FAILING = """
         pass
 
     def handler(event, context):
-        raise Declined("no money")
+        raise Declined("too many")
 """
 
 
@@ -110,7 +110,7 @@ def test_an_error_is_retried_by_its_name_and_then_caught(cloud: LocalCloud) -> N
     task = {
         "Type": "Task",
         "Resource": LAMBDA,
-        "Arguments": {"FunctionName": function, "Payload": {"order": 1}},
+        "Arguments": {"FunctionName": function, "Payload": {"item": 1}},
         "Retry": [{"ErrorEquals": ["Declined"], "MaxAttempts": 2, "MaxDelaySeconds": 1, "JitterStrategy": "FULL"}],
         "Catch": [{"ErrorEquals": ["Declined"], "Next": "Caught", "Output": "{% $states.errorOutput %}"}],
         "End": True,
@@ -121,7 +121,7 @@ def test_an_error_is_retried_by_its_name_and_then_caught(cloud: LocalCloud) -> N
     # THEN it is caught after two retries, and the history shows each attempt
     output = json.loads(description["output"])
     assert output["Error"] == "Declined"
-    assert json.loads(output["Cause"])["errorMessage"] == "no money"
+    assert json.loads(output["Cause"])["errorMessage"] == "too many"
     events = history(cloud, execution)
     assert [event["type"] for event in events] == [
         "ExecutionStarted",
@@ -135,7 +135,7 @@ def test_an_error_is_retried_by_its_name_and_then_caught(cloud: LocalCloud) -> N
     assert [event["previousEventId"] for event in events[1:]] == [event["id"] for event in events[:-1]]
     scheduled = events[2]["taskScheduledEventDetails"]
     assert (scheduled["resourceType"], scheduled["resource"]) == ("lambda", "invoke")
-    assert json.loads(scheduled["parameters"])["Payload"] == {"order": 1}
+    assert json.loads(scheduled["parameters"])["Payload"] == {"item": 1}
     assert events[4]["taskFailedEventDetails"]["error"] == "Declined"
 
 
@@ -183,17 +183,17 @@ def test_an_execution_that_takes_too_long_times_out(cloud: LocalCloud) -> None:
     events = status_events(cloud)
     states = {"Wait": {"Type": "Wait", "Seconds": 3600, "End": True}}
     # WHEN its time is over
-    execution = start(cloud, machine(cloud, states, TimeoutSeconds=1), {"order": 1})
+    execution = start(cloud, machine(cloud, states, TimeoutSeconds=1), {"item": 1})
     # THEN it has timed out, and an event says so
     assert cloud.outcome(execution)["status"] == "TIMED_OUT"
     assert history(cloud, execution)[-1]["type"] == "ExecutionTimedOut"
-    assert json.loads(status_event(events, execution, "TIMED_OUT")["input"]) == {"order": 1}
+    assert json.loads(status_event(events, execution, "TIMED_OUT")["input"]) == {"item": 1}
 
 
 def test_a_stopped_execution_stays_aborted(cloud: LocalCloud) -> None:
     # GIVEN an execution whose task waits for a token
     queue, events = cloud.queue(), status_events(cloud)
-    execution = start(cloud, machine(cloud, {"Ship": waiting_for_token(queue)}))
+    execution = start(cloud, machine(cloud, {"Ask": waiting_for_token(queue)}))
     token = token_on(queue)
     # WHEN it is stopped, and the token is answered afterwards
     stepfunctions = cloud.client("stepfunctions")
@@ -220,15 +220,15 @@ def answer_code(cloud: LocalCloud, token: str, output: str = "{}") -> str:
 def test_a_token_is_answered_once(cloud: LocalCloud) -> None:
     # GIVEN a task that waits for its token
     queue = cloud.queue()
-    execution = start(cloud, machine(cloud, {"Ship": waiting_for_token(queue)}))
+    execution = start(cloud, machine(cloud, {"Ask": waiting_for_token(queue)}))
     token = token_on(queue)
     # WHEN it is answered, badly, well and once more
-    bad, good, again = answer_code(cloud, token, "{"), answer_code(cloud, token, '{"shipped": true}'), ""
+    bad, good, again = answer_code(cloud, token, "{"), answer_code(cloud, token, '{"answered": true}'), ""
     description = cloud.outcome(execution)
     again = answer_code(cloud, token)
     # THEN the good answer is the task's result, and the token is closed
     assert (bad, good, again) == ("InvalidOutput", "", "TaskTimedOut")
-    assert json.loads(description["output"]) == {"shipped": True}
+    assert json.loads(description["output"]) == {"answered": True}
     assert "TaskSubmitted" in [event["type"] for event in history(cloud, execution)]
 
 
@@ -244,7 +244,7 @@ def test_each_attempt_has_a_token_of_its_own(cloud: LocalCloud) -> None:
     # GIVEN a task that is retried
     queue = cloud.queue()
     retry = [{"ErrorEquals": ["Lost"], "MaxAttempts": 1}]
-    execution = start(cloud, machine(cloud, {"Ship": waiting_for_token(queue, Retry=retry)}))
+    execution = start(cloud, machine(cloud, {"Ask": waiting_for_token(queue, Retry=retry)}))
     # WHEN its first attempt fails
     first = token_on(queue)
     cloud.client("stepfunctions").send_task_failure(taskToken=first, error="Lost", cause="in the post")
@@ -260,7 +260,7 @@ def test_missing_heartbeats_fail_the_task(cloud: LocalCloud) -> None:
     # GIVEN a task that needs a heartbeat every second
     queue = cloud.queue()
     # WHEN none comes
-    description = run(cloud, {"Ship": waiting_for_token(queue, HeartbeatSeconds=1, TimeoutSeconds=60)})
+    description = run(cloud, {"Ask": waiting_for_token(queue, HeartbeatSeconds=1, TimeoutSeconds=60)})
     # THEN the task fails
     assert description["error"] == "States.HeartbeatTimeout"
 
@@ -294,19 +294,19 @@ def test_an_expression_is_evaluated_for_each_execution(cloud: LocalCloud) -> Non
 def test_the_same_start_twice_is_one_execution_while_it_runs(cloud: LocalCloud) -> None:
     # GIVEN a running execution
     queue = cloud.queue()
-    arn = machine(cloud, {"Ship": waiting_for_token(queue)})
-    first = start(cloud, arn, {"order": 1}, name="order-1")
+    arn = machine(cloud, {"Ask": waiting_for_token(queue)})
+    first = start(cloud, arn, {"item": 1}, name="job-1")
     # WHEN it is started again with the same input
-    again = start(cloud, arn, {"order": 1}, name="order-1")
+    again = start(cloud, arn, {"item": 1}, name="job-1")
     # THEN it is the same one; with another input, or once it has ended, it is refused
     assert first == again
     already = cloud.client("stepfunctions").exceptions.ExecutionAlreadyExists
     with pytest.raises(already):
-        start(cloud, arn, {"order": 2}, name="order-1")
+        start(cloud, arn, {"item": 2}, name="job-1")
     answer_code(cloud, token_on(queue))
     cloud.outcome(first)
     with pytest.raises(already):
-        start(cloud, arn, {"order": 1}, name="order-1")
+        start(cloud, arn, {"item": 1}, name="job-1")
 
 
 def test_input_that_is_no_json_is_refused(cloud: LocalCloud) -> None:
@@ -324,9 +324,9 @@ def test_a_failed_execution_reaches_a_rule_on_the_default_bus(cloud: LocalCloud)
     events = status_events(cloud)
     # WHEN one fails
     states = {"Stuck": {"Type": "Fail", "Error": "OrderStuck", "Cause": "provider down"}}
-    execution = start(cloud, machine(cloud, states), {"order": 1})
+    execution = start(cloud, machine(cloud, states), {"item": 1})
     # THEN the event carries its input, error and cause
     detail = status_event(events, execution, "FAILED")
     assert (detail["error"], detail["cause"]) == ("OrderStuck", "provider down")
-    assert json.loads(detail["input"]) == {"order": 1}
+    assert json.loads(detail["input"]) == {"item": 1}
     assert detail["stateMachineArn"].startswith(f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:")

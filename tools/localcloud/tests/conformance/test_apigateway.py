@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.support import ACCOUNT, REGION, LocalCloud, unique
+from conformance.support import ACCOUNT, REGION, LocalCloud, unique
 
 FUNCTION = """
     import time
@@ -282,7 +282,7 @@ def sign_in(cloud: LocalCloud, **client: Any) -> tuple[str, Tokens]:
 
 def deploy_for(cloud: LocalCloud, pool: str, scopes: list[str]) -> str:
     """Deploy an API that lets in who the pool knows and return the URL of its only path."""
-    operation = {**proxy(cloud.function(FUNCTION)), "security": [{"Customers": scopes}]}
+    operation = {**proxy(cloud.function(FUNCTION)), "security": [{"Users": scopes}]}
     authorizer = {
         "type": "apiKey",
         "name": "Authorization",
@@ -297,7 +297,7 @@ def deploy_for(cloud: LocalCloud, pool: str, scopes: list[str]) -> str:
     url = deploy(
         cloud,
         {"/thing": {"get": operation}},
-        components={"securitySchemes": {"Customers": authorizer}},
+        components={"securitySchemes": {"Users": authorizer}},
         **{"x-amazon-apigateway-gateway-responses": responses},
     )
     return f"{url}/thing"

@@ -1,6 +1,8 @@
 """How the server starts and stops."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,49 +11,40 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.support import (
-    CLOUD_PYTHON,
-    ROOT,
+from conformance.support import (
+    PYTHON,
     LocalCloud,
+    command,
+    environment,
     eventually,
     free_port,
-    healthy,
+    start,
     table_with_stream,
 )
-from tests.conformance.test_permissions import ANSWERER, allow, limited_role
-from tests.conformance.test_stepfunctions import machine, token_on, waiting_for_token
-from tests.conformance.test_stepfunctions import start as start_execution
+from conformance.test_permissions import ANSWERER, allow, limited_role
+from conformance.test_stepfunctions import machine, token_on, waiting_for_token
+from conformance.test_stepfunctions import start as start_execution
 
+SOURCES = Path(__file__).parents[2] / "src"
 FUNCTION = "import os\ndef handler(event, context): return os.getpid()\n"
 
 pytestmark = [
-    pytest.mark.skipif(not CLOUD_PYTHON.exists(), reason="the environment .local/venv-cloud is not installed"),
-    pytest.mark.skipif(bool(os.environ.get("LOCALCLOUD_BARE")), reason="the server is our own"),
+    pytest.mark.skipif(not PYTHON.exists(), reason="localcloud is not installed"),
+    pytest.mark.skipif(bool(os.environ.get("LOCALCLOUD_BARE")), reason="MiniStack's own server is another one"),
 ]
 
 
-def command(port: int, directory: Path, *options: str) -> list[str]:
-    """Return the command line of a server."""
-    paths = ["--data-dir", str(directory / "data"), "--tmp-dir", str(directory / "tmp")]
-    return [str(CLOUD_PYTHON), "-m", "localcloud.server", "--port", str(port), *paths, *options]
-
-
-def run(*arguments: str, port: int, directory: Path) -> subprocess.CompletedProcess[str]:
-    """Run a server that is expected to end by itself."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tools/localcloud/src")}
-    line = command(port, directory, *arguments)
-    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
-
-
-def start(port: int, directory: Path, *options: str) -> tuple[subprocess.Popen[bytes], LocalCloud]:
-    """Start a server and wait until it answers."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tools/localcloud/src")}
-    with (directory / "server.log").open("ab") as log:
-        server = subprocess.Popen(
-            command(port, directory, *options), cwd=ROOT, env=environment, stdout=log, stderr=log
-        )
-    eventually(lambda: healthy(f"http://127.0.0.1:{port}"), 60)
-    return server, LocalCloud(f"http://127.0.0.1:{port}")
+def run(*options: str, port: int, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Run a server that ends by itself."""
+    return subprocess.run(
+        command(port, directory, *options),
+        cwd=directory,
+        env=environment(directory),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def alive(pid: int) -> bool:
@@ -63,7 +56,7 @@ def alive(pid: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_no_function_process_outlives_the_server(tmp_path: Path, number: signal.Signals) -> None:
     # GIVEN a server with a warm function
     server, cloud = start(free_port(), tmp_path)
@@ -78,8 +71,8 @@ def test_no_function_process_outlives_the_server(tmp_path: Path, number: signal.
     finally:
         server.kill()
         server.wait()
-    # THEN nothing temporary is left by a server that could tidy up
-    assert number == signal.SIGKILL or not list((tmp_path / "tmp").iterdir())
+    # THEN a server that was not killed leaves nothing but the log
+    assert number == signal.SIGKILL or {each.name for each in tmp_path.rglob("*")} == {"server.log", "tmp"}
 
 
 def test_state_survives_a_restart_with_persistence(tmp_path: Path) -> None:
@@ -88,13 +81,13 @@ def test_state_survives_a_restart_with_persistence(tmp_path: Path) -> None:
     server, cloud = start(port, tmp_path, "--persist")
     try:
         queue, function = cloud.queue(), cloud.function(FUNCTION)
-        queue.send({"order": 1})
+        queue.send({"item": 1})
         server.terminate()
         assert server.wait(timeout=20) == 0
         # WHEN it is started again
         server, cloud = start(port, tmp_path, "--persist")
         # THEN both are there
-        assert queue.next()["Body"] == '{"order": 1}'
+        assert queue.next()["Body"] == '{"item": 1}'
         assert cloud.invoke(function)[0] is None
     finally:
         server.kill()
@@ -106,7 +99,7 @@ def test_a_killed_server_leaves_what_its_last_clean_stop_has_saved(tmp_path: Pat
     port = free_port()
     server, cloud = start(port, tmp_path, "--persist")
     try:
-        cloud.client("s3").create_bucket(Bucket="receipts")
+        cloud.client("s3").create_bucket(Bucket="documents")
         put(cloud, "first")
         server.terminate()
         assert server.wait(timeout=20) == 0
@@ -117,7 +110,7 @@ def test_a_killed_server_leaves_what_its_last_clean_stop_has_saved(tmp_path: Pat
         server.wait()
         server, cloud = start(port, tmp_path, "--persist")
         # THEN bucket and objects are as they were saved together
-        assert [each["Key"] for each in cloud.client("s3").list_objects_v2(Bucket="receipts")["Contents"]] == [
+        assert [each["Key"] for each in cloud.client("s3").list_objects_v2(Bucket="documents")["Contents"]] == [
             "first"
         ]
     finally:
@@ -127,10 +120,10 @@ def test_a_killed_server_leaves_what_its_last_clean_stop_has_saved(tmp_path: Pat
 
 def put(cloud: LocalCloud, key: str) -> None:
     """Put an object into the bucket."""
-    cloud.client("s3").put_object(Bucket="receipts", Key=key, Body=b"x")
+    cloud.client("s3").put_object(Bucket="documents", Key=key, Body=b"x")
 
 
-def test_what_cannot_be_read_is_not_half_loaded(tmp_path: Path) -> None:
+def test_a_damaged_state_is_not_loaded_in_part(tmp_path: Path) -> None:
     # GIVEN a saved state with a damaged file
     port = free_port()
     server, cloud = start(port, tmp_path, "--persist")
@@ -144,9 +137,9 @@ def test_what_cannot_be_read_is_not_half_loaded(tmp_path: Path) -> None:
     (tmp_path / "data" / "saved" / "state" / "sqs.json").write_text("{")
     # WHEN a server is started with it
     ended = run("--persist", port=port, directory=tmp_path)
-    # THEN it refuses, and says what it can't read
+    # THEN it refuses, and names the service
     assert ended.returncode == 1
-    assert "What was saved of sqs can't be read." in ended.stderr + ended.stdout
+    assert "The saved state of sqs can't be read." in ended.stderr + ended.stdout
 
 
 def test_an_api_that_is_made_anew_has_the_same_address(cloud: LocalCloud) -> None:
@@ -199,7 +192,7 @@ def test_a_token_from_before_a_restart_is_unknown_and_not_refused(tmp_path: Path
     server, cloud = start(port, tmp_path, "--persist")
     try:
         queue = cloud.queue()
-        arn = machine(cloud, {"Ship": waiting_for_token(queue)})
+        arn = machine(cloud, {"Ask": waiting_for_token(queue)})
         start_execution(cloud, arn)
         role = limited_role(cloud, "lambda.amazonaws.com", allow("states:SendTaskSuccess", arn))
         function = cloud.function(ANSWERER, Role=role)
@@ -223,14 +216,14 @@ def test_a_port_in_use_is_one_sentence(cloud: LocalCloud, tmp_path: Path) -> Non
     ended = run(port=port, directory=tmp_path)
     # THEN it says so
     assert ended.returncode == 1
-    assert ended.stderr.strip() == f"Port {port} on 127.0.0.1 is in use."
+    assert ended.stderr.strip() == f"Port {port} on 127.0.0.1 is in use. Choose another one with --port."
 
 
 @pytest.mark.parametrize(
     ("sabotage", "sentence"),
     [
         ("import importlib.metadata as m; m.version = lambda name: '9.9'", "9.9 is installed"),
-        ("import ministack.services.sqs as s; del s._dlq_sweep", "no ministack.services.sqs._dlq_sweep"),
+        ("import ministack.services.sqs as s; del s._dlq_sweep", "no longer has ministack.services.sqs._dlq_sweep"),
     ],
 )
 def test_another_ministack_is_one_sentence(tmp_path: Path, sabotage: str, sentence: str) -> None:
@@ -239,13 +232,7 @@ def test_another_ministack_is_one_sentence(tmp_path: Path, sabotage: str, senten
     script = f"{sabotage}\nfrom localcloud.server import main\nmain({arguments!r})"
     # WHEN the server is started
     ended = subprocess.run(
-        [str(CLOUD_PYTHON), "-c", script],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "tools/localcloud/src")},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+        [str(PYTHON), "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     # THEN it refuses, and says why in a line
     assert ended.returncode == 1
@@ -254,20 +241,64 @@ def test_another_ministack_is_one_sentence(tmp_path: Path, sabotage: str, senten
 
 
 def test_the_corrections_are_listed(tmp_path: Path) -> None:
-    # GIVEN nothing
     # WHEN the corrections are asked for
     ended = run("--list-corrections", "--json", port=free_port(), directory=tmp_path)
-    # THEN each has a name and a summary
-    assert '"lambda-runtime"' in ended.stdout
-    assert '"summary"' in ended.stdout
+    # THEN each says what it corrects
+    corrections = json.loads(ended.stdout)
+    assert len({each["name"] for each in corrections}) == len(corrections) > 20
+    assert {"name", "service", "aws", "ministack", "here"} == set(corrections[0])
 
 
-def test_the_server_runs_where_it_is_installed_only() -> None:
+def test_the_server_runs_where_it_is_installed_only(tmp_path: Path) -> None:
     # GIVEN an interpreter without MiniStack
+    script = f"import sys; sys.path.insert(0, {str(SOURCES)!r})\nfrom localcloud.server import main\nmain([])"
     # WHEN the server is started with it
     ended = subprocess.run(
-        [sys.executable, "-m", "localcloud.server"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-I", "-S", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     # THEN it says what is missing
     assert ended.returncode == 1
     assert "MiniStack is not installed here" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--port", "70000"], "70000 is not a port"),
+        (["--tmp-dir", "/dev/null"], "/dev/null/localcloud-"),
+        (["--persist", "--data-dir", "/dev/null/data"], "/dev/null/data/live can't be used: Not a directory."),
+        (["--python", "/nowhere/python"], "Functions can't run on /nowhere/python"),
+    ],
+    ids=["port", "temporary directory", "data directory", "interpreter"],
+)
+def test_a_setting_that_cannot_be_used_is_one_sentence(tmp_path: Path, options: list[str], sentence: str) -> None:
+    # WHEN a server is started with a setting that can't be used
+    ended = run(*options, port=free_port(), directory=tmp_path)
+    # THEN it ends with a sentence, and without a trace
+    assert ended.returncode in (1, 2)
+    assert sentence in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_command_is_installed_and_explains_itself() -> None:
+    # WHEN the installed command is asked for its help and its version
+    answers = [
+        subprocess.run([PYTHON.parent / "localcloud", option], capture_output=True, text=True, check=True).stdout
+        for option in ("--help", "--version")
+    ]
+    # THEN the help has examples, and the version names MiniStack's
+    assert "examples:\n  localcloud " in answers[0]
+    assert re.fullmatch(r"localcloud \d+\.\d+\.\d+ \(MiniStack \d+\.\d+\.\d+\)\n", answers[1])
+
+
+def test_a_server_says_when_it_is_ready(tmp_path: Path) -> None:
+    # GIVEN a server that answers
+    port = free_port()
+    server, _ = start(port, tmp_path, "--log-level", "WARNING")
+    try:
+        # THEN its output soon ends with its address
+        log = tmp_path / "server.log"
+        eventually(lambda: log.read_text().endswith(f"is ready on http://127.0.0.1:{port}. Ctrl-C stops it.\n"))
+    finally:
+        server.terminate()
+        server.wait(timeout=20)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.support import LocalCloud, eventually, unique
+from conformance.support import LocalCloud, eventually, unique
 
 
 def alarm(cloud: LocalCloud, namespace: str, metric: str, **options: Any) -> str:
@@ -42,7 +42,7 @@ def put(cloud: LocalCloud, namespace: str, value: float, minutes_ago: float = 0,
 
 def test_an_alarm_looks_at_its_own_dimensions_only(cloud: LocalCloud) -> None:
     # GIVEN two alarms on one metric with different dimensions
-    namespace = unique("Orders")
+    namespace = unique("Jobs")
     high, low = (
         alarm(cloud, namespace, "Depth", Dimensions=[{"Name": "queue", "Value": queue}]) for queue in ("high", "low")
     )
@@ -59,7 +59,7 @@ def test_an_alarm_looks_at_its_own_dimensions_only(cloud: LocalCloud) -> None:
 )
 def test_missing_data_are_treated_as_the_alarm_says(cloud: LocalCloud, treatment: str, expected: str) -> None:
     # GIVEN an alarm on a metric without data
-    name = alarm(cloud, unique("Orders"), "Depth", TreatMissingData=treatment)
+    name = alarm(cloud, unique("Jobs"), "Depth", TreatMissingData=treatment)
     # WHEN it is evaluated
     # THEN its state is the one for missing data
     eventually(lambda: state(cloud, name) == expected)
@@ -67,7 +67,7 @@ def test_missing_data_are_treated_as_the_alarm_says(cloud: LocalCloud, treatment
 
 def test_an_alarm_needs_all_its_periods(cloud: LocalCloud) -> None:
     # GIVEN an alarm on two periods
-    namespace = unique("Orders")
+    namespace = unique("Jobs")
     name = alarm(cloud, namespace, "Depth", EvaluationPeriods=2, TreatMissingData="notBreaching")
     # WHEN only the newest one is high
     put(cloud, namespace, 99)

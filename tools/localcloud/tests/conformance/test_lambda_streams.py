@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from tests.conformance.support import LocalCloud, Queue, eventually, table_with_stream
+from conformance.support import LocalCloud, Queue, eventually, table_with_stream
 
 READER = """
     def handler(event, context):

@@ -1,11 +1,10 @@
-"""What the local cloud's server does differently on another system."""
+"""The server raises its limit of open files, on macOS too."""
 
 from __future__ import annotations
 
 import resource
 
 import pytest
-
 from localcloud import server
 
 UNLIMITED = resource.RLIM_INFINITY

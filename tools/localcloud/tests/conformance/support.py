@@ -1,8 +1,12 @@
-"""Short ways to put things into a local cloud and to look at them."""
+"""A server for tests, and short ways to put resources into it and to read them."""
 
+import importlib.util
 import io
 import json
+import os
 import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -18,8 +22,12 @@ from uuid import uuid4
 import boto3
 from botocore.config import Config
 
-ROOT = Path(__file__).parents[2]
-CLOUD_PYTHON = ROOT / ".local/venv-cloud/bin/python"
+# MiniStack pins a botocore of its own, so this package may be installed in another environment than the tests'.
+PYTHON = (
+    Path(sys.executable)
+    if importlib.util.find_spec("ministack")
+    else Path(__file__).parents[4] / ".local/venv-cloud/bin/python"
+)
 ACCOUNT = "000000000000"
 REGION = "us-east-1"
 
@@ -27,7 +35,7 @@ T = TypeVar("T")
 
 
 def eventually(look: Callable[[], T], timeout_s: float = 15.0) -> T:
-    """Return the first truthy value that `look` gives; AssertionError when there is none in time."""
+    """Return the first true value of `look`. Raises AssertionError if there is none within the time."""
     deadline = time.monotonic() + timeout_s
     while True:
         value = look()
@@ -53,7 +61,7 @@ def package(source: str) -> bytes:
 
 @dataclass(frozen=True)
 class Queue:
-    """A queue, as a test looks at it."""
+    """A queue as tests use it."""
 
     client: Any
     url: str
@@ -81,7 +89,7 @@ class Queue:
 
 
 class LocalCloud:
-    """A running server, and what tests put into it."""
+    """A running server and the resources that tests put into it."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
@@ -213,19 +221,48 @@ def policy(*statements: dict[str, Any]) -> str:
 
 
 def free_port() -> int:
-    """Return a port on 127.0.0.1 that nobody uses at the moment."""
+    """Return a free port on 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def healthy(endpoint: str) -> bool:
-    """Whether the server answers."""
+    """Whether a server answers."""
     try:
         with urllib.request.urlopen(f"{endpoint}/_ministack/health", timeout=2) as answer:
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError):
         return False
+
+
+def command(port: int, directory: Path, *options: str) -> list[str]:
+    """Return the command line of a server whose files lie in `directory`."""
+    return [str(PYTHON), "-m", "localcloud", "--port", str(port), "--data-dir", str(directory / "data"), *options]
+
+
+def environment(directory: Path) -> dict[str, str]:
+    """Return the environment of a server whose temporary files lie in `directory`."""
+    temporary = directory / "tmp"
+    temporary.mkdir(exist_ok=True)
+    return {**os.environ, "TMPDIR": str(temporary)}
+
+
+def start(port: int, directory: Path, *options: str) -> tuple[subprocess.Popen[bytes], LocalCloud]:
+    """Start a server and wait until it answers. Raises AssertionError with its log if it ends instead."""
+    log = directory / "server.log"
+    with log.open("ab") as output:
+        server = subprocess.Popen(
+            command(port, directory, *options),
+            cwd=directory,
+            env=environment(directory),
+            stdout=output,
+            stderr=output,
+        )
+    endpoint = f"http://127.0.0.1:{port}"
+    eventually(lambda: server.poll() is not None or healthy(endpoint), 60)
+    assert server.poll() is None, log.read_text()
+    return server, LocalCloud(endpoint)
 
 
 def table_with_stream(cloud: LocalCloud) -> tuple[str, str]:

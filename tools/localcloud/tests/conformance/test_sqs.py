@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.support import LocalCloud, Queue, eventually
+from conformance.support import LocalCloud, Queue, eventually
 
 KEEPER = """
     import boto3

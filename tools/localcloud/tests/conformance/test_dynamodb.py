@@ -1,7 +1,7 @@
 """CloudFormation user guide: AWS::DynamoDB::Table."""
 
-from tests.conformance.support import LocalCloud, policy, table_with_stream
-from tests.conformance.test_permissions import allow, limited_role
+from conformance.support import LocalCloud, policy, table_with_stream
+from conformance.test_permissions import allow, limited_role
 
 STREAM_READER = """
     import boto3
