@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from verify.scheduler import Actor, Crash, Verdict, pause
+from verify.scheduler import CallOutcome, Crash, Process, pause
 
 from orders.domain.errors import NotAllowed
 from orders.inbox import store as failures_table
@@ -46,7 +46,7 @@ class _NoSuchKey(ClientError):
 
 
 class Store:
-    """One record and a bucket. Each call first stops its actor."""
+    """One record and a bucket. Each call first stops its process."""
 
     exceptions = SimpleNamespace(
         ClientError=ClientError, ConditionalCheckFailedException=_ConditionNotMet, NoSuchKey=_NoSuchKey
@@ -58,7 +58,7 @@ class Store:
 
     @staticmethod
     def _turn(call: str) -> None:
-        if pause(call) is Verdict.CRASH:
+        if pause(call) is CallOutcome.CRASH:
             raise Crash
 
     # ---- DynamoDB
@@ -159,7 +159,7 @@ def _histories(pair: tuple[Work, Work], *, settled: bool, dies: int | None) -> I
         table.add(a_failure("1"), "message-1")
         if settled:
             discard(table)
-        actors = [Actor("at work", partial(work, table)) for work in pair]
+        actors = [Process("at work", partial(work, table)) for work in pair]
         calls = [0, 0]
         for turn in itertools.count():
             able = [number for number, actor in enumerate(actors) if not actor.done]
@@ -171,7 +171,7 @@ def _histories(pair: tuple[Work, Work], *, settled: bool, dies: int | None) -> I
                 chosen = able[0]
                 waiting += [(*turns, other) for other in able[1:]]
                 turns = (*turns, chosen)
-            actors[chosen].step(Verdict.CRASH if (chosen, calls[chosen]) == (0, dies) else Verdict.GO)
+            actors[chosen].step(CallOutcome.CRASH if (chosen, calls[chosen]) == (0, dies) else CallOutcome.GO)
             calls[chosen] += 1
             store.check()
         errors = [actor.error for actor in actors if actor.error]
@@ -206,9 +206,9 @@ def test_a_message_whose_capture_died_finds_its_object_when_it_comes_again() -> 
     for dies in range(1, 4):
         store = Store()
         table = FailuresTable(store, store, "table", "bucket")  # type: ignore[arg-type]
-        actor = Actor("capture", partial(capture("1", "message-1"), table))
+        actor = Process("capture", partial(capture("1", "message-1"), table))
         for call in range(dies + 1):
-            actor.step(Verdict.CRASH if call == dies else Verdict.GO)
+            actor.step(CallOutcome.CRASH if call == dies else CallOutcome.GO)
         actor.finish()
 
         capture("1", "message-1")(table)

@@ -24,12 +24,12 @@ import botocore.handlers
 from botocore.exceptions import ReadTimeoutError
 from localcloud.patching import internal, replace
 
-from verify import template as blueprint
-from verify.scheduler import Crash, Verdict, pause
+from verify import template
+from verify.scheduler import CallOutcome, Crash, pause
 
 # MiniStack pins another botocore and lives in an environment of its own. Only its interpreter of tables and
 # workflows is used here, which makes no calls; what both environments have is taken from this one.
-_ENVIRONMENT = next((blueprint.ROOT / ".local" / "venv-cloud" / "lib").glob("python3*/site-packages"), None)
+_ENVIRONMENT = next((template.ROOT / ".local" / "venv-cloud" / "lib").glob("python3*/site-packages"), None)
 if _ENVIRONMENT is None:
     raise ImportError("the local cloud's environment is not installed: run scripts/install")
 sys.path.append(str(_ENVIRONMENT))
@@ -139,7 +139,7 @@ def load_tables(saved: Json) -> None:
         _STREAMS[name] = copied(records)
 
 
-_REQUESTS = blueprint.table_requests()
+_REQUESTS = template.table_requests()
 
 # ---- What the functions' own clients meet --------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ receivers: dict[str, Callable[[str, Json], Json]] = {}
 class Outage:
     """What becomes of every call, or of the next so many, whatever a story says of the single call."""
 
-    verdict: Verdict
+    outcome: CallOutcome
     calls: float = math.inf
 
 
@@ -168,13 +168,13 @@ outages: dict[str, Outage] = {}
 """By service, or by service and operation (`dynamodb.PutItem`); until it is mended."""
 
 
-def _verdict(service: str, operation: str) -> Verdict:
+def _outcome(service: str, operation: str) -> CallOutcome:
     stepped = pause(f"{service}.{operation}")
     for name in (f"{service}.{operation}", service):
         outage = outages.get(name)
         if outage and outage.calls > 0:
             outage.calls -= 1
-            return outage.verdict
+            return outage.outcome
     return stepped
 
 
@@ -186,21 +186,21 @@ def _carry_out(service: str, operation: str, request: Json) -> Json:
 
 def call(service: str, operation: str, request: Json) -> Json:
     """One call of a function's to a service, with whatever fault is put in its way. Raises `ServiceError`."""
-    match _verdict(service, operation):
-        case Verdict.CRASH:
+    match _outcome(service, operation):
+        case CallOutcome.CRASH:
             raise Crash
-        case Verdict.REFUSED:
+        case CallOutcome.REFUSED:
             raise ServiceError(_THROTTLED[service], "Rate exceeded")
-        case Verdict.LOST:
+        case CallOutcome.LOST:
             _carry_out(service, operation, request)
             raise ReadTimeoutError(endpoint_url=service)
-        case Verdict.TWICE:
+        case CallOutcome.TWICE:
             _carry_out(service, operation, request)
-        case Verdict.CONFLICT if operation == "TransactWriteItems":
+        case CallOutcome.CONFLICT if operation == "TransactWriteItems":
             raise conflict(len(request["TransactItems"]))
-        case Verdict.CONFLICT if service == "dynamodb" and operation in ("PutItem", "UpdateItem", "DeleteItem"):
+        case CallOutcome.CONFLICT if service == "dynamodb" and operation in ("PutItem", "UpdateItem", "DeleteItem"):
             raise ServiceError("TransactionConflictException", "Transaction is ongoing for the item")
-        case Verdict.PARTIAL if operation == "PutEvents" and request["Entries"]:
+        case CallOutcome.PARTIAL if operation == "PutEvents" and request["Entries"]:
             taken = _carry_out(service, operation, {**request, "Entries": request["Entries"][:-1]})
             return {**taken, "Entries": [*taken["Entries"], {"ErrorCode": "InternalFailure", "ErrorMessage": ""}]}
     return _carry_out(service, operation, request)
@@ -242,7 +242,7 @@ def prepare() -> None:
     """Set the environment that the functions find, before any of their modules is imported."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
-    os.environ.update(blueprint.environment_of())
+    os.environ.update(template.environment_of())
     os.environ.update(
         AWS_ACCESS_KEY_ID="proof",
         AWS_SECRET_ACCESS_KEY="proof",
