@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from verify import invariants
-from verify.invariants import Acceptance, Change
+from verify.invariants import Acceptance, OrderChange
 
 CHARGED = {"charges": 1, "amount": 890}
 REFUNDED = {"charges": 1, "refunds": 1, "amount": 890}
@@ -112,12 +112,12 @@ def test_a_discarded_failure_may_cost_an_order_its_receipt_events_and_mails() ->
     assert not invariants.check_effects(order("FULFILLED"), receipts=0, events={}, mails=1, discarded=True)
 
 
-def placed(status: str = "PLACED", version: int = 1) -> Change:
-    return Change("a", status, version)
+def placed(status: str = "PLACED", version: int = 1) -> OrderChange:
+    return OrderChange("a", status, version)
 
 
-def changed(before: str, after: str, version: int, *, given_up: bool = False) -> Change:
-    return Change("a", after, version, before, version - 1, given_up)
+def changed(before: str, after: str, version: int, *, given_up: bool = False) -> OrderChange:
+    return OrderChange("a", after, version, before, version - 1, given_up)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def changed(before: str, after: str, version: int, *, given_up: bool = False) ->
         ([changed("PLACED", "FULFILLED", 2, given_up=True)], "a was given up as PLACED and is FULFILLED"),
     ],
 )
-def test_history_is_made_of_legal_transitions(later: list[Change], says: str) -> None:
+def test_history_is_made_of_legal_transitions(later: list[OrderChange], says: str) -> None:
     statuses = ["PLACED", *(change.status for change in later)]
     kept = order(statuses[-1], timeline=[{"what": status} for status in statuses])
     if statuses[-1] != "FULFILLED":

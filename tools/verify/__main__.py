@@ -97,7 +97,7 @@ def stories(
     import hypothesis  # noqa: PLC0415
     from hypothesis.stateful import run_state_machine_as_test  # noqa: PLC0415
 
-    from verify.properties import Story  # noqa: PLC0415 - takes the process over
+    from verify.properties import RandomStory  # noqa: PLC0415 - takes the process over
 
     started = time.monotonic()
     phases = [hypothesis.Phase.generate, *([hypothesis.Phase.shrink] if shrink else [])]
@@ -110,7 +110,7 @@ def stories(
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     try:
-        run_state_machine_as_test(hypothesis.seed(seed)(Story), settings=settings)
+        run_state_machine_as_test(hypothesis.seed(seed)(RandomStory), settings=settings)
     except AssertionError as wrong:
         told = [line for note in getattr(wrong, "__notes__", []) for line in note.splitlines()]
         story = [line for line in told if "nothing_is_wrong" not in line and line.startswith("state")]

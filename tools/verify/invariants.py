@@ -21,7 +21,7 @@ HOLDS_STOCK = frozenset({Status.RESERVED, Status.PAID})
 MAILS_PER_ORDER = 2
 
 
-class Change(NamedTuple):
+class OrderChange(NamedTuple):
     """A write to an order: the order's status and version after it and before it; None before the first write."""
 
     order_id: str
@@ -87,7 +87,7 @@ def check_ledgers(order_id: str, payment: Item, shipment: Item) -> list[str]:
     return wrong
 
 
-def check_history(orders: Iterable[Item], changes: Iterable[Change]) -> list[str]:
+def check_history(orders: Iterable[Item], changes: Iterable[OrderChange]) -> list[str]:
     """Versions count up, statuses follow legal transitions, and an order that was given up is only undone.
 
     `changes` are every write to the orders, oldest first.

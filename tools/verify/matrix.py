@@ -19,7 +19,7 @@ from verify.invariants import has_ended
 from verify.scheduler import Aborted, CallOutcome, Process
 from verify.services import Json, cancelled
 from verify.simulation import InboxEntry, Simulation, body_of, check_end, ledger
-from verify.workflow import Execution
+from verify.workflow import SimulatedExecution
 
 ALWAYS = 1_000
 DOCUMENT = template.ROOT / "docs" / "fault-matrix.md"
@@ -514,7 +514,7 @@ def _ways_out(simulation: Simulation) -> Iterator[str]:
         yield f"{path}: {_ended(simulation)}"
 
 
-def _require_end(simulation: Simulation, execution: Execution) -> None:
+def _require_end(simulation: Simulation, execution: SimulatedExecution) -> None:
     wrong = simulation.check()
     for order in _concerned(simulation):
         if not has_ended(order):
@@ -556,12 +556,12 @@ def document(results: Results, number: int) -> str:
         "# Fault matrix",
         "",
         "Written by `make prove`; don't edit. Each row is a Task state of `statemachine/order.asl.yaml` with an",
-        "error that it can meet, before or after the state has done its work. The order must end FULFILLED, FAILED",
-        "or CANCELLED with everything undone, or in the failure inbox, from where it is resumed and undone.",
-        "Where a cell names several outcomes, they belong to different scenarios: an order that goes through, one",
-        "that is refused, resumed or undone when PLACED, RESERVED, PAID, shipped, FULFILLED or refunded.",
+        "error that the state can meet, before or after the state has done its work. The order must end FULFILLED;",
+        "FAILED or CANCELLED with everything undone; or in the failure inbox, from where it is resumed and undone.",
+        "Several outcomes in a cell belong to different scenarios: an order that goes through, that is refused, or",
+        "that is resumed or undone when PLACED, RESERVED, PAID, shipped, FULFILLED or refunded.",
         "",
-        f"{number} executions, none of which ended anywhere else. How it works: [proof.md](proof.md).",
+        f"{number} cases, none of which ended anywhere else. How it works: [proof.md](proof.md).",
         "",
     ]
     state = ""

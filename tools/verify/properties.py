@@ -42,7 +42,7 @@ bodies = st.builds(
 )
 
 
-class Story(RuleBasedStateMachine):
+class RandomStory(RuleBasedStateMachine):
     """One simulation as a state machine: its rules are the steps of a story."""
 
     def __init__(self) -> None:

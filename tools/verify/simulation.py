@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from verify import invariants, services, template
-from verify.invariants import Acceptance, Change, Item
+from verify.invariants import Acceptance, Item, OrderChange
 from verify.scheduler import Aborted, CallOutcome, Crash, Process, pause
 from verify.services import Json
 
@@ -35,7 +35,7 @@ from orders.inbox.record import Action, Failure, FailureRecord, Kind, first_seen
 from orders.runtime import telemetry  # noqa: E402
 from orders.storage.dynamodb import from_item, to_item  # noqa: E402
 from orders.workflow import order_waits_for  # noqa: E402
-from verify.workflow import MACHINE_ARN, Execution, Injector, answer_token, crash_error  # noqa: E402
+from verify.workflow import MACHINE_ARN, Injector, SimulatedExecution, answer_token, crash_error  # noqa: E402
 
 CATALOGUE = {"apple": (100, 6), "pear": (250, 4)}
 """Price and stock of each product."""
@@ -123,7 +123,7 @@ class Simulation:
     inject: Injector | None = None
     pending: list[Delivery] = field(default_factory=list)
     inbox: list[InboxEntry] = field(default_factory=list)
-    executions: list[Execution] = field(default_factory=list)
+    executions: list[SimulatedExecution] = field(default_factory=list)
     accepted: list[Acceptance] = field(default_factory=list)
     published: Counter[str] = field(default_factory=Counter)
     receipts: Counter[str] = field(default_factory=Counter)
@@ -266,10 +266,12 @@ class Simulation:
 
     # ---- The workflow
 
-    def execution(self, data: Json) -> Execution:
+    def execution(self, data: Json) -> SimulatedExecution:
         """A new execution with this input, not yet running."""
         name = services.new_id("execution")
-        found = Execution(name, data, invoke=run_task, send=self.enqueue, publish=self._on_status, inject=self.inject)
+        found = SimulatedExecution(
+            name, data, invoke=run_task, send=self.enqueue, publish=self._on_status, inject=self.inject
+        )
         self.executions.append(found)
         return found
 
@@ -281,7 +283,7 @@ class Simulation:
             why = f"{detail['status']} {detail['error']}"
             self._capture(Delivery(template.WORKFLOW, detail["input"]), why, json.dumps(body), execution=True)
 
-    def run(self, data: Json) -> Execution:
+    def run(self, data: Json) -> SimulatedExecution:
         """Run an execution to its end outside of the scheduler, and deliver each message that it sends at once."""
         execution = self.execution(data)
         execution.send = self._send_and_deliver
@@ -510,12 +512,12 @@ def check_end(order: Item, *, refund_dropped: bool = False) -> list[str]:
     )
 
 
-def changes() -> list[Change]:
+def changes() -> list[OrderChange]:
     """Every write to the orders table, oldest first."""
     found = []
     for record in services.stream("OrdersTable"):
         before, after = record["dynamodb"].get("OldImage"), record["dynamodb"]["NewImage"]
-        change = Change(after["orderId"]["S"], after["status"]["S"], int(after["version"]["N"]))
+        change = OrderChange(after["orderId"]["S"], after["status"]["S"], int(after["version"]["N"]))
         if before:
             change = change._replace(
                 status_before=before["status"]["S"],

@@ -33,7 +33,7 @@ Injector = Callable[[str, str], "tuple[str, str] | None"]
 """Takes a state and "before" or "after"; returns the error (name, cause) that this attempt meets, or None."""
 
 
-class Execution(workflow_engine.Run):
+class SimulatedExecution(workflow_engine.EngineRun):
     """One execution of the order workflow.
 
     `send` takes a queue and a body. `publish` takes the event that tells of the execution's end.
@@ -91,11 +91,11 @@ class Execution(workflow_engine.Run):
         return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
 
     def sleep(self, seconds: float) -> None:
-        """Stop once, whatever the time is; see `Run.sleep`."""
+        """Stop once, whatever the time is; see `EngineRun.sleep`."""
         self._pause("delay")
 
     def call(self, resource: str, arguments: Any, timeout_s: float | None) -> Any:
-        """Call a resource, with the injected error before or after the call; see `Run.call`."""
+        """Call a resource, with the injected error before or after the call; see `EngineRun.call`."""
         try:
             self._meet("before")
             result = self._call(resource.removeprefix(INTEGRATION), arguments)
@@ -105,7 +105,7 @@ class Execution(workflow_engine.Run):
         return result
 
     def await_token(self, token: TaskToken, timeout_s: float | None, heartbeat_s: float | None) -> Any:
-        """Wait until the token is answered or the scheduler lets the task time out; see `Run.await_token`."""
+        """Wait until the token is answered or the scheduler lets the task time out; see `EngineRun.await_token`."""
         while not token.done:
             # Outside of the scheduler nobody is left to answer.
             if self._pause("waiting") is CallOutcome.TIMEOUT or not stepped():
@@ -193,7 +193,7 @@ def answer_token(operation: str, request: Json) -> Json:
     return answer
 
 
-def _outside(_: Json) -> Execution:
+def _outside(_: Json) -> SimulatedExecution:
     raise NotImplementedError("the proof runs whole executions only")
 
 

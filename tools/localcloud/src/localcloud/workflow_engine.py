@@ -3,8 +3,8 @@
 The loop over states, retriers, catchers, task tokens and the history are this module's own. Paths, JSONata, choices,
 maps and branches are evaluated by MiniStack's interpreter.
 
-`Run` is the seam: a subclass says how a task calls its resource, how long a wait lasts and who hears of the end. The
-local cloud's subclass has threads and time (corrections/stepfunctions.py). A simulation can have neither.
+`EngineRun` is the seam: a subclass says how a task calls its resource, how long a wait lasts and who is told of the
+end. The local cloud's subclass has threads and time (corrections/stepfunctions.py). A simulation can have neither.
 """
 
 import json
@@ -104,7 +104,7 @@ _finish_lock = threading.Lock()
 _events_lock = threading.Lock()
 
 
-class Run(ABC):
+class EngineRun(ABC):
     """One execution at work. `execution` is its record: ARNs, name, status, input, start date and events."""
 
     def __init__(self, execution: JsonObject) -> None:
@@ -168,10 +168,10 @@ class Run(ABC):
         """End every wait of the execution, because the execution has ended."""
 
 
-_current: ContextVar[Run | None] = ContextVar("localcloud_execution", default=None)
+_current: ContextVar[EngineRun | None] = ContextVar("localcloud_execution", default=None)
 
 
-def install(run_of: Callable[[JsonObject], Run]) -> None:
+def install(run_of: Callable[[JsonObject], EngineRun]) -> None:
     """Have MiniStack's own code, such as Map, Wait and TestState, run tasks and wait as this engine does.
 
     `run_of` gives the run of a state that MiniStack runs outside of an execution of this engine.
@@ -193,7 +193,7 @@ def install(run_of: Callable[[JsonObject], Run]) -> None:
     replace(stepfunctions, "_add_event", add_event)
 
 
-def execute(run: Run, machine: JsonObject, definition: JsonObject) -> None:
+def execute(run: EngineRun, machine: JsonObject, definition: JsonObject) -> None:
     """Run an execution to its end; the outcome is in its record.
 
     `machine` has the state machine's `name` and `roleArn`. An exception other than StatesError and
@@ -267,7 +267,7 @@ def status_event(execution: JsonObject) -> JsonObject:
 # ---------------------------------------------------------------- the loop over states
 
 
-def walk(run: Run, machine: JsonObject, definition: JsonObject) -> Any:
+def walk(run: EngineRun, machine: JsonObject, definition: JsonObject) -> Any:
     """Run the states of a definition one after the other and return the last one's output."""
     execution = run.execution
     states = definition.get("States") or {}
@@ -303,7 +303,7 @@ def walk(run: Run, machine: JsonObject, definition: JsonObject) -> Any:
     return data
 
 
-def run_state(run: Run, state: JsonObject, data: Any, context: JsonObject) -> tuple[Any, str | None]:
+def run_state(run: EngineRun, state: JsonObject, data: Any, context: JsonObject) -> tuple[Any, str | None]:
     """Run one state and return its output and the name of the next state."""
     kind = state["Type"]
     if kind == "Succeed":
@@ -344,7 +344,7 @@ def succeed_output(state: JsonObject, data: Any, context: JsonObject) -> Any:
 # ---------------------------------------------------------------- tasks
 
 
-def execute_task(run: Run, state: JsonObject, data: Any, context: JsonObject) -> tuple[Any, str | None]:
+def execute_task(run: EngineRun, state: JsonObject, data: Any, context: JsonObject) -> tuple[Any, str | None]:
     """Run a Task state with its retriers and catchers."""
     retries: dict[int, int] = {}
     while True:
@@ -368,7 +368,7 @@ def execute_task(run: Run, state: JsonObject, data: Any, context: JsonObject) ->
             return output, catcher["Next"]
 
 
-def attempt_task(run: Run, state: JsonObject, data: Any, context: JsonObject) -> Any:
+def attempt_task(run: EngineRun, state: JsonObject, data: Any, context: JsonObject) -> Any:
     """Call a task's resource once and return its result. Raises StatesError."""
     resource = state["Resource"]
     token = tokens.open(run.execution["stateMachineArn"]) if resource.endswith(CALLBACK) else None

@@ -38,10 +38,10 @@ from localcloud.corrections import permissions, states_access
 from localcloud.patching import Correction, internal, replace
 from localcloud.settings import Settings
 from localcloud.workflow_engine import (
+    EngineRun,
     ExecutionEndedError,
     JsonObject,
     Response,
-    Run,
     StatesError,
     TaskToken,
     error,
@@ -59,7 +59,7 @@ runs: dict[str, "ServerRun"] = {}
 _start_lock = threading.RLock()
 
 
-class ServerRun(Run):
+class ServerRun(EngineRun):
     """An execution in the local cloud: it waits in time, and a stop or time-out wakes it."""
 
     def __init__(self, execution: JsonObject) -> None:
@@ -81,7 +81,7 @@ class ServerRun(Run):
             raise ExecutionEndedError
 
     def call(self, resource: str, arguments: Any, timeout_s: float | None) -> Any:
-        """Call a resource; see `Run.call`.
+        """Call a resource; see `EngineRun.call`.
 
         A time-out or a stop does not interrupt the call, just as the function that a stopped execution has called
         runs on.
@@ -108,7 +108,7 @@ class ServerRun(Run):
         return result
 
     def await_token(self, token: TaskToken, timeout_s: float | None, heartbeat_s: float | None) -> Any:
-        """Wait for the answer to a token; see `Run.await_token`."""
+        """Wait for the answer to a token; see `EngineRun.await_token`."""
         started = token.last_heartbeat = time.monotonic()
         self._token = token
         try:
