@@ -205,14 +205,14 @@ MUTANTS = (
     ),
     # ---- Consumers that aren't idempotent
     Mutant(
-        "each copy of an event mails",
+        "each duplicate of an event mails",
         f"{FUNCTIONS}/notify_customer.py",
         'event_key_jmespath="eventId"',
         'event_key_jmespath="missing"',
         first=STORIES,
     ),
     Mutant(
-        "each copy of an event writes another receipt",
+        "each duplicate of an event writes another receipt",
         f"{FUNCTIONS}/issue_receipt.py",
         "{order.order_id}.json",
         "{order.order_id}-{os.urandom(4).hex()}.json",
