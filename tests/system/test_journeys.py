@@ -14,7 +14,6 @@ from orderctl.demo.stories import Journey
 from orderctl.stack import records
 from orderctl.stack.rest import OrdersApi
 from orderctl.stack.target import Target
-
 from tests.support import eventually
 
 

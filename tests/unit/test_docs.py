@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from orderctl.cloud.state import ROOT
 
 PAGES = sorted(

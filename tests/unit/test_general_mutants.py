@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from verify.mutation import accepted
-from verify.mutation.operators import Mutant, mutants_of
+from verify.mutation.operators import GeneralMutant, mutants_of
 from verify.mutation.reach import places
 
 
@@ -112,7 +112,7 @@ def test_a_mutant_outside_of_functions_is_known_as_such() -> None:
     assert place(7).lines == {6, 7, 8}
 
 
-def the_list(tmp_path: Path, text: str) -> accepted.Accepted:
+def the_list(tmp_path: Path, text: str) -> accepted.AcceptedMutants:
     file = tmp_path / "accepted.toml"
     file.write_text(text)
     return accepted.load(file)
@@ -133,7 +133,7 @@ def test_a_mutant_is_accepted_once(tmp_path: Path) -> None:
 
 def test_an_entry_that_no_mutant_is_meant_by_is_stale(tmp_path: Path) -> None:
     known = the_list(tmp_path, f'{ENTRY}reason = "a limit of taste"\n')
-    mutants: list[Mutant] = mutants_of("a.py", b"\n\nx  =  3")
+    mutants: list[GeneralMutant] = mutants_of("a.py", b"\n\nx  =  3")
     assert known.stale(mutants) == []
     assert known.share(mutants) == 0.5
     assert known.stale(mutants_of("a.py", b"x = 4")) == list(known.reasons)

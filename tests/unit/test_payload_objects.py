@@ -21,7 +21,7 @@ from orders.inbox import store as failures_table
 from orders.inbox.record import SETTLED, Action, Failure, FailureStatus, Kind, Redrive
 from orders.inbox.store import FailuresTable
 from orders.storage.dynamodb import from_item
-from verify.scheduler import Actor, Crash, Verdict, pause
+from verify.scheduler import CallOutcome, Crash, Process, pause
 
 FAILURE_ID = "0123456789abcdef0123"
 PAYLOAD = "too big for an item"
@@ -46,7 +46,7 @@ class _NoSuchKey(ClientError):
 
 
 class Store:
-    """One record and a bucket. Each call first stops its actor."""
+    """One record and a bucket. Each call first stops its process."""
 
     exceptions = SimpleNamespace(
         ClientError=ClientError, ConditionalCheckFailedException=_ConditionNotMet, NoSuchKey=_NoSuchKey
@@ -58,7 +58,7 @@ class Store:
 
     @staticmethod
     def _turn(call: str) -> None:
-        if pause(call) is Verdict.CRASH:
+        if pause(call) is CallOutcome.CRASH:
             raise Crash
 
     # ---- DynamoDB
@@ -159,10 +159,10 @@ def _histories(pair: tuple[Work, Work], *, settled: bool, dies: int | None) -> I
         table.add(a_failure("1"), "message-1")
         if settled:
             discard(table)
-        actors = [Actor("at work", partial(work, table)) for work in pair]
+        processes = [Process("at work", partial(work, table)) for work in pair]
         calls = [0, 0]
         for turn in itertools.count():
-            able = [number for number, actor in enumerate(actors) if not actor.done]
+            able = [number for number, process in enumerate(processes) if not process.done]
             if not able:
                 break
             if turn < len(turns):
@@ -171,10 +171,10 @@ def _histories(pair: tuple[Work, Work], *, settled: bool, dies: int | None) -> I
                 chosen = able[0]
                 waiting += [(*turns, other) for other in able[1:]]
                 turns = (*turns, chosen)
-            actors[chosen].step(Verdict.CRASH if (chosen, calls[chosen]) == (0, dies) else Verdict.GO)
+            processes[chosen].step(CallOutcome.CRASH if (chosen, calls[chosen]) == (0, dies) else CallOutcome.GO)
             calls[chosen] += 1
             store.check()
-        errors = [actor.error for actor in actors if actor.error]
+        errors = [process.error for process in processes if process.error]
         assert all(isinstance(error, NotAllowed | Crash) for error in errors), errors
         yield store
 
@@ -206,10 +206,10 @@ def test_a_message_whose_capture_died_finds_its_object_when_it_comes_again() -> 
     for dies in range(1, 4):
         store = Store()
         table = FailuresTable(store, store, "table", "bucket")  # type: ignore[arg-type]
-        actor = Actor("capture", partial(capture("1", "message-1"), table))
+        process = Process("capture", partial(capture("1", "message-1"), table))
         for call in range(dies + 1):
-            actor.step(Verdict.CRASH if call == dies else Verdict.GO)
-        actor.finish()
+            process.step(CallOutcome.CRASH if call == dies else CallOutcome.GO)
+        process.finish()
 
         capture("1", "message-1")(table)
 

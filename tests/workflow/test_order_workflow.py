@@ -1,4 +1,4 @@
-"""The proof's short form. It takes over a whole process, so it runs in one of its own."""
+"""The proof's short form. The proof changes its whole process, so each check runs in a process of its own."""
 
 import subprocess
 import sys
@@ -17,13 +17,13 @@ def run(*arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_error_in_every_state_ends_where_it_may_and_where_the_document_says() -> None:
+def test_every_order_ends_as_the_fault_matrix_says_whatever_error_a_state_meets() -> None:
     run("matrix", "--short")
 
 
-def test_whatever_happens_in_whatever_order_nothing_is_lost_and_nothing_happens_twice() -> None:
+def test_no_story_loses_an_order_or_does_anything_twice() -> None:
     run("stories", "--examples", "100")
 
 
-def test_every_mutant_finds_what_it_changes() -> None:
+def test_every_mutant_can_be_applied() -> None:
     run("mutants", "--dry-run")

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from datetime import datetime
 
 import msgspec
+
 from orderctl.exits import Exit, Stop
 from orderctl.stack import records, rest, signin
 from orderctl.stack.target import Target
-
 from orders.domain.order import TERMINAL, Order, Status
 
 

@@ -13,17 +13,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+
+from measure.load import Fault, Load
 from orderctl import redrive
 from orderctl.cloud.state import STACK_NAME
 from orderctl.commands import replay
 from orderctl.stack.records import plain
 from orderctl.stack.target import Target
 from orderctl.ui import console
-
-from measure.load import Fault, Load
 from orders.inbox.record import FailureStatus
+from verify import invariants
 
-TERMINAL = frozenset({"FULFILLED", "FAILED", "CANCELLED"})
 LOOK_EVERY_S = 1.0
 # With no change for this long and every queue empty, nothing more will happen.
 QUIET_S = 8.0
@@ -132,12 +132,13 @@ def reckon(load: Load, log: EventLog | None, *, final: bool) -> Reckoning:
             continue
         status = order["status"]
         stuck = each.order_id in inbox
-        if status in TERMINAL:
+        ended = invariants.has_ended(order)
+        if ended:
             found.last_end = max(found.last_end, order["updatedAt"])
         if status == "FULFILLED":
             found.fulfilled += 1
             found.placed_to_fulfilled_s.append(_seconds_between(order, "PLACED", "FULFILLED"))
-        elif status in TERMINAL:
+        elif ended:
             found.failed += 1
         elif stuck:
             found.in_inbox += 1
@@ -145,65 +146,20 @@ def reckon(load: Load, log: EventLog | None, *, final: bool) -> Reckoning:
             found.under_way.append(each.order_id)
             if final:
                 found.lost[each.order_id] = f"it stands still as {status} and isn't in the inbox"
-        wrong = wrong_with(order, payments.get(each.order_id, {}), shipments.get(each.order_id, {}))
-        if wrong:
-            found.doubled[each.order_id] = wrong
-        if final and not stuck and (lacks := missing(order, receipts, log)):
-            found.lost[each.order_id] = lacks
+        payment, shipment = payments.get(each.order_id, {}), shipments.get(each.order_id, {})
+        wrong = invariants.check_ledgers(each.order_id, payment, shipment)
+        if wrong := wrong + invariants.check_end(order, payment, shipment):
+            found.doubled[each.order_id] = "; ".join(wrong)
+        lacks = invariants.check_effects(order, receipts=each.order_id in receipts, events=log.seen if log else None)
+        if final and not stuck and lacks:
+            found.lost[each.order_id] = "; ".join(lacks)
     for key in load.doubled_keys:
         found.doubled[key] = "one Idempotency-Key made two orders"
     ids = Counter(each.order_id for each in load.accepted)
     found.doubled |= {order_id: "two keys made one order" for order_id, number in ids.items() if number > 1}
-    found.lost |= _wrong_with_stock(target, list(orders.values()))
+    wrong = invariants.check_stock(_scan(target, "CatalogueTable"), orders.values())
+    found.lost |= {"stock": "; ".join(wrong)} if wrong else {}
     return found
-
-
-def missing(order: dict[str, Any], receipts: set[str], log: EventLog | None) -> str:
-    """What an order should have brought about and didn't."""
-    order_id = order["orderId"]
-    if order["status"] == "FULFILLED" and order_id not in receipts:
-        return "its receipt is missing and isn't in the inbox"
-    if log:
-        for version in range(1, order["version"] + 1):
-            if not log.seen[f"{order_id}#{version}"]:
-                return f"its event {version} was never on the bus"
-    return ""
-
-
-def wrong_with(order: dict[str, Any], payment: dict[str, Any], shipment: dict[str, Any]) -> str:
-    """How an order and the ledgers of payment provider and warehouse contradict each other; "" if they don't."""
-    status = order["status"]
-    charged, refunded = payment.get("charges", 0), payment.get("refunds", 0)
-    shipped = shipment.get("shipments", 0)
-    if charged > 1 or refunded > charged or shipped > 1:
-        return f"it is {status}: charged {charged}, refunded {refunded}, shipped {shipped} times"
-    if status == "FULFILLED" and (charged, refunded, shipped) != (1, 0, 1):
-        return f"it is FULFILLED: charged {charged}, refunded {refunded}, shipped {shipped} times"
-    if status in ("FAILED", "CANCELLED") and (charged != refunded or shipped):
-        return f"it is {status}: charged {charged}, refunded {refunded}, shipped {shipped} times"
-    if status == "FULFILLED" and payment.get("amount") != order.get("total"):
-        return f"it costs {order.get('total')} and {payment.get('amount')} was charged"
-    return ""
-
-
-def _wrong_with_stock(target: Target, orders: list[dict[str, Any]]) -> dict[str, str]:
-    """What products say is reserved and sold against what all orders, of this run or not, have taken."""
-    held: Counter[str] = Counter()
-    sold: Counter[str] = Counter()
-    for order in orders:
-        count = {"RESERVED": held, "PAID": held, "FULFILLED": sold}.get(order["status"])
-        for line in order["lines"] if count is not None else []:
-            if count is not None:
-                count[line["sku"]] += line["quantity"]
-    wrong = {}
-    for product in _scan(target, "CatalogueTable"):
-        sku = product["sku"]
-        if (product["reserved"], product["sold"]) != (held[sku], sold[sku]) or product["available"] < 0:
-            wrong[sku] = (
-                f"{product['reserved']} reserved and {product['sold']} sold, but orders hold {held[sku]} and took "
-                f"{sold[sku]}; {product['available']} available"
-            )
-    return wrong
 
 
 def settle(load: Load, timeout_s: float) -> list[Reckoning]:

@@ -12,7 +12,6 @@ import typer
 from rich.table import Table
 from typer.core import TyperGroup
 
-from measure import cost_show, load_command
 from orderctl import hints, interrupts
 from orderctl.cloud.state import DEFAULT_NAME, LOCAL, Cloud, known_clouds, shown
 from orderctl.commands import explain, failures, logs, orders, replay

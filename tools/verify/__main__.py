@@ -4,78 +4,100 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Annotated, Any
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import track
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Prove that no order is lost and nothing happens twice. docs/proof.md explains how.",
+)
 console = Console(highlight=False, soft_wrap=True)
 
-Short = Annotated[bool, typer.Option("--short", help="Each row once: what `make test` runs.")]
-SHOWN = 5
+Short = Annotated[bool, typer.Option("--short", help="Run each row in one scenario only, as `make test` does.")]
+MAX_SENTENCES = 50
 
 
-@app.command()
+def _examples(*commands: str) -> str:
+    return "\n\n".join(["Examples:", *(f"  python -m verify {command}" for command in commands)])
+
+
+@app.command(epilog=_examples("matrix --short", "matrix --write"))
 def matrix(
     *,
     short: Short = False,
     write: Annotated[bool, typer.Option("--write", help="Write docs/fault-matrix.md.")] = False,
 ) -> None:
-    """Every state of the workflow with every error that it can meet."""
-    from verify import matrix as the_matrix  # noqa: PLC0415 - takes the process over
+    """Run every state of the workflow with every error that the state can meet.
+
+    Fails unless each order ends as docs/fault-matrix.md says.
+    """
+    from verify.matrix import (  # noqa: PLC0415 - takes the process over
+        DOCUMENT,
+        CaseFailed,
+        Results,
+        cases,
+        collect,
+        differences,
+        document,
+        play,
+    )
 
     started = time.monotonic()
-    results: the_matrix.Results = {}
+    results: Results = {}
     wrong: list[str] = []
     try:
-        chosen = list(the_matrix.cases(short=short))
-    except the_matrix.Wrong as missing:
+        chosen = list(cases(short=short))
+    except CaseFailed as missing:
         _fail([str(missing)])
     for case in track(chosen, "Fault matrix", console=console, disable=not console.is_terminal):
         try:
-            the_matrix.collect(results, case, the_matrix.play(case))
-        except the_matrix.Wrong as found:
+            collect(results, case, play(case))
+        except CaseFailed as found:
             wrong.append(str(found))
             if short:
                 break
     if wrong:
         _fail(wrong)
     if write and not short:
-        the_matrix.DOCUMENT.write_text(the_matrix.document(results, len(chosen)))
-    elif differences := the_matrix.differences(results):
-        _fail([*differences, "docs/fault-matrix.md is out of date: write it again with `make prove`"])
+        DOCUMENT.write_text(document(results, len(chosen)))
+    elif outdated := differences(results):
+        _fail([*outdated, "docs/fault-matrix.md is out of date: write it with `python -m verify matrix --write`"])
     console.print(f"Fault matrix: {len(chosen)} cases, all well, {time.monotonic() - started:.0f} s.")
 
 
-@app.command()
-def case(name: str) -> None:
-    """Run one case of the matrix again, by its name."""
-    from verify import matrix as the_matrix  # noqa: PLC0415
+@app.command(epilog=_examples("case 'an order / ProcessPayment / States.Timeout / before / once'"))
+def case(name: Annotated[str, typer.Argument(help="The case's name, as a failure prints it.")]) -> None:
+    """Run one case of the fault matrix and print where its order ends."""
+    from verify.matrix import CaseFailed, cases, play  # noqa: PLC0415 - takes the process over
 
-    found = [each for each in the_matrix.cases() if str(each) == name]
+    found = [each for each in cases() if str(each) == name]
     if not found:
-        _fail([f"there is no case called {name!r}"])
+        _fail([f"there is no case {name!r}"])
     try:
-        console.print(the_matrix.play(found[0]))
-    except the_matrix.Wrong as wrong:
+        console.print(play(found[0]))
+    except CaseFailed as wrong:
         _fail([str(wrong)])
 
 
-@app.command()
+@app.command(epilog=_examples("stories --examples 300", "stories --seed 7 --steps 80"))
 def stories(
     *,
-    examples: Annotated[int, typer.Option(help="How many stories.")] = 3_000,
-    steps: Annotated[int, typer.Option(help="Steps of a story, at most.")] = 50,
-    seed: Annotated[int, typer.Option(help="The same seed tells the same stories.")] = 1,
+    examples: Annotated[int, typer.Option(help="Number of stories.")] = 3_000,
+    steps: Annotated[int, typer.Option(help="Maximum number of steps of a story.")] = 50,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same stories.")] = 1,
     shrink: Annotated[bool, typer.Option(help="Look for the shortest story that fails.")] = True,
 ) -> None:
-    """Whatever happens in whatever order, the promise holds."""
+    """Run random stories of faults, duplicates and redrives, and check the invariants after each step."""
     import hypothesis  # noqa: PLC0415
     from hypothesis.stateful import run_state_machine_as_test  # noqa: PLC0415
 
-    from verify.properties import Story  # noqa: PLC0415
+    from verify.properties import RandomStory  # noqa: PLC0415 - takes the process over
 
     started = time.monotonic()
     phases = [hypothesis.Phase.generate, *([hypothesis.Phase.shrink] if shrink else [])]
@@ -88,38 +110,38 @@ def stories(
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     try:
-        run_state_machine_as_test(hypothesis.seed(seed)(Story), settings=settings)
+        run_state_machine_as_test(hypothesis.seed(seed)(RandomStory), settings=settings)
     except AssertionError as wrong:
         told = [line for note in getattr(wrong, "__notes__", []) for line in note.splitlines()]
         story = [line for line in told if "nothing_is_wrong" not in line and line.startswith("state")]
-        again = f"again: make prove-stories ARGS='--seed {seed} --examples {examples} --steps {steps}'"
-        _fail([str(wrong), "the story:", *story, again])
+        rerun = f"rerun: make prove-stories ARGS='--seed {seed} --examples {examples} --steps {steps}'"
+        _fail([str(wrong), "the story:", *story, rerun])
     console.print(f"Stories: {examples} with up to {steps} steps, all well, {time.monotonic() - started:.0f} s.")
 
 
-@app.command()
+@app.command(epilog=_examples("mutants --only payment,refund", "mutants --dry-run"))
 def mutants(
     *,
     write: Annotated[bool, typer.Option("--write", help="Write docs/mutants.md.")] = False,
     only: Annotated[
-        str, typer.Option(help="Only mutants whose name contains one of these, separated by commas.")
+        str, typer.Option(help="Run the mutants whose names contain one of these texts, separated by commas.")
     ] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look whether they can still be applied.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check that each mutant can be applied.")] = False,
 ) -> None:
-    """Deliberate defects, one at a time: each must turn the proof red."""
-    from verify import mutants as the_mutants  # noqa: PLC0415
+    """Apply deliberate defects, one at a time; the fault matrix or the stories must find each."""
+    from verify.mutants import outdated, run  # noqa: PLC0415
 
     if dry_run:
-        if outdated := the_mutants.outdated():
-            _fail(outdated)
+        if found := outdated():
+            _fail(found)
         return
-    survivors = the_mutants.run(console, only=only, write=write)
+    survivors = run(console, only=only, write=write)
     if survivors:
         _fail([f"survived: {name}" for name in survivors])
 
 
-def _fail(lines: list[str]) -> Any:
-    for line in lines[: SHOWN * 10]:
+def _fail(lines: list[str]) -> NoReturn:
+    for line in lines[:MAX_SENTENCES]:
         console.print(line, style="red", markup=False)
     sys.exit(1)
 

@@ -1,9 +1,9 @@
 """The fault matrix: every Task state of the workflow with every error that it can meet.
 
-Rows are generated from the definition, so a new state has rows at once, and fails unless a scenario reaches it.
-Each case runs the real definition with one fault in it, and must leave the order in one of three places:
-fulfilled; ended with everything undone; or in the failure inbox with its holds intact. From there it is sent on
-its way both ways, resumed and undone, and must end.
+The rows come from the definition. A new state has rows at once, and fails until a scenario reaches the state. Each
+case runs the real definition with one fault. The order must end in one of three places: fulfilled; failed or
+cancelled with everything undone; or in the failure inbox with its holds intact. An order in the inbox must end both
+when it is redriven and when it is discarded.
 """
 
 from __future__ import annotations
@@ -14,30 +14,29 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from orders.domain.order import TERMINAL, Status
-from verify import services
-from verify import template as blueprint
-from verify.scheduler import Aborted, Actor, Verdict
+from verify import services, template
+from verify.invariants import has_ended
+from verify.scheduler import Aborted, CallOutcome, Process
 from verify.services import Json, cancelled
-from verify.simulation import Failure, World, body_of, ledger, wrong_with_end
-from verify.workflow import Execution
+from verify.simulation import InboxEntry, Simulation, body_of, check_end, ledger
+from verify.workflow import SimulatedExecution
 
 ALWAYS = 1_000
-DOCUMENT = blueprint.ROOT / "docs" / "fault-matrix.md"
+DOCUMENT = template.ROOT / "docs" / "fault-matrix.md"
 BASKET = {"apple": 2, "pear": 1}
 NEIGHBOUR = "eve"
 
 
-class Wrong(AssertionError):
-    """A case that ended somewhere else than it may."""
+class CaseFailed(AssertionError):
+    """A case whose order ended in none of the three places."""
 
 
-# ---- Scenarios: what brings an execution to a state ----------------------------------------------------------
+# ---- Scenarios: what comes before the execution ----------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """An order and the execution that takes it up. `stop` names where an earlier execution got stuck before."""
+    """An order and the execution that takes the order up. `stop` names the state where an earlier one got stuck."""
 
     name: str
     path: str = "forward"
@@ -49,58 +48,60 @@ class Scenario:
     cancelled_at: str | None = None
     refunded_at_once: bool = False
     charged: bool = False
-    # Faults that the short form has in this scenario too, by how their names begin.
+    # The short form has the faults whose names begin like this in this scenario too.
     also_short: tuple[str, ...] = ()
     undone: bool = False
 
-    def prepare(self) -> tuple[World, Json]:
-        """A world in which the order waits for an execution with the input returned."""
-        world = World()
-        self._have_a_neighbour(world)
-        answer = world.submit(
+    def prepare(self) -> tuple[Simulation, Json]:
+        """A simulation in which the order waits for an execution, and the input of that execution."""
+        simulation = Simulation()
+        self._have_a_neighbour(simulation)
+        answer = simulation.submit(
             body_of(dict(self.lines), token=self.token, postal=self.postal), customer="ada", key="key"
         )
         assert answer["statusCode"] == 202, answer
-        order = order_of(world, "ada")
+        order = order_of(simulation, "ada")
         if self.stop:
-            passed = iter([None] if self.charged else [])  # the first try charges and loses the answer
+            passed = iter([None] if self.charged else [])  # the first attempt charges and loses the answer
             if self.when == "within":
-                services.outages[WITHIN[self.stop]] = services.Outage(Verdict.REFUSED)
+                services.outages[WITHIN[self.stop]] = services.Outage(CallOutcome.REFUSED)
             else:
-                world.fault = Injection(self.stop, self.when, ALWAYS, lambda _: next(passed, ("Unheard.Of", "")))
-            world.run(world.input_of(order))
+                simulation.inject = Injection(
+                    self.stop, self.when, ALWAYS, lambda _: next(passed, ("Unheard.Of", ""))
+                )
+            simulation.run(simulation.input_of(order))
             services.outages.clear()
             if self.undone:
-                world.fault = Injection("ReleaseInventory", "before", ALWAYS, lambda _: ("Unheard.Of", ""))
-                world.discard(stuck_failure(world, order))
-                world.run(json.loads(world.pending.pop().payload))
-            world.fault = None
-            stuck = stuck_failure(world, order)
+                simulation.inject = Injection("ReleaseInventory", "before", ALWAYS, lambda _: ("Unheard.Of", ""))
+                simulation.discard(stuck_entry(simulation, order))
+                simulation.run(json.loads(simulation.pending.pop().payload))
+            simulation.inject = None
+            stuck = stuck_entry(simulation, order)
             if self.path == "undo" and not self.undone:
-                world.discard(stuck)
-                world.pending.clear()
-            world.inbox.clear()
-        return world, world.input_of(order, None if self.path == "forward" else "resume")
+                simulation.discard(stuck)
+                simulation.pending.clear()
+            simulation.inbox.clear()
+        return simulation, simulation.input_of(order, None if self.path == "forward" else "resume")
 
-    def _have_a_neighbour(self, world: World) -> None:
-        """Another order holds as much of the same products, so that taking or giving back twice shows."""
-        world.submit(body_of(BASKET), customer=NEIGHBOUR, key=None)
-        world.fault = Injection("ReserveInventory", "after", ALWAYS, lambda _: ("Unheard.Of", ""))
-        world.run(world.input_of(world.orders()[0]))
-        world.fault = None
-        world.inbox.clear()
-
-
-def stuck_failure(world: World, order: Json) -> Failure:
-    """The order's stuck execution in the inbox; or, where it has ended and isn't there, one from before."""
-    stuck = [each for each in world.inbox if each.execution]
-    assert len(stuck) == (Status(order_of(world, order["customerId"])["status"]) not in TERMINAL), stuck
-    return stuck[0] if stuck else world.a_failure_of(order)
+    def _have_a_neighbour(self, simulation: Simulation) -> None:
+        """Have another order hold as much of the same products: a second reservation or release then shows."""
+        simulation.submit(body_of(BASKET), customer=NEIGHBOUR, key=None)
+        simulation.inject = Injection("ReserveInventory", "after", ALWAYS, lambda _: ("Unheard.Of", ""))
+        simulation.run(simulation.input_of(simulation.orders()[0]))
+        simulation.inject = None
+        simulation.inbox.clear()
 
 
-def order_of(world: World, customer: str) -> Json:
+def stuck_entry(simulation: Simulation, order: Json) -> InboxEntry:
+    """The inbox entry of the order's stuck execution; of an earlier execution if the order has ended."""
+    stuck = [each for each in simulation.inbox if each.execution]
+    assert len(stuck) == (not has_ended(order_of(simulation, order["customerId"]))), stuck
+    return stuck[0] if stuck else simulation.earlier_entry_of(order)
+
+
+def order_of(simulation: Simulation, customer: str) -> Json:
     """A customer's order, plain."""
-    return next(order for order in world.orders() if order["customerId"] == customer)
+    return next(order for order in simulation.orders() if order["customerId"] == customer)
 
 
 SCENARIOS = (
@@ -149,43 +150,43 @@ SCENARIOS = (
 
 # ---- Faults: what a state can meet ---------------------------------------------------------------------------
 
-Act = Callable[[World], "tuple[str, str] | None"]
+Act = Callable[[Simulation], "tuple[str, str] | None"]
 
 
 @dataclass
 class Injection:
-    """A fault put into an execution: `act` happens the first `times` times that the state comes to `when`."""
+    """An injector: `act` happens the first `times` times that the state comes to `when`."""
 
     state: str
     when: str
     times: int
     act: Act
-    world: World | None = None
+    simulation: Simulation | None = None
     count: int = 0
 
     def __call__(self, state: str, when: str) -> tuple[str, str] | None:
-        """The error that this try meets, or None."""
+        """The error that this attempt meets, or None."""
         if self.when == "around" and state == self.state:
-            assert self.world is not None
+            assert self.simulation is not None
             if when == "before" and not self.count:
                 self.count += 1
-                self.act(self.world)
+                self.act(self.simulation)
             else:
-                self.world.finish_racing()
+                self.simulation.finish_racing()
             return None
         begins = "before" if self.when == "within" else self.when
         if (state, when) != (self.state, begins) or self.count >= self.times:
             return None
         self.count += 1
-        return self.act(self.world)  # type: ignore[arg-type]
+        return self.act(self.simulation)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
-class Fault:
-    """One row: an error, and whether it comes before or after the state has done its work."""
+class MatrixRow:
+    """One row: a fault of a state, and whether the fault comes before or after the state has done its work."""
 
     state: str
-    what: str
+    fault: str
     when: str
     act: Act
     repeats: bool = True
@@ -193,7 +194,7 @@ class Fault:
     @property
     def key(self) -> tuple[str, str, str]:
         """The row's first three columns."""
-        return self.state, self.what, self.when
+        return self.state, self.fault, self.when
 
 
 EVERYWHERE = ("States.Timeout", "An.Error.NobodyHasHeardOf", "States.QueryEvaluationError")
@@ -221,22 +222,23 @@ BY_INTEGRATION = {
     ),
     "sqs:sendMessage.waitForTaskToken": ("SQS.SqsException", "SQS.SdkClientException", "States.HeartbeatTimeout"),
 }
-# Why a transaction is cancelled though the order itself is as expected. What the order is not, happens for real.
+# Why a transaction can be cancelled although the order's condition holds. A condition that fails is not injected: the
+# scenarios and what happens meanwhile make it fail.
 CANCELLATIONS = {
     "a conflict over the order": ["TransactionConflict", "None", "None"],
     "a conflict over a product": ["None", "TransactionConflict", "None"],
     "a throttled orders table": ["ProvisionedThroughputExceeded", "None", "None"],
     "a throttled catalogue": ["None", "ThrottlingError", "None"],
 }
-# The write in the midst of what a state does, and what it can meet.
+# The last write of a state's work, and the outcomes of that write.
 WITHIN = {"FulfillOrder": "dynamodb.TransactWriteItems"}
 REFUSALS = {
-    "is throttled": Verdict.REFUSED,
-    "meets another order at a product": Verdict.CONFLICT,
-    "has its answer lost": Verdict.LOST,
-    "is sent twice": Verdict.TWICE,
+    "is throttled": CallOutcome.REFUSED,
+    "meets another order at a product": CallOutcome.CONFLICT,
+    "has its answer lost": CallOutcome.LOST,
+    "is sent twice": CallOutcome.TWICE,
 }
-# What a function answers instead of acting; it can't be an answer that comes after the act.
+# Errors that a function answers with instead of doing its work; never injected after the work.
 ANSWERS = {
     "ValidateOrder": ("ValidationError",),
     "ProcessPayment": ("PaymentDeclined", "PaymentError", "PaymentProviderError"),
@@ -252,11 +254,11 @@ def _error(name: str) -> Act:
 
 
 def _answer(name: str) -> Act:
-    """An answer that a function gives; none where it would contradict what has been done already."""
+    """An error that a function answers with; none if the error would contradict the work already done."""
     given = _error(name)
 
-    def act(world: World) -> tuple[str, str] | None:
-        order = order_of(world, "ada")
+    def act(simulation: Simulation) -> tuple[str, str] | None:
+        order = order_of(simulation, "ada")
         charged = "charges" in ledger("PaymentsTable", "idempotencyKey").get(order["orderId"], {})
         shipped = "shipments" in ledger("ShipmentsTable", "orderId").get(order["orderId"], {})
         contradicts = {
@@ -265,7 +267,7 @@ def _answer(name: str) -> Act:
             "PaymentError": charged,
             "WarehouseError": shipped,
         }
-        return None if contradicts.get(name) else given(world)
+        return None if contradicts.get(name) else given(simulation)
 
     return act
 
@@ -275,73 +277,73 @@ def _cancellation(codes: list[str]) -> Act:
     return lambda _: ("DynamoDb.TransactionCanceledException", cause)
 
 
-def _outage(state: str, verdict: Verdict, calls: float) -> Act:
-    def begin(_: World) -> None:
-        services.outages[WITHIN[state]] = services.Outage(verdict, calls)
+def _outage(state: str, outcome: CallOutcome, calls: float) -> Act:
+    def begin(_: Simulation) -> None:
+        services.outages[WITHIN[state]] = services.Outage(outcome, calls)
 
     return begin
 
 
-def _stop(_: World) -> None:
+def _stop(_: Simulation) -> None:
     raise Aborted
 
 
-def _meanwhile(act: Callable[[World], object]) -> Act:
-    def run(world: World) -> None:
-        around, world.fault = world.fault, None
-        act(world)
-        world.fault = around
+def _meanwhile(act: Callable[[Simulation], object]) -> Act:
+    def run(simulation: Simulation) -> None:
+        around, simulation.inject = simulation.inject, None
+        act(simulation)
+        simulation.inject = around
 
     return run
 
 
-def _customer_cancels(world: World) -> None:
-    world.cancel(order_of(world, "ada")["orderId"], customer="ada")
+def _customer_cancels(simulation: Simulation) -> None:
+    simulation.cancel(order_of(simulation, "ada")["orderId"], customer="ada")
 
 
-def _another_order_takes_the_stock(world: World) -> None:
-    world.submit(body_of({"pear": 3}), customer="bob", key=None)
-    world.run(world.input_of(order_of(world, "bob")))
+def _another_order_takes_the_stock(simulation: Simulation) -> None:
+    simulation.submit(body_of({"pear": 3}), customer="bob", key=None)
+    simulation.run(simulation.input_of(order_of(simulation, "bob")))
 
 
-def _copy(path: str | None) -> Callable[[World], object]:
-    def run(world: World) -> None:
-        world.run(world.input_of(order_of(world, "ada"), path))
+def _duplicate(path: str | None) -> Callable[[Simulation], object]:
+    def run(simulation: Simulation) -> None:
+        simulation.run(simulation.input_of(order_of(simulation, "ada"), path))
 
     return run
 
 
-def _operator_gives_it_up(world: World) -> None:
-    """An operator discards a failure of the order that is known from before; its undoing runs at once."""
-    world.discard(world.a_failure_of(order_of(world, "ada")))
-    for delivery in [each for each in world.pending if each.to == blueprint.WORKFLOW]:
-        world.deliver(delivery)
+def _operator_gives_it_up(simulation: Simulation) -> None:
+    """An operator discards an earlier failure of the order; the workflow that undoes the order runs at once."""
+    simulation.discard(simulation.earlier_entry_of(order_of(simulation, "ada")))
+    for delivery in [each for each in simulation.pending if each.to == template.WORKFLOW]:
+        simulation.deliver(delivery)
 
 
-def _operator_marks_it(world: World) -> None:
-    """An operator discards a failure of the order; what undoes it starts later."""
-    world.discard(world.a_failure_of(order_of(world, "ada")))
+def _operator_marks_it(simulation: Simulation) -> None:
+    """An operator discards an earlier failure of the order; the workflow that undoes the order runs later."""
+    simulation.discard(simulation.earlier_entry_of(order_of(simulation, "ada")))
 
 
-def _customer_cancels_and_is_refunded(world: World) -> None:
+def _customer_cancels_and_is_refunded(simulation: Simulation) -> None:
     """The cancellation's event overtakes the charge."""
-    _customer_cancels(world)
-    world.publish()
-    for delivery in [each for each in world.pending if each.to == "RefundPaymentFunction"]:
-        world.deliver(delivery)
+    _customer_cancels(simulation)
+    simulation.publish()
+    for delivery in [each for each in simulation.pending if each.to == "RefundPaymentFunction"]:
+        simulation.deliver(delivery)
 
 
-def _customer_cancels_what_it_read(world: World) -> None:
-    """The cancellation reads the order now, and writes once the state has worked."""
-    order_id = order_of(world, "ada")["orderId"]
-    world.racing = Actor("QueryOrdersFunction", lambda: world.cancel(order_id, customer="ada"))
-    while world.racing.point not in (None, "dynamodb.TransactWriteItems"):
-        world.racing.step()
+def _customer_cancels_what_it_read(simulation: Simulation) -> None:
+    """The cancellation reads the order now, and writes after the state has done its work."""
+    order_id = order_of(simulation, "ada")["orderId"]
+    simulation.racing = Process("QueryOrdersFunction", lambda: simulation.cancel(order_id, customer="ada"))
+    while simulation.racing.point not in (None, "dynamodb.TransactWriteItems"):
+        simulation.racing.step()
 
 
-MEANWHILE: dict[str, Callable[[World], object]] = {
-    "a copy of its event starts the workflow again": _copy(None),
-    "an operator resumes it": _copy("resume"),
+MEANWHILE: dict[str, Callable[[Simulation], object]] = {
+    "a duplicate of its event starts the workflow again": _duplicate(None),
+    "an operator resumes it": _duplicate("resume"),
     "an operator discards it": _operator_gives_it_up,
     "an operator discards it, and it is undone later": _operator_marks_it,
     "its customer cancels it": _customer_cancels,
@@ -349,9 +351,9 @@ MEANWHILE: dict[str, Callable[[World], object]] = {
 }
 
 
-def faults(name: str) -> Iterator[Fault]:
-    """Every row of a Task state, from its definition. Raises `KeyError` for an integration that isn't known."""
-    state = blueprint.definition()["States"][name]
+def rows_of(name: str) -> Iterator[MatrixRow]:
+    """Every row of a Task state, from its definition. Raises `KeyError` for an unknown integration."""
+    state = template.definition()["States"][name]
     integration = state["Resource"].removeprefix("arn:aws:states:::")
     named = {
         error
@@ -369,21 +371,23 @@ def faults(name: str) -> Iterator[Fault]:
     answers = (named | set(ANSWERS.get(name, ()))) - handled_for_real
     for error in (*EVERYWHERE, *BY_INTEGRATION[integration]):
         for when in ("before", "after"):
-            yield Fault(name, error, when, _error(error))
+            yield MatrixRow(name, error, when, _error(error))
     for error in sorted(answers):
-        yield Fault(name, error, "before", _answer(error))
+        yield MatrixRow(name, error, "before", _answer(error))
     if integration.endswith("transactWriteItems"):
         for why, codes in CANCELLATIONS.items():
-            yield Fault(name, f"DynamoDb.TransactionCanceledException: {why}", "before", _cancellation(codes))
-    for what, verdict in REFUSALS.items() if name in WITHIN else ():
-        yield Fault(name, f"its last write {what}", "within", _outage(name, verdict, 1), repeats=False)
-        yield Fault(name, f"its last write always {what}", "within", _outage(name, verdict, math.inf), repeats=False)
+            yield MatrixRow(name, f"DynamoDb.TransactionCanceledException: {why}", "before", _cancellation(codes))
+    for what, outcome in REFUSALS.items() if name in WITHIN else ():
+        yield MatrixRow(name, f"its last write {what}", "within", _outage(name, outcome, 1), repeats=False)
+        yield MatrixRow(
+            name, f"its last write always {what}", "within", _outage(name, outcome, math.inf), repeats=False
+        )
     racing = "meanwhile: its customer cancels it as it was before"
-    yield Fault(name, racing, "around", _meanwhile(_customer_cancels_what_it_read), repeats=False)
+    yield MatrixRow(name, racing, "around", _meanwhile(_customer_cancels_what_it_read), repeats=False)
     for when in ("before", "after"):
-        yield Fault(name, "the execution is stopped", when, _stop, repeats=False)
+        yield MatrixRow(name, "the execution is stopped", when, _stop, repeats=False)
         for what, act in MEANWHILE.items():
-            yield Fault(name, f"meanwhile: {what}", when, _meanwhile(act), repeats=False)
+            yield MatrixRow(name, f"meanwhile: {what}", when, _meanwhile(act), repeats=False)
 
 
 # ---- Running a case ------------------------------------------------------------------------------------------
@@ -394,154 +398,156 @@ class Case:
     """One execution with one fault in it."""
 
     scenario: Scenario
-    fault: Fault
+    row: MatrixRow
     times: int
 
     def __str__(self) -> str:
         often = "once" if self.times == 1 else "always"
-        return f"{self.scenario.name} / {self.fault.state} / {self.fault.what} / {self.fault.when} / {often}"
+        return f"{self.scenario.name} / {self.row.state} / {self.row.fault} / {self.row.when} / {often}"
 
 
 @functools.cache
 def _prepared(scenario: Scenario) -> tuple[Json, Json]:
-    world, data = scenario.prepare()
-    return world.save(), data
+    simulation, data = scenario.prepare()
+    return simulation.save(), data
 
 
-def start(scenario: Scenario) -> tuple[World, Json]:
-    """The scenario's world, with the fault that belongs to the scenario itself."""
+def start(scenario: Scenario) -> tuple[Simulation, Json]:
+    """The scenario's simulation, with the scenario's own cancellation, and the input of the execution."""
     saved, data = _prepared(scenario)
-    world = World()
-    world.load(saved)
+    simulation = Simulation()
+    simulation.load(saved)
     if scenario.cancelled_at:
         act = _customer_cancels_and_is_refunded if scenario.refunded_at_once else _customer_cancels
-        world.fault = Injection(scenario.cancelled_at, "before", 1, _meanwhile(act), world)
-    return world, data
+        simulation.inject = Injection(scenario.cancelled_at, "before", 1, _meanwhile(act), simulation)
+    return simulation, data
 
 
 def visited(scenario: Scenario) -> list[str]:
-    """The Task states that a scenario goes through when nothing goes wrong."""
-    world, data = start(scenario)
-    execution = world.run(data)
+    """The Task states that a scenario goes through without any fault. Raises `CaseFailed`."""
+    simulation, data = start(scenario)
+    execution = simulation.run(data)
     try:
-        _require_end(world, execution)
-    except Wrong as wrong:
-        raise Wrong(f"{scenario.name}, without any fault: {wrong}") from None
-    if execution.status != "SUCCEEDED" or world.inbox:
-        raise Wrong(f"{scenario.name}, without any fault: {execution.status} {execution.error}, inbox {world.inbox}")
-    return [name for name in dict.fromkeys(execution.trace) if name in blueprint.task_states()]
+        _require_end(simulation, execution)
+    except CaseFailed as wrong:
+        raise CaseFailed(f"{scenario.name}, without any fault: {wrong}") from None
+    if execution.status != "SUCCEEDED" or simulation.inbox:
+        raise CaseFailed(
+            f"{scenario.name}, without any fault: {execution.status} {execution.error}, inbox {simulation.inbox}"
+        )
+    return [name for name in dict.fromkeys(execution.trace) if name in template.task_states()]
 
 
 def cases(*, short: bool = False) -> Iterator[Case]:
-    """All cases; `short`: each row in one scenario only. Raises `Wrong` for a state that no scenario reaches."""
-    missing = dict.fromkeys(blueprint.task_states())
+    """All cases; `short`: each row in one scenario only. Raises `CaseFailed` for a state that no scenario reaches."""
+    missing = dict.fromkeys(template.task_states())
     for scenario in SCENARIOS:
         for state in visited(scenario):
             first = state in missing
             missing.pop(state, None)
-            for number, fault in enumerate(faults(state)):
-                if short and not first and not fault.what.startswith(scenario.also_short or "-"):
+            for number, row in enumerate(rows_of(state)):
+                if short and not first and not row.fault.startswith(scenario.also_short or "-"):
                     continue
-                yield Case(scenario, fault, 1)
-                # Retries and catches don't tell most errors apart, so the short form exhausts them for a few.
-                if fault.repeats and not (short and number % 4):
-                    yield Case(scenario, fault, ALWAYS)
+                yield Case(scenario, row, 1)
+                # Retriers and catchers treat most errors alike, so the short form exhausts the retries of a few only.
+                if row.repeats and not (short and number % 4):
+                    yield Case(scenario, row, ALWAYS)
     if missing:
-        raise Wrong(f"no scenario reaches {', '.join(missing)}: add one to SCENARIOS")
+        raise CaseFailed(f"no scenario reaches {', '.join(missing)}: add one to SCENARIOS")
 
 
 def play(case: Case) -> str:
-    """Run a case; returns where the order ended. Raises `Wrong`."""
-    world, data = start(case.scenario)
-    of_scenario = world.fault
-    injection = Injection(case.fault.state, case.fault.when, case.times, case.fault.act, world)
+    """Run a case and return where the order ended. Raises `CaseFailed`."""
+    simulation, data = start(case.scenario)
+    of_scenario = simulation.inject
+    injection = Injection(case.row.state, case.row.when, case.times, case.row.act, simulation)
 
     def both(state: str, when: str) -> tuple[str, str] | None:
         return (of_scenario(state, when) if of_scenario else None) or injection(state, when)
 
-    world.fault = both
-    world.run(data)
-    world.fault = None
+    simulation.inject = both
+    simulation.run(data)
+    simulation.inject = None
     services.outages.clear()
-    world.finish_racing()
+    simulation.finish_racing()
     try:
-        return _judge(world)
+        return _judge(simulation)
     except AssertionError as wrong:
-        trace = " > ".join(" ".join(execution.trace) for execution in world.executions)
-        raise Wrong(f"{case}\n  {wrong}\n  states: {trace}\n  again: make prove-case CASE='{case}'") from None
+        trace = " > ".join(" ".join(execution.trace) for execution in simulation.executions)
+        raise CaseFailed(f"{case}\n  {wrong}\n  states: {trace}\n  rerun: make prove-case CASE='{case}'") from None
 
 
-def _judge(world: World) -> str:
-    wrong = world.check()
-    for execution in world.executions:
+def _judge(simulation: Simulation) -> str:
+    wrong = simulation.check()
+    for execution in simulation.executions:
         if execution.status == "FAILED" and execution.trace[-1] != "OrderStuck":
             wrong.append(f"{execution.trace[-1]} failed with {execution.error[0]}, which it should have caught")
     if wrong:
-        raise Wrong("; ".join(wrong))
-    undoing = [each for each in world.pending if each.to == blueprint.WORKFLOW]
-    if undoing and not world.inbox:  # an operator has given the order up, and what undoes it has not run yet
+        raise CaseFailed("; ".join(wrong))
+    undoing = [each for each in simulation.pending if each.to == template.WORKFLOW]
+    if undoing and not simulation.inbox:  # an operator has given the order up, and its undoing has not run yet
         for delivery in undoing:
-            world.deliver(delivery)
-    stuck = [order for order in _concerned(world) if Status(order["status"]) not in TERMINAL]
+            simulation.deliver(delivery)
+    stuck = [order for order in _concerned(simulation) if not has_ended(order)]
     if not stuck:
-        if order_of(world, "ada")["status"] == "CANCELLED":
-            world.settle()
-        _require_end(world, world.executions[-1])
-        return _ended(world)
+        if order_of(simulation, "ada")["status"] == "CANCELLED":
+            simulation.settle()
+        _require_end(simulation, simulation.executions[-1])
+        return _ended(simulation)
     for order in stuck:
-        if not any(failure.order_id == order["orderId"] for failure in world.inbox):
-            raise Wrong(f"LOST: the order is {order['status']}, nothing works on it and it is not in the inbox")
-    return f"inbox as {_ended(world)} ({', '.join(_ways_out(world))})"
+        if not any(entry.order_id == order["orderId"] for entry in simulation.inbox):
+            raise CaseFailed(f"LOST: the order is {order['status']}, nothing works on it and it is not in the inbox")
+    return f"inbox as {_ended(simulation)} ({', '.join(_ways_out(simulation))})"
 
 
-def _ways_out(world: World) -> Iterator[str]:
-    """Where the order ends from the inbox: redriven, and discarded."""
-    saved = world.save()
-    for path, act in (("resume", world.redrive), ("undo", world.discard)):
-        world.load(saved)
-        for _ in range(2):  # what is down for a while may bring it back once
-            for failure in list(world.inbox):
-                act(failure)
-            for delivery in list(world.pending):
-                world.deliver(delivery)
-        _require_end(world, world.executions[-1])
-        yield f"{path}: {_ended(world)}"
+def _ways_out(simulation: Simulation) -> Iterator[str]:
+    """Where the order ends from the inbox, when redriven and when discarded."""
+    saved = simulation.save()
+    for path, act in (("resume", simulation.redrive), ("undo", simulation.discard)):
+        simulation.load(saved)
+        for _ in range(2):  # a provider that is down for a while may bring the order back once
+            for entry in list(simulation.inbox):
+                act(entry)
+            for delivery in list(simulation.pending):
+                simulation.deliver(delivery)
+        _require_end(simulation, simulation.executions[-1])
+        yield f"{path}: {_ended(simulation)}"
 
 
-def _require_end(world: World, execution: Execution) -> None:
-    wrong = world.check()
-    for order in _concerned(world):
-        if Status(order["status"]) not in TERMINAL:
+def _require_end(simulation: Simulation, execution: SimulatedExecution) -> None:
+    wrong = simulation.check()
+    for order in _concerned(simulation):
+        if not has_ended(order):
             wrong.append(f"LOST: the order stays {order['status']}; the execution is {execution.status}")
-        wrong += wrong_with_end(order)
+        wrong += check_end(order)
     if wrong:
-        raise Wrong("; ".join(wrong))
+        raise CaseFailed("; ".join(wrong))
 
 
-def _concerned(world: World) -> list[Json]:
-    return [order for order in world.orders() if order["customerId"] != NEIGHBOUR]
+def _concerned(simulation: Simulation) -> list[Json]:
+    return [order for order in simulation.orders() if order["customerId"] != NEIGHBOUR]
 
 
-def _ended(world: World) -> str:
-    return str(order_of(world, "ada")["status"])
+def _ended(simulation: Simulation) -> str:
+    return str(order_of(simulation, "ada")["status"])
 
 
 # ---- The table in the documentation --------------------------------------------------------------------------
 
-Row = tuple[str, str, str]
-Results = dict[Row, dict[bool, list[str]]]
+RowKey = tuple[str, str, str]
+Results = dict[RowKey, dict[bool, list[str]]]
 
 
 def collect(results: Results, case: Case, outcome: str) -> None:
     """Add a case's outcome to its row."""
-    outcomes = results.setdefault(case.fault.key, {}).setdefault(case.times == 1, [])
+    outcomes = results.setdefault(case.row.key, {}).setdefault(case.times == 1, [])
     if outcome not in outcomes:
         outcomes.append(outcome)
 
 
-def rows() -> list[Row]:
+def rows() -> list[RowKey]:
     """The key of every row that the definition calls for."""
-    return [fault.key for state in blueprint.task_states() for fault in faults(state)]
+    return [row.key for state in template.task_states() for row in rows_of(state)]
 
 
 def document(results: Results, number: int) -> str:
@@ -550,12 +556,12 @@ def document(results: Results, number: int) -> str:
         "# Fault matrix",
         "",
         "Written by `make prove`; don't edit. Each row is a Task state of `statemachine/order.asl.yaml` with an",
-        "error that it can meet, before or after the state has done its work. The order must end FULFILLED, FAILED",
-        "or CANCELLED with everything undone, or in the failure inbox, from where it is resumed and undone.",
-        "Where a cell names several outcomes, they belong to different scenarios: an order that goes through, one",
-        "that is refused, resumed or undone when PLACED, RESERVED, PAID, shipped, FULFILLED or refunded.",
+        "error that the state can meet, before or after the state has done its work. The order must end FULFILLED;",
+        "FAILED or CANCELLED with everything undone; or in the failure inbox, from where it is resumed and undone.",
+        "Several outcomes in a cell belong to different scenarios: an order that goes through, that is refused, or",
+        "that is resumed or undone when PLACED, RESERVED, PAID, shipped, FULFILLED or refunded.",
         "",
-        f"{number} executions, none of which ended anywhere else. How it works: [proof.md](proof.md).",
+        f"{number} cases, none of which ended anywhere else. How it works: [proof.md](proof.md).",
         "",
     ]
     state = ""
@@ -576,8 +582,8 @@ def _cell(outcomes: list[str]) -> str:
 
 
 def differences(results: Results) -> list[str]:
-    """What docs/fault-matrix.md doesn't say though it was found, or says though no row calls for it."""
-    written: dict[Row, tuple[str, str]] = {}
+    """Outcomes and rows that docs/fault-matrix.md lacks, and rows that the definition does not have."""
+    written: dict[RowKey, tuple[str, str]] = {}
     state = ""
     for line in DOCUMENT.read_text().splitlines() if DOCUMENT.exists() else []:
         if line.startswith("## "):

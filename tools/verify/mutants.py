@@ -1,6 +1,6 @@
-"""Deliberate defects: what the proof is worth shows in what it finds.
+"""Deliberate defects that the proof must find.
 
-Each mutant changes one place in a copy of the checkout. The fault matrix or the stories must turn red there.
+Each mutant changes one place in a copy of the checkout. The fault matrix or the stories must fail there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DOCUMENT = ROOT / "docs" / "mutants.md"
 COPIED = ("src", "statemachine", "tools", "template.yaml", "docs")
 SOURCES = ("src", "tools", "tools/localcloud/src")
 MATRIX = ("matrix", "--short")
-# So many because some defects take several coincidences; it ends at the first story that goes wrong.
+# Some defects take several coincidences, so there are many stories; the first story that fails ends the run.
 STORIES = ("stories", "--examples", "2000", "--no-shrink")
 TIMEOUT_S = 900
 ASL = "statemachine/order.asl.yaml"
@@ -40,12 +40,12 @@ class Mutant:
     first: tuple[str, ...] = MATRIX
 
     def changed(self, tree: Path) -> str:
-        """The file's text with the defect. Raises `LookupError` where there is nothing to change any more."""
+        """The file's text with the defect. Raises `LookupError` if `old` or `after` is not in the file."""
         text = (tree / self.file).read_text()
         start = text.find(self.after)
         at = text.find(self.old, start)
         if start < 0 or at < 0:
-            raise LookupError(f"the mutant {self.name!r} finds nothing to change in {self.file}: bring it up to date")
+            raise LookupError(f"the mutant {self.name!r} finds nothing to change in {self.file}: update the mutant")
         return text[:at] + self.new + text[at + len(self.old) :]
 
 
@@ -205,14 +205,14 @@ MUTANTS = (
     ),
     # ---- Consumers that aren't idempotent
     Mutant(
-        "each copy of an event mails",
+        "each duplicate of an event mails",
         f"{FUNCTIONS}/notify_customer.py",
         'event_key_jmespath="eventId"',
         'event_key_jmespath="missing"',
         first=STORIES,
     ),
     Mutant(
-        "each copy of an event writes another receipt",
+        "each duplicate of an event writes another receipt",
         f"{FUNCTIONS}/issue_receipt.py",
         "{order.order_id}.json",
         "{order.order_id}-{os.urandom(4).hex()}.json",
@@ -363,8 +363,8 @@ MUTANTS = (
 
 
 @dataclass(frozen=True)
-class Result:
-    """What became of a mutant: `by` is the check that found it, empty if none did."""
+class MutantResult:
+    """The check that found a mutant, "" for none, and the sentence that the check printed."""
 
     mutant: Mutant
     by: str
@@ -372,11 +372,11 @@ class Result:
 
 
 def outdated() -> list[str]:
-    """The mutants that can't be applied any more, and those that docs/mutants.md lacks or has too many."""
+    """One sentence for each mutant that can't be applied, and for each difference from docs/mutants.md."""
     rows = [line for line in DOCUMENT.read_text().splitlines() if line.startswith("| ")][1:]
     written = {row.split(" | ")[0].removeprefix("| ") for row in rows}
     named = {mutant.name for mutant in MUTANTS}
-    found = [f"docs/mutants.md is not of today: {name}" for name in sorted(written ^ named)]
+    found = [f"docs/mutants.md is out of date: {name}" for name in sorted(written ^ named)]
     for mutant in MUTANTS:
         try:
             mutant.changed(ROOT)
@@ -386,13 +386,13 @@ def outdated() -> list[str]:
 
 
 def run(console: Console, *, only: str = "", write: bool = False, jobs: int = 2) -> list[str]:
-    """Try the mutants whose name contains one of the parts of `only`; returns the names of those that survive."""
+    """Run the mutants whose names contain one of the texts in `only` (separated by commas); return the survivors."""
     chosen = [mutant for mutant in MUTANTS if any(part in mutant.name for part in only.split(","))]
     results = []
     with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(jobs) as pool:
         failed, said = _check(_copy(Path(directory), "clean"), MATRIX)
         if failed:
-            raise SystemExit(f"the proof is red without any mutant: {said}")
+            raise SystemExit(f"the proof fails without any mutant: {said}")
         for result in pool.map(lambda pair: _try(Path(directory), *pair), enumerate(chosen)):
             results.append(result)
             colour, word = ("green", f"found by the {result.by}") if result.by else ("red", "SURVIVED")
@@ -416,24 +416,24 @@ def _copy(directory: Path, name: str) -> Path:
     return tree
 
 
-def _try(directory: Path, number: int, mutant: Mutant) -> Result:
+def _try(directory: Path, number: int, mutant: Mutant) -> MutantResult:
     tree = _copy(directory, str(number))
     try:
         try:
             (tree / mutant.file).write_text(mutant.changed(tree))
         except LookupError as outdated:
-            return Result(mutant, "", str(outdated))
+            return MutantResult(mutant, "", str(outdated))
         for check in (mutant.first, STORIES if mutant.first == MATRIX else MATRIX):
             failed, said = _check(tree, check)
             if failed:
-                return Result(mutant, {"matrix": "fault matrix", "stories": "stories"}[check[0]], said)
-        return Result(mutant, "", "")
+                return MutantResult(mutant, {"matrix": "fault matrix", "stories": "stories"}[check[0]], said)
+        return MutantResult(mutant, "", "")
     finally:
         shutil.rmtree(tree, ignore_errors=True)
 
 
 def _check(tree: Path, check: tuple[str, ...]) -> tuple[bool, str]:
-    """Run one check in a tree: whether it is red, and the sentence that says why."""
+    """Run one check in a tree; return whether it failed, and the sentence that says why."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(str(tree / each) for each in SOURCES),
@@ -450,7 +450,7 @@ def _check(tree: Path, check: tuple[str, ...]) -> tuple[bool, str]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return True, f"no end after {TIMEOUT_S} s"
+        return True, f"the check took longer than {TIMEOUT_S} s"
     lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     said = next((line for line in lines if any(word in line for word in SENTENCES)), lines[-1] if lines else "")
     return done.returncode != 0, said
@@ -459,26 +459,26 @@ def _check(tree: Path, check: tuple[str, ...]) -> tuple[bool, str]:
 SENTENCES = ("LOST", "DOUBLED", " is FAILED", " is FULFILLED", " is CANCELLED", "reserved", "stock", "became", "sold")
 
 
-def _document(results: list[Result]) -> str:
+def _document(results: list[MutantResult]) -> str:
     lines = [
         "# Mutants",
         "",
-        "Written by `make prove-mutants`; don't edit. Each line is a deliberate defect, applied alone to a copy of",
-        "the checkout, and what the proof says about it. How the proof works: [proof.md](proof.md).",
+        "Written by `make prove-mutants`; don't edit. Each row is a deliberate defect, applied alone to a copy of",
+        "the checkout, and the sentence that the proof prints. How the proof works: [proof.md](proof.md).",
         "",
         "| defect | in | found by | which says |",
         "|---|---|---|---|",
     ]
     found = {each.mutant.name: _row(each) for each in results}
     for mutant in MUTANTS:
-        row = found.get(mutant.name) or _written(mutant)  # those that were not tried keep what was written of them
+        row = found.get(mutant.name) or _written(mutant)  # a mutant that did not run keeps its row
         lines += [row] if row else []
     survived = sum("**nothing**" in line for line in lines)
     lines += ["", f"{len(lines) - 7} defects, {survived} of them not found."]
     return "\n".join(lines) + "\n"
 
 
-def _row(result: Result) -> str:
+def _row(result: MutantResult) -> str:
     by = result.by or "**nothing**"
     return f"| {result.mutant.name} | {result.mutant.file} | {by} | {_cell(result.said)} |"
 

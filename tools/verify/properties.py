@@ -1,9 +1,9 @@
-"""Properties: whatever happens, in whatever order, the promise holds.
+"""Properties: the invariants hold whatever happens, in whatever order.
 
-A story is a sequence of submissions, retries, cancellations, deliveries, copies, crashes, lost answers, conflicts,
-time-outs and redrives. Whatever is at work stops before each of its calls to a service, and the story says which
-one goes on and what becomes of its call. After each step `World.check` must find nothing wrong; at the end
-everything works again, the inbox is redriven, and `World.check_end` must find every order ended as it should.
+A story is a random sequence of submissions, retries, cancellations, deliveries, duplicates, crashes, lost answers,
+conflicts, time-outs and redrives. Each process stops before each of its calls to a service; the story chooses which
+process goes on and what becomes of its call. After each step `Simulation.check` must find nothing wrong. At the end
+every fault is over, the inbox is redriven, and `Simulation.check_end` must find nothing wrong.
 """
 
 from __future__ import annotations
@@ -15,18 +15,16 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from verify import services
-from verify import template as blueprint
-from verify.scheduler import Actor, Verdict
+from verify import services, template
+from verify.scheduler import CallOutcome, Process
 from verify.services import Json
-from verify.simulation import NOT_REENTRANT, Delivery, World, body_of, consumer_of, is_queue
-from verify.workflow import Execution
+from verify.simulation import NOT_REENTRANT, Delivery, Simulation, body_of, consumer_of, is_queue
 
-MOST_ACTORS = 4
+MOST_PROCESSES = 4
 MOST_ORDERS = 4
 
 index = st.integers(0, 5)
-verdicts = st.sampled_from([Verdict.GO, Verdict.GO, *Verdict])
+outcomes = st.sampled_from([CallOutcome.GO, CallOutcome.GO, *CallOutcome])
 bodies = st.builds(
     body_of,
     st.dictionaries(st.sampled_from(["apple", "pear"]), st.integers(1, 3), min_size=1),
@@ -44,13 +42,13 @@ bodies = st.builds(
 )
 
 
-class Story(RuleBasedStateMachine):
-    """One world, told step by step."""
+class RandomStory(RuleBasedStateMachine):
+    """One simulation as a state machine: its rules are the steps of a story."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World()
-        self.actors: list[Actor] = []
+        self.simulation = Simulation()
+        self.processes: list[Process] = []
         self.requests: list[tuple[Json, str, str | None]] = []
 
     # ---- Customers
@@ -60,215 +58,214 @@ class Story(RuleBasedStateMachine):
     def submit(self, body: Json, customer: str, key: str | None) -> None:
         """A customer sends an order, with an Idempotency-Key or without."""
         self.requests.append((body, customer, key))
-        self._spawn("AcceptOrderFunction", lambda: self.world.submit(body, customer=customer, key=key))
+        self._spawn("AcceptOrderFunction", lambda: self.simulation.submit(body, customer=customer, key=key))
 
     @precondition(lambda self: any(key for _, _, key in self.requests) and self._room())
     @rule(which=index)
-    def submit_again(self, which: int) -> None:
-        """A client that saw no answer sends the same request again."""
+    def retry(self, which: int) -> None:
+        """A client that saw no answer retries the request."""
         keyed = [request for request in self.requests if request[2]]
         body, customer, key = keyed[which % len(keyed)]
-        self._spawn("AcceptOrderFunction", lambda: self.world.submit(body, customer=customer, key=key))
+        self._spawn("AcceptOrderFunction", lambda: self.simulation.submit(body, customer=customer, key=key))
 
-    @precondition(lambda self: self.world.accepted and self._idle("QueryOrdersFunction"))
+    @precondition(lambda self: self.simulation.accepted and self._idle("QueryOrdersFunction"))
     @rule(which=index)
     def cancel(self, which: int) -> None:
         """A customer cancels an order."""
-        order = self.world.accepted[which % len(self.world.accepted)]
-        self._spawn("QueryOrdersFunction", lambda: self.world.cancel(order.order_id, customer=order.customer))
+        order = self.simulation.accepted[which % len(self.simulation.accepted)]
+        self._spawn("QueryOrdersFunction", lambda: self.simulation.cancel(order.order_id, customer=order.customer))
 
     # ---- Deliveries
 
     @precondition(lambda self: self._idle("PublishEventsFunction") and self._unpublished())
     @rule(batch=st.integers(1, 5))
     def publish(self, batch: int) -> None:
-        """The stream hands its next records to the outbox's relay."""
-        self._spawn("PublishEventsFunction", lambda: self.world.publish(batch))
+        """The stream delivers its next records to publish_events."""
+        self._spawn("PublishEventsFunction", lambda: self.simulation.publish(batch))
 
-    @precondition(lambda self: self._idle("PublishEventsFunction") and self.world.stream_position)
+    @precondition(lambda self: self._idle("PublishEventsFunction") and self.simulation.stream_position)
     @rule(start=index)
-    def publish_again(self, start: int) -> None:
-        """The stream repeats records that were published before."""
-        start %= self.world.stream_position
-        self._spawn("PublishEventsFunction", lambda: self.world.publish(5, start))
+    def publish_duplicates(self, start: int) -> None:
+        """The stream delivers records that were published before."""
+        start %= self.simulation.stream_position
+        self._spawn("PublishEventsFunction", lambda: self.simulation.publish(5, start))
 
     @precondition(lambda self: self._deliverable() and self._room())
     @rule(which=index)
     def deliver(self, which: int) -> None:
-        """Any of the messages on their way arrives; so they arrive in any order."""
+        """One of the messages in flight arrives, so that messages arrive in any order."""
         self._deliver(which)
 
     @precondition(lambda self: self._deliverable() and self._room())
     @rule(which=index)
-    def deliver_a_copy(self, which: int) -> None:
-        """A message arrives, and is still on its way a second time."""
+    def deliver_a_duplicate(self, which: int) -> None:
+        """A message arrives, and a duplicate stays in flight."""
         found = self._deliverable()
         original = found[which % len(found)]
-        if original.copies < 2:
-            original.copies += 1
-            self.world.pending.append(Delivery(original.to, original.payload, copies=2))
+        if original.duplicates < 2:
+            original.duplicates += 1
+            self.simulation.pending.append(Delivery(original.to, original.payload, duplicates=2))
         self._deliver(which)
 
     def _deliver(self, which: int) -> None:
         found = self._deliverable()
         first = found[which % len(found)]
-        if first.to == blueprint.WORKFLOW:
-            self.world.pending.remove(first)
+        if first.to == template.WORKFLOW:
+            self.simulation.pending.remove(first)
             self._start(json.loads(first.payload))
         elif is_queue(first.to):
             batch = [first, *(each for each in found if each.to == first.to and each is not first)][:3]
             for each in batch:
-                self.world.pending.remove(each)
+                self.simulation.pending.remove(each)
             self._spawn(
                 consumer_of(first.to),
-                lambda: self.world.consume(batch),
-                lambda actor: self._batch_ended(batch, actor),
+                lambda: self.simulation.consume(batch),
+                lambda process: self._batch_ended(batch, process),
             )
         else:
-            self.world.pending.remove(first)
+            self.simulation.pending.remove(first)
             self._spawn(
-                first.to, lambda: self.world.attempt(first), lambda actor: self._settle(first, actor.error is None)
+                first.to,
+                lambda: self.simulation.attempt(first),
+                lambda process: self._settle(first, process.error is None),
             )
 
     def _start(self, data: Json) -> None:
-        execution = self.world.execution(data)
-        self._spawn("execution", execution.run, lambda _: self.world.ended(execution))
+        execution = self.simulation.execution(data)
+        self._spawn("execution", execution.run)
 
-    def _batch_ended(self, batch: list[Delivery], actor: Actor) -> None:
-        failed = range(len(batch)) if actor.error else actor.result
+    def _batch_ended(self, batch: list[Delivery], process: Process) -> None:
+        failed = range(len(batch)) if process.error else process.result
         for number, delivery in enumerate(batch):
             self._settle(delivery, number not in failed)
 
-    def _settle(self, delivery: Delivery, well: bool) -> None:
-        self.world.pending.append(delivery)
-        self.world.settle_delivery(delivery, well, "it failed")
+    def _settle(self, delivery: Delivery, succeeded: bool) -> None:
+        self.simulation.pending.append(delivery)
+        self.simulation.settle_delivery(delivery, succeeded, "it failed")
 
-    # ---- What is at work
+    # ---- Processes
 
-    @precondition(lambda self: self.actors)
-    @rule(which=index, verdict=verdicts)
-    def step(self, which: int, verdict: Verdict) -> None:
-        """Whatever is at work makes its next call, and this becomes of it."""
-        actor = self.actors[which % len(self.actors)]
-        if actor.name == "NotifyCustomerFunction" and verdict is not Verdict.GO:
-            # A mail can't be taken back, and that it was sent is noted after: the one thing that may come twice.
-            self.world.excused_mails += 1
-        actor.step(verdict)
+    @precondition(lambda self: self.processes)
+    @rule(which=index, outcome=outcomes)
+    def step(self, which: int, outcome: CallOutcome) -> None:
+        """A process makes its next call, with this outcome."""
+        process = self.processes[which % len(self.processes)]
+        if process.name == "NotifyCustomerFunction" and outcome is not CallOutcome.GO:
+            # A mail can't be taken back, and is noted after it was sent: a crash between the two makes a duplicate.
+            self.simulation.excused_mails += 1
+        process.step(outcome)
         self._forget_ended()
 
-    @precondition(lambda self: self.actors)
+    @precondition(lambda self: self.processes)
     @rule(which=index)
     def go_on(self, which: int) -> None:
-        """Whatever is at work goes on to its end, or to where it waits for somebody else."""
-        actor = self.actors[which % len(self.actors)]
-        while not actor.done and not (actor.point or "").endswith("waiting"):
-            actor.step()
-        actor.step()
+        """A process goes on to its end, or to where it waits for another process."""
+        process = self.processes[which % len(self.processes)]
+        while not process.done and not (process.point or "").endswith("waiting"):
+            process.step()
+        process.step()
         self._forget_ended()
 
-    @precondition(lambda self: self.world.inbox)
+    @precondition(lambda self: self.simulation.inbox)
     @rule(which=index)
     def redrive(self, which: int) -> None:
-        """An operator sends something in the inbox on its way again."""
-        inbox = self.world.inbox
-        self.world.redrive(inbox[which % len(inbox)])
+        """An operator redrives an entry of the inbox."""
+        inbox = self.simulation.inbox
+        self.simulation.redrive(inbox[which % len(inbox)])
 
-    @precondition(lambda self: self.world.inbox and self._room())
+    @precondition(lambda self: self.simulation.inbox and self._room())
     @rule(which=index)
     def discard(self, which: int) -> None:
-        """An operator gives something in the inbox up, whatever it is and wherever its order has come to."""
-        inbox = self.world.inbox
-        failure = inbox[which % len(inbox)]
-        self._spawn("operator", lambda: self.world.discard(failure))
+        """An operator discards an entry of the inbox, whatever the status of its order."""
+        inbox = self.simulation.inbox
+        entry = inbox[which % len(inbox)]
+        self._spawn("operator", lambda: self.simulation.discard(entry))
 
     @precondition(lambda self: self._deliverable())
     @rule(which=index)
     def cannot_be_delivered(self, which: int) -> None:
-        """A rule gives its target up: a permission is missing, or the target is gone."""
+        """A rule gives a delivery up: a permission is missing, or the target is gone."""
         found = self._deliverable()
-        self.world.cannot_be_delivered(found[which % len(found)])
+        self.simulation.cannot_be_delivered(found[which % len(found)])
 
     @precondition(lambda self: self._unpublished() and self._idle("PublishEventsFunction"))
     @rule()
     def cannot_be_read(self) -> None:
-        """A record of the stream can't be read until somebody mends the code or the item."""
-        self.world.cannot_be_read(self.world.stream_position)
+        """A record of the stream can't be read until somebody repairs the code or the item."""
+        self.simulation.cannot_be_read(self.simulation.stream_position)
 
     @rule(
         service=st.sampled_from(["dynamodb", "events", "sqs", "s3", "stepfunctions"]),
-        how=st.sampled_from([Verdict.REFUSED, Verdict.PARTIAL, Verdict.LOST]),
+        how=st.sampled_from([CallOutcome.REFUSED, CallOutcome.PARTIAL, CallOutcome.LOST]),
     )
-    def outage(self, service: str, how: Verdict) -> None:
-        """A service works badly until it is mended."""
+    def outage(self, service: str, how: CallOutcome) -> None:
+        """A service has an outage until the story ends the outage."""
         services.outages[service] = services.Outage(how)
 
     @precondition(lambda self: bool(services.outages))
     @rule()
-    def mend(self) -> None:
+    def end_outages(self) -> None:
         """Every service works again."""
         services.outages.clear()
 
-    # ---- What must hold
+    # ---- Invariants
 
     @invariant()
     def nothing_is_wrong(self) -> None:
-        """At any moment."""
-        wrong = self.world.check()
+        """Nothing is wrong at any moment."""
+        wrong = self.simulation.check()
         assert not wrong, "\n".join(wrong)
 
     def teardown(self) -> None:
-        """Once everything works again and the inbox is redriven."""
+        """Nothing is wrong once every fault is over and the inbox is redriven."""
         try:
             services.outages.clear()
             for _ in range(1_000):
-                if not self.actors:
+                if not self.processes:
                     break
-                for actor in list(self.actors):
-                    # What waits for the warehouse gets its answer if one is on its way, else it times out.
-                    actor.step(Verdict.TIMEOUT if (actor.point or "").endswith("waiting") else Verdict.GO)
+                for process in list(self.processes):
+                    # An execution that waits for the warehouse gets the answer that is in flight, or times out.
+                    process.step(CallOutcome.TIMEOUT if (process.point or "").endswith("waiting") else CallOutcome.GO)
                 self._forget_ended()
             for _ in range(2):
-                self.world.settle()
-                wrong = self.world.check_end()
+                self.simulation.settle()
+                wrong = self.simulation.check_end()
                 assert not wrong, "\n".join(wrong)
-                self.world.stream_position = 0  # once more, now with all events repeated
+                self.simulation.stream_position = 0  # the second round publishes every event again
         finally:
-            for actor in self.actors:
-                actor.abandon()
+            for process in self.processes:
+                process.abandon()
 
     # ---- Small helpers
 
-    def _spawn(self, name: str, work: Callable[[], Any], at_end: Callable[[Actor], None] | None = None) -> None:
-        self.actors.append(Actor(name, work, at_end))
+    def _spawn(self, name: str, work: Callable[[], Any], at_end: Callable[[Process], None] | None = None) -> None:
+        self.processes.append(Process(name, work, at_end))
 
     def _room(self) -> bool:
-        return len(self.actors) < MOST_ACTORS
+        return len(self.processes) < MOST_PROCESSES
 
     def _idle(self, function: str) -> bool:
-        return self._room() and all(actor.name != function for actor in self.actors)
+        return self._room() and all(process.name != function for process in self.processes)
 
     def _unpublished(self) -> int:
-        return len(services.stream("OrdersTable")) - self.world.stream_position
+        return len(services.stream("OrdersTable")) - self.simulation.stream_position
 
     def _deliverable(self) -> list[Delivery]:
-        busy = {actor.name for actor in self.actors}
+        busy = {process.name for process in self.processes}
         return [
             delivery
-            for delivery in self.world.pending
+            for delivery in self.simulation.pending
             if (consumer_of(delivery.to) if is_queue(delivery.to) else delivery.to) not in busy & NOT_REENTRANT
         ]
 
     def _forget_ended(self) -> None:
-        for actor in self.actors:
-            if actor.done and actor.error is not None:
-                _expected(actor)
-        self.actors = [actor for actor in self.actors if not actor.done]
+        for process in self.processes:
+            if process.done and process.error is not None:
+                _expected(process)
+        self.processes = [process for process in self.processes if not process.done]
 
 
-def _expected(actor: Actor) -> None:
-    """Errors are the functions' business, except those of the proof itself."""
-    if isinstance(actor.error, NotImplementedError | AssertionError | TypeError | NameError):
-        raise actor.error
-
-
-__all__ = ["Execution", "Story"]
+def _expected(process: Process) -> None:
+    """Raise an error of the proof itself; other errors are the functions' business."""
+    if isinstance(process.error, NotImplementedError | AssertionError | TypeError | NameError):
+        raise process.error

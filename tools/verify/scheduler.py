@@ -1,8 +1,8 @@
-"""Things that happen at the same time, made to happen in an order that a test chooses.
+"""A deterministic scheduler: concurrent work in an order that a test chooses.
 
-An actor is a piece of the system at work: an invocation of a function, or an execution of the workflow. It runs
-in a thread of its own, but only while it is stepped, and stops before each call that it makes to a service. So
-any interleaving can be played, a crash can be put between any two calls, and the same choices give the same run.
+A process is an invocation of a function or an execution of the workflow. It runs in a thread of its own, but only
+while the test steps it, and stops before each call to a service. So a test can play any interleaving and put a crash
+between any two calls, and the same choices give the same run.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from enum import StrEnum
 from typing import Any
 
 
-class Verdict(StrEnum):
-    """What becomes of the call that an actor is about to make."""
+class CallOutcome(StrEnum):
+    """What becomes of the call that a process is about to make."""
 
     GO = "go"
     CRASH = "crash"  # the process dies before the call
     REFUSED = "refused"  # the service throttles: the call is not carried out
     LOST = "lost"  # the call is carried out, but its answer is an error
-    TWICE = "twice"  # the answer was lost, and the SDK has sent the same request once more
+    TWICE = "twice"  # the answer was lost, and the SDK has retried the same request
     PARTIAL = "partial"  # a batch call fails for some entries, without raising
-    CONFLICT = "conflict"  # a transaction is cancelled because another one touches the same items
-    TIMEOUT = "timeout"  # a state doesn't wait any longer for what it has started, which goes on
+    CONFLICT = "conflict"  # a transaction is cancelled because another transaction touches the same items
+    TIMEOUT = "timeout"  # the state times out, while the call that it has started goes on
     ABORT = "abort"  # somebody stops the execution
 
 
 class Crash(BaseException):
-    """The process of a function dies. Not an Exception, because no code of ours gets to handle it."""
+    """The process of a function dies. Not an Exception, because no code of the function handles it."""
 
 
 class Aborted(BaseException):
-    """An execution is stopped from outside."""
+    """Somebody stops the execution."""
 
 
 class _Abandoned(BaseException):
@@ -42,18 +42,18 @@ class _Abandoned(BaseException):
 _current = threading.local()
 
 
-class Actor:
-    """Something at work; `point` names what it is about to do, None once it has ended."""
+class Process:
+    """Concurrent work; `point` names the call that it is about to make, None once it has ended."""
 
-    def __init__(self, name: str, work: Callable[[], Any], at_end: Callable[[Actor], None] | None = None) -> None:
+    def __init__(self, name: str, work: Callable[[], Any], at_end: Callable[[Process], None] | None = None) -> None:
         self.name = name
         self.point: str | None = "start"
         self.result: Any = None
         self.error: BaseException | None = None
-        self.children: list[Actor] = []
+        self.children: list[Process] = []
         self._work = work
         self._at_end = at_end
-        self._verdict: Verdict | None = Verdict.GO
+        self._outcome: CallOutcome | None = CallOutcome.GO
         self._go = threading.Semaphore(0)
         self._stopped = threading.Semaphore(0)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -61,14 +61,14 @@ class Actor:
 
     @property
     def done(self) -> bool:
-        """Whether it has ended, well or not."""
+        """Whether the process has ended, with a result or an error."""
         return self.point is None
 
-    def step(self, verdict: Verdict = Verdict.GO) -> None:
-        """Let it make its next call, with this outcome, and run on to the one after."""
+    def step(self, outcome: CallOutcome = CallOutcome.GO) -> None:
+        """Let the process make its next call, with this outcome, and run up to the call after it."""
         if self.done:
             return
-        self._hand_over(verdict)
+        self._hand_over(outcome)
         if self.done and self._at_end:
             self._at_end(self)
 
@@ -78,41 +78,46 @@ class Actor:
             self.step()
 
     def abandon(self) -> None:
-        """End the thread; what it was about to do never happens."""
+        """End the thread; the call that it was about to make never happens."""
         if not self.done:
             self._hand_over(None)
             self._thread.join()
 
-    def pause(self, point: str) -> Verdict:
-        """Called from inside: wait until the test says what becomes of the next call."""
+    def pause(self, point: str) -> CallOutcome:
+        """Wait, inside the process, until the test says what becomes of the next call."""
         self.point = point
         self._stopped.release()
         self._go.acquire()
-        if self._verdict is None:
+        if self._outcome is None:
             raise _Abandoned
-        return self._verdict
+        return self._outcome
 
-    def _hand_over(self, verdict: Verdict | None) -> None:
-        self._verdict = verdict
+    def _hand_over(self, outcome: CallOutcome | None) -> None:
+        self._outcome = outcome
         self._go.release()
         self._stopped.acquire()
 
     def _run(self) -> None:
         self._go.acquire()
-        _current.actor = self
+        _current.process = self
         try:
-            if self._verdict is not None:
+            if self._outcome is not None:
                 self.result = self._work()
         except _Abandoned:
             pass
-        except BaseException as error:  # the test decides what an error means
+        except BaseException as error:  # the test judges the error
             self.error = error
         finally:
             self.point = None
             self._stopped.release()
 
 
-def pause(point: str) -> Verdict:
-    """Stop the actor that is running before what it is about to do; GO where no actor runs."""
-    actor: Actor | None = getattr(_current, "actor", None)
-    return actor.pause(point) if actor else Verdict.GO
+def pause(point: str) -> CallOutcome:
+    """Stop the running process before the call that `point` names; GO outside of a process."""
+    process: Process | None = getattr(_current, "process", None)
+    return process.pause(point) if process else CallOutcome.GO
+
+
+def stepped() -> bool:
+    """Whether the caller runs in a process, which a test steps."""
+    return getattr(_current, "process", None) is not None

@@ -1,9 +1,9 @@
-"""The AWS services of the proof, in this process: real clients, answered without a network.
+"""The AWS services of the proof: real clients, answered in this process without a network.
 
-It takes the whole process over, its environment too, so the proof runs in a process of its own.
+The module changes the process's environment and botocore, so the proof runs in a process of its own.
 
-Tables are MiniStack's, so conditions, transactions and streams behave as in the local cloud. Bus, queues, task
-tokens and buckets only take down what is sent; `world` says what becomes of it.
+Tables are MiniStack's: conditions, transactions and streams behave as in the local cloud. Calls to bus, queues, task
+tokens and buckets go to `receivers`, which the simulation provides.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ import botocore.handlers
 from botocore.exceptions import ReadTimeoutError
 
 from localcloud.patching import internal, replace
-from verify import template as blueprint
-from verify.scheduler import Crash, Verdict, pause
+from verify import template
+from verify.scheduler import CallOutcome, Crash, pause
 
-# MiniStack pins another botocore and lives in an environment of its own. Only its interpreter of tables and
-# workflows is used here, which makes no calls; what both environments have is taken from this one.
-_ENVIRONMENT = next((blueprint.ROOT / ".local" / "venv-cloud" / "lib").glob("python3*/site-packages"), None)
+# MiniStack pins another botocore and is installed in an environment of its own. The proof uses MiniStack's tables and
+# workflow interpreter only, which make no calls. A package that both environments have comes from this one.
+_ENVIRONMENT = next((template.ROOT / ".local" / "venv-cloud" / "lib").glob("python3*/site-packages"), None)
 if _ENVIRONMENT is None:
     raise ImportError("the local cloud's environment is not installed: run scripts/install")
 sys.path.append(str(_ENVIRONMENT))
@@ -40,7 +40,7 @@ Json = dict[str, Any]
 
 
 def copied(value: Any) -> Any:
-    """A copy of plain data; `copy.deepcopy` looks for cycles, which takes most of a run's time."""
+    """A deep copy of plain data. `copy.deepcopy` also looks for cycles, which would take most of a run's time."""
     if type(value) is dict:
         return {name: copied(each) for name, each in value.items()}
     if type(value) is list:
@@ -69,7 +69,7 @@ _TOKENS: dict[str, Json] = internal(dynamodb, "_txn_idempotency")
 
 
 class ServiceError(Exception):
-    """An error answer: its code, its sentence and what else it carries."""
+    """An error answer of a service: `code`, `message` and the other members of the answer, `more`."""
 
     def __init__(self, code: str, message: str, more: Json | None = None) -> None:
         super().__init__(f"{code}: {message}")
@@ -79,14 +79,14 @@ class ServiceError(Exception):
 
 
 def conflict(items: int) -> ServiceError:
-    """What TransactWriteItems answers when another request touches the second of its items."""
+    """The answer of TransactWriteItems when another request touches the last of its items."""
     codes = ["None"] * items
     codes[-1] = "TransactionConflict"
     return cancelled(codes)
 
 
 def cancelled(codes: list[str]) -> ServiceError:
-    """A cancelled transaction with these reasons, one for each of its items."""
+    """The answer of a cancelled transaction; `codes` are the reasons, one for each item."""
     listed = ", ".join(codes)
     message = f"Transaction cancelled, please refer cancellation reasons for specific reasons [{listed}]"
     reasons = [{"Code": code} for code in codes]
@@ -123,7 +123,7 @@ def reset_tables() -> None:
 
 
 def save_tables() -> Json:
-    """What is in the tables and their streams, to be put back with `load_tables`."""
+    """The content of the tables and their streams, for `load_tables`."""
     return {
         "items": {name: copied(dict(_TABLES[name]["items"])) for name in _TABLES},
         "streams": {name: copied(_STREAMS[name]) for name in _STREAMS},
@@ -131,7 +131,7 @@ def save_tables() -> Json:
 
 
 def load_tables(saved: Json) -> None:
-    """Put back what `save_tables` gave; it may be put back again."""
+    """Restore the content that `save_tables` gave; the same content may be restored more than once."""
     reset_tables()
     for name, found in saved["items"].items():
         _TABLES[name]["items"].update(copied(found))
@@ -139,9 +139,9 @@ def load_tables(saved: Json) -> None:
         _STREAMS[name] = copied(records)
 
 
-_REQUESTS = blueprint.table_requests()
+_REQUESTS = template.table_requests()
 
-# ---- What the functions' own clients meet --------------------------------------------------------------------
+# ---- The functions' own clients --------------------------------------------------------------------
 
 _SERVICES = {"dynamodb": "dynamodb", "events": "events", "sqs": "sqs", "sfn": "stepfunctions", "s3": "s3"}
 _THROTTLED = {
@@ -153,28 +153,28 @@ _THROTTLED = {
 }
 
 receivers: dict[str, Callable[[str, Json], Json]] = {}
-"""What answers for a service other than DynamoDB: takes operation and request."""
+"""Answers the calls to a service other than DynamoDB: takes operation and request, returns the answer."""
 
 
 @dataclass
 class Outage:
-    """What becomes of every call, or of the next so many, whatever a story says of the single call."""
+    """The outcome of the next `calls` calls, whatever the scheduler says of the single call."""
 
-    verdict: Verdict
+    outcome: CallOutcome
     calls: float = math.inf
 
 
 outages: dict[str, Outage] = {}
-"""By service, or by service and operation (`dynamodb.PutItem`); until it is mended."""
+"""The current outages by service, or by service and operation (`dynamodb.PutItem`)."""
 
 
-def _verdict(service: str, operation: str) -> Verdict:
+def _outcome(service: str, operation: str) -> CallOutcome:
     stepped = pause(f"{service}.{operation}")
     for name in (f"{service}.{operation}", service):
         outage = outages.get(name)
         if outage and outage.calls > 0:
             outage.calls -= 1
-            return outage.verdict
+            return outage.outcome
     return stepped
 
 
@@ -185,29 +185,29 @@ def _carry_out(service: str, operation: str, request: Json) -> Json:
 
 
 def call(service: str, operation: str, request: Json) -> Json:
-    """One call of a function's to a service, with whatever fault is put in its way. Raises `ServiceError`."""
-    match _verdict(service, operation):
-        case Verdict.CRASH:
+    """Make a function's call to a service, with the call's outcome. Raises `ServiceError` and `Crash`."""
+    match _outcome(service, operation):
+        case CallOutcome.CRASH:
             raise Crash
-        case Verdict.REFUSED:
+        case CallOutcome.REFUSED:
             raise ServiceError(_THROTTLED[service], "Rate exceeded")
-        case Verdict.LOST:
+        case CallOutcome.LOST:
             _carry_out(service, operation, request)
             raise ReadTimeoutError(endpoint_url=service)
-        case Verdict.TWICE:
+        case CallOutcome.TWICE:
             _carry_out(service, operation, request)
-        case Verdict.CONFLICT if operation == "TransactWriteItems":
+        case CallOutcome.CONFLICT if operation == "TransactWriteItems":
             raise conflict(len(request["TransactItems"]))
-        case Verdict.CONFLICT if service == "dynamodb" and operation in ("PutItem", "UpdateItem", "DeleteItem"):
+        case CallOutcome.CONFLICT if service == "dynamodb" and operation in ("PutItem", "UpdateItem", "DeleteItem"):
             raise ServiceError("TransactionConflictException", "Transaction is ongoing for the item")
-        case Verdict.PARTIAL if operation == "PutEvents" and request["Entries"]:
+        case CallOutcome.PARTIAL if operation == "PutEvents" and request["Entries"]:
             taken = _carry_out(service, operation, {**request, "Entries": request["Entries"][:-1]})
             return {**taken, "Entries": [*taken["Entries"], {"ErrorCode": "InternalFailure", "ErrorMessage": ""}]}
     return _carry_out(service, operation, request)
 
 
 def _answer(model: Any, params: Json, **_: Any) -> tuple[Any, Json]:
-    """botocore's `before-call`: the request is built and checked as ever, then answered here."""
+    """botocore's `before-call` handler: botocore builds and validates the request, this function answers it."""
     service = _SERVICES[str(model.service_model.service_name).replace("stepfunctions", "sfn")]
     if service == "s3":
         request: Json = {"path": params["url_path"], "body": params["body"]}
@@ -224,7 +224,7 @@ _counter = itertools.count(1)
 
 
 def new_id(prefix: str) -> str:
-    """An id that is the same in every run that does the same."""
+    """A new id; the same run gives the same ids."""
     return f"{prefix}-{next(_counter)}"
 
 
@@ -233,16 +233,16 @@ def _uuid4() -> uuid.UUID:
 
 
 def reset_ids() -> None:
-    """Begin again with the first id."""
+    """Start again with the first id."""
     global _counter  # noqa: PLW0603
     _counter = itertools.count(1)
 
 
 def prepare() -> None:
-    """Set the environment that the functions find, before any of their modules is imported."""
+    """Set the functions' environment variables; must run before a module of theirs is imported."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
-    os.environ.update(blueprint.environment_of())
+    os.environ.update(template.environment_of())
     os.environ.update(
         AWS_ACCESS_KEY_ID="proof",
         AWS_SECRET_ACCESS_KEY="proof",
@@ -252,6 +252,6 @@ def prepare() -> None:
         POWERTOOLS_METRICS_DISABLED="true",
         POWERTOOLS_METRICS_NAMESPACE="proof",
     )
-    uuid.uuid4 = _uuid4  # else the same story would give other order ids each time
-    botocore.handlers.BUILTIN_HANDLERS.append(("before-call", _answer))  # every client made from here on
+    uuid.uuid4 = _uuid4  # the same story has the same order ids
+    botocore.handlers.BUILTIN_HANDLERS.append(("before-call", _answer))  # for every client made from now on
     reset_tables()

@@ -1,6 +1,6 @@
-"""What is deployed, as far as the proof builds on it: read from template.yaml and the workflow's definition.
+"""The deployed resources that the proof builds on, read from template.yaml and the workflow's definition.
 
-Nothing is repeated here, so that a rule or a state that goes missing there goes missing in the proof too.
+The proof repeats nothing of either, so a rule or a state that is missing there is missing in the proof too.
 """
 
 from __future__ import annotations
@@ -77,14 +77,14 @@ def reports_failures(status: str) -> bool:
 
 
 def retries_of(function: str) -> tuple[int, bool]:
-    """How often an asynchronous function is tried again, and whether its failures go to the failures queue."""
+    """An asynchronous function's maximum of retries, and whether its failures go to the failures queue."""
     config = resources()[function]["Properties"].get("EventInvokeConfig", {})
     destination = config.get("DestinationConfig", {}).get("OnFailure", {}).get("Destination")
     return config.get("MaximumRetryAttempts", 2), destination == "FailuresQueue"
 
 
 def redrive_of(queue: str) -> tuple[int, bool]:
-    """How often a queue's message is received, and whether it then goes to the failures queue."""
+    """How often a queue's message is received at most, and whether it then goes to the failures queue."""
     policy = resources()[queue]["Properties"].get("RedrivePolicy", {})
     return policy.get("maxReceiveCount", 1_000_000), policy.get("deadLetterTargetArn") == "FailuresQueue"
 

@@ -5,58 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-import pytest
-
 from measure import load, reconcile
-
-CHARGED = {"charges": 1, "amount": 890}
-REFUNDED = {"charges": 1, "refunds": 1, "amount": 890}
-SHIPPED = {"shipments": 1}
-
-
-@pytest.mark.parametrize(
-    ("status", "payment", "shipment"),
-    [
-        ("PLACED", {}, {}),
-        ("PAID", CHARGED, SHIPPED),
-        ("FULFILLED", CHARGED, SHIPPED),
-        ("FAILED", {}, {}),
-        ("FAILED", REFUNDED, {}),
-        ("CANCELLED", {"status": "VOIDED"}, {}),
-    ],
-)
-def test_an_order_whose_ledgers_agree_with_it_is_well(
-    status: str, payment: dict[str, Any], shipment: dict[str, Any]
-) -> None:
-    assert not reconcile.wrong_with({"status": status, "total": 890}, payment, shipment)
-
-
-@pytest.mark.parametrize(
-    ("status", "payment", "shipment"),
-    [
-        ("PAID", {"charges": 2}, {}),
-        ("RESERVED", {"charges": 1, "refunds": 2}, {}),
-        ("PAID", CHARGED, {"shipments": 2}),
-        ("FULFILLED", {}, SHIPPED),
-        ("FULFILLED", REFUNDED, SHIPPED),
-        ("FULFILLED", CHARGED, {}),
-        ("FULFILLED", {"charges": 1, "amount": 1}, SHIPPED),
-        ("FAILED", CHARGED, {}),
-        ("FAILED", REFUNDED, SHIPPED),
-        ("CANCELLED", CHARGED, {}),
-    ],
-)
-def test_an_order_whose_ledgers_contradict_it_is_named(
-    status: str, payment: dict[str, Any], shipment: dict[str, Any]
-) -> None:
-    assert reconcile.wrong_with({"status": status, "total": 890}, payment, shipment)
-
-
-def test_a_fulfilled_order_without_its_receipt_is_missing_something() -> None:
-    order = {"orderId": "a", "status": "FULFILLED", "version": 4}
-
-    assert "receipt" in reconcile.missing(order, set(), None)
-    assert not reconcile.missing(order, {"a"}, None)
 
 
 def test_percentiles_are_those_of_the_sorted_values() -> None:

@@ -15,6 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
+
+from measure import placing, report
 from orderctl.cloud.state import DEFAULT_NAME, STACK_NAME, Cloud
 from orderctl.demo import samples
 from orderctl.exits import Exit, Stop
@@ -22,9 +25,6 @@ from orderctl.options import Json, Name
 from orderctl.redrive import open_table, redrive_many
 from orderctl.stack.target import Target, local_target
 from orderctl.ui import console
-from rich.table import Table
-
-from measure import placing, report
 from orders.inbox.record import FailureStatus
 from orders.storage.dynamodb import from_item, to_item
 

@@ -8,13 +8,12 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from measure import load, reconcile
+from measure.options import require_known
 from orderctl.cloud.state import DEFAULT_NAME, Cloud
 from orderctl.exits import Exit
 from orderctl.options import Json, Name
 from orderctl.ui import console, tables
-
-from measure import load, reconcile
-from measure.options import require_known
 
 MOST_SHOWN = 20
 

@@ -11,7 +11,6 @@ from orderctl.cloud.state import ROOT, Cloud, shown
 from orderctl.exits import Exit, Interrupted, Stop
 from orderctl.stack import target
 from orderctl.ui import console
-
 from verify.freeze import kinds, release
 from verify.freeze.situations import SENT_BY_HAND, Situations
 

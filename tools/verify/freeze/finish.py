@@ -17,7 +17,7 @@ from typing import Any
 from verify import services
 from verify.freeze import release
 from verify.freeze.reading import Thing
-from verify.simulation import HANDLERS, Context, Delivery, World, is_queue, wrong_with_end
+from verify.simulation import HANDLERS, Context, Delivery, Simulation, check_end, is_queue
 
 from orders.domain.errors import OrderError  # isort: skip - the simulation has set the environment that this finds
 from orders.domain.order import TERMINAL, Order
@@ -51,7 +51,7 @@ class Finisher:
     def __init__(self, folder: Path) -> None:
         time.sleep = lambda _: None  # a slow payment takes no time here
         self.things = release.load(folder)
-        self.world = World()
+        self.world = Simulation()
         self._load_tables()
         self._frozen = self.world.save()
 
@@ -91,7 +91,7 @@ class Finisher:
         for order in self._orders():
             if order.status not in TERMINAL:
                 raise Unfinished(f"order {order.order_id} is still {order.status}")
-        wrong = [each for order in self.world.orders() for each in wrong_with_end(order)]
+        wrong = [each for order in self.world.orders() for each in check_end(order)]
         held = [item for item in services.items("CatalogueTable") if item["reserved"]["N"] != "0"]
         if wrong or held:
             raise Unfinished(f"{wrong}; still reserved: {[item['sku']['S'] for item in held]}")

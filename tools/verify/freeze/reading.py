@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from orderctl.stack.target import Target
-
 from orders.domain.order import TERMINAL, Status
 
 Json = dict[str, Any]

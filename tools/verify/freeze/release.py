@@ -14,7 +14,6 @@ from typing import Any
 
 from orderctl.cloud.state import ROOT
 from orderctl.exits import Exit, Stop
-
 from verify.freeze import kinds
 from verify.freeze.reading import Thing
 

@@ -22,7 +22,6 @@ from orderctl.exits import Exit, Stop
 from orderctl.stack.rest import OrdersApi
 from orderctl.stack.signin import token_source
 from orderctl.stack.target import Target
-
 from orders.domain.order import DISCARDED
 from orders.inbox.parse import read_message
 from orders.inbox.store import FailuresTable

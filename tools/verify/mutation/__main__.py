@@ -16,7 +16,7 @@ from rich.console import Console
 
 from verify.mutation import accepted
 from verify.mutation.judge import CACHE, Judge, Judgement, Verdict
-from verify.mutation.operators import Mutant, mutants_of
+from verify.mutation.operators import GeneralMutant, mutants_of
 from verify.mutation.reach import ROOT, SOURCE
 
 SURVIVORS = 5  # exit code
@@ -28,17 +28,15 @@ console = Console(highlight=False, soft_wrap=True, stderr=True)
 @app.command()
 def main(
     *,
-    since: Annotated[str, typer.Option(help="Only files that have changed since this commit.")] = "",
-    files: Annotated[str, typer.Option(help="Only these files, separated by blanks.")] = "",
-    sample: Annotated[int, typer.Option(help="So many of them, drawn by the seed; 0 for all.")] = 0,
+    since: Annotated[str, typer.Option(help="Mutate the files that have changed since this commit.")] = "",
+    files: Annotated[str, typer.Option(help="Mutate these files, separated by blanks.")] = "",
+    sample: Annotated[int, typer.Option(help="Number of mutants, drawn by the seed; 0 for all.")] = 0,
     seed: Annotated[int, typer.Option(help="The same seed draws the same sample.")] = 1,
-    again: Annotated[bool, typer.Option("--again", help="Only what survived the last run.")] = False,
-    proof: Annotated[
-        bool, typer.Option(help="Show the survivors of the tests to the matrix and the stories.")
-    ] = True,
+    again: Annotated[bool, typer.Option("--again", help="Judge the survivors of the last run.")] = False,
+    proof: Annotated[bool, typer.Option(help="Run the matrix and the stories on the survivors of the tests.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Change src/orders in one place at a time: a test must notice. Exit code 5 if one doesn't."""
+    """Change src/orders in one place at a time; a test must fail each time. Exit code 5 if a mutant survives."""
     every = [mutant for file in sorted(SOURCE.rglob("*.py")) for mutant in _of_file(str(file.relative_to(ROOT)))]
     known = accepted.load()
     chosen = _chosen(every, since=since, files=files.split(), sample=sample, seed=seed)
@@ -58,11 +56,13 @@ def main(
     sys.exit(SURVIVORS if survivors or wrong else 0)
 
 
-def _of_file(name: str) -> list[Mutant]:
+def _of_file(name: str) -> list[GeneralMutant]:
     return mutants_of(name, (ROOT / name).read_bytes())
 
 
-def _chosen(every: list[Mutant], *, since: str, files: list[str], sample: int, seed: int) -> list[Mutant]:
+def _chosen(
+    every: list[GeneralMutant], *, since: str, files: list[str], sample: int, seed: int
+) -> list[GeneralMutant]:
     chosen = every
     if since:
         command = ["git", "diff", "--name-only", since, "--", "src/orders"]
@@ -77,7 +77,9 @@ def _chosen(every: list[Mutant], *, since: str, files: list[str], sample: int, s
     return sorted(chosen, key=lambda mutant: (mutant.file, mutant.start))
 
 
-def _judge(judge: Judge, mutant: Mutant, number: int, total: int, known: accepted.Accepted) -> Judgement:
+def _judge(
+    judge: Judge, mutant: GeneralMutant, number: int, total: int, known: accepted.AcceptedMutants
+) -> Judgement:
     judged = judge.judge(mutant, proof=mutant.key not in known.reasons)
     if _survived(judged) and mutant.key not in known.reasons:
         console.print(f"{number} of {total}: {judged.verdict}  {_row(mutant)}", markup=False)
@@ -90,23 +92,23 @@ def _survived(judged: Judgement) -> bool:
     return judged.verdict in {Verdict.SURVIVED, Verdict.UNREACHED}
 
 
-def _row(mutant: Mutant) -> str:
+def _row(mutant: GeneralMutant) -> str:
     return f"{mutant.file}:{mutant.line}  {mutant.operator}: {mutant.before[:200]} → {mutant.after[:200]}"
 
 
 def _say(
-    every: list[Mutant],
+    every: list[GeneralMutant],
     judged: list[Judgement],
     survivors: list[Judgement],
-    known: accepted.Accepted,
+    known: accepted.AcceptedMutants,
     seconds: float,
 ) -> bool:
-    """Print the result; True if the list of accepted mutants is too long."""
+    """Print the result; return whether too many mutants are accepted."""
     for each in survivors:
         console.print(f"\n{each.mutant.file}:{each.mutant.line}  {each.mutant.operator}", markup=False)
         console.print(f"  - {each.mutant.before}\n  + {each.mutant.after}", markup=False)
     for key in known.stale(every):
-        console.print("accepted, but there is no such mutant any more:", *key, markup=False)
+        console.print("accepted, but no such mutant exists:", *key, markup=False)
     for each in judged:
         if each.mutant.key in known.reasons and not _survived(each):
             console.print(f"accepted, but {each.verdict} by {each.by}: {_row(each.mutant)}", markup=False)

@@ -1,4 +1,4 @@
-"""The mutants that nobody could notice: each with the reason why."""
+"""The mutants that no test can notice, each with the reason."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from verify.mutation.operators import Mutant
+from verify.mutation.operators import GeneralMutant
 
 LIST = Path(__file__).with_name("accepted.toml")
 MOST = 0.05
@@ -15,22 +15,22 @@ Key = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
-class Accepted:
-    """The accepted mutants by key, and what is wrong with their list."""
+class AcceptedMutants:
+    """The accepted mutants: the reason of each by its key."""
 
     reasons: dict[Key, str]
 
-    def stale(self, mutants: list[Mutant]) -> list[Key]:
-        """The entries that no mutant of today is meant by."""
+    def stale(self, mutants: list[GeneralMutant]) -> list[Key]:
+        """The entries without a mutant."""
         return sorted(self.reasons.keys() - {mutant.key for mutant in mutants})
 
-    def share(self, mutants: list[Mutant]) -> float:
-        """How much of all the mutants is accepted."""
+    def share(self, mutants: list[GeneralMutant]) -> float:
+        """The share of the mutants that is accepted, from 0 to 1."""
         return sum(mutant.key in self.reasons for mutant in mutants) / max(len(mutants), 1)
 
 
-def load(path: Path = LIST) -> Accepted:
-    """Read the list. Raises `ValueError` for an entry without a reason, or one that is there twice."""
+def load(path: Path = LIST) -> AcceptedMutants:
+    """Read the list. Raises `ValueError` for an entry without a reason and for a duplicate entry."""
     reasons: dict[Key, str] = {}
     for entry in tomllib.loads(path.read_text()).get("mutant", []):
         key = (entry["file"], entry["operator"], entry["before"], entry["after"])
@@ -39,4 +39,4 @@ def load(path: Path = LIST) -> Accepted:
         if key in reasons:
             raise ValueError(f"{key} is accepted twice")
         reasons[key] = entry["reason"]
-    return Accepted(reasons)
+    return AcceptedMutants(reasons)

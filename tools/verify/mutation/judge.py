@@ -1,7 +1,7 @@
-"""Run the tests that reach a mutant, in a fork of a process that has done already what every run must do.
+"""Runs the tests that reach a mutant in a fork of a prepared process.
 
-There are two such processes. One has imported everything but our own modules: its forks import the changed module.
-The other has collected the tests as well: its forks only exchange the code of the changed function, which is faster.
+There are two prepared processes. One has imported all modules but this repository's: its forks import the changed
+module. The other has also collected the tests: its forks exchange the code of the changed function, which is faster.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from verify.mutation.operators import Mutant
+from verify.mutation.operators import GeneralMutant
 from verify.mutation.reach import (
     ROOT,
     SOURCE,
@@ -47,14 +47,15 @@ from verify.mutation.reach import (
 
 CACHE = ROOT / ".local" / "mutants"
 SUITES = ("tests/unit", "tests/integration")
-# They build artifacts or start processes, which know nothing of a mutant.
+# These tests build artifacts or start processes, in which the mutant does not exist.
 LEFT_OUT = ("tests/unit/test_build_artifact.py", "tests/unit/orderctl", "tests/unit/test_general_mutants.py")
 CHECKS = {
     "fault matrix": ("matrix", "--short"),
     "stories": ("stories", "--examples", "100", "--no-shrink"),
 }
-# A mutant of what runs at import may be noticed anywhere: the quickest tests of its file, those of its importers, and
-# so on. So much of each; measured while every line was recorded, which takes several times as long.
+# Any test may notice a mutant of code that runs at import. The quickest tests of the file run first, then those of
+# its importers, and so on, for this long each. These seconds are several times longer than a test usually takes,
+# because they were measured with every line recorded.
 FAR_S = 15.0
 PYTEST = ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:schemathesis"]
 HANDLERS = "src/orders/functions/"
@@ -64,7 +65,7 @@ SERVICES = ("dynamodb", "dynamodbstreams", "events", "s3", "sqs", "stepfunctions
 
 
 class Verdict(StrEnum):
-    """What became of a mutant."""
+    """The result of judging a mutant."""
 
     KILLED = "killed"
     TIMED_OUT = "timed out"
@@ -76,7 +77,7 @@ class Verdict(StrEnum):
 class Judgement:
     """A mutant's verdict; `by` is the test or check that noticed it."""
 
-    mutant: Mutant
+    mutant: GeneralMutant
     verdict: Verdict
     by: str = ""
 
@@ -98,8 +99,8 @@ class Judge:
         gc.freeze()
         self._server = _start_server({name.partition("::")[0] for name in self._known})
 
-    def judge(self, mutant: Mutant, *, proof: bool = True) -> Judgement:
-        """Try the tests, then the proof's checks."""
+    def judge(self, mutant: GeneralMutant, *, proof: bool = True) -> Judgement:
+        """Run the tests, then the proof's checks, until one fails."""
         source = (ROOT / mutant.file).read_bytes()
         tests = self.tests_for(mutant, source)
         checks = list(self._checks_for(mutant, source)) if self._proof and proof else []
@@ -121,7 +122,7 @@ class Judge:
                 return Judgement(mutant, Verdict.TIMED_OUT)
             if code:
                 if code == pytest.ExitCode.NO_TESTS_COLLECTED:
-                    raise RuntimeError(f"the tests of {mutant} can't be found any more")
+                    raise RuntimeError(f"the tests of {mutant} no longer exist")
                 self._kills[mutant.file, by] += 1
                 return Judgement(mutant, Verdict.KILLED, by)
         for check in checks:
@@ -133,8 +134,8 @@ class Judge:
                 return Judgement(mutant, Verdict.KILLED, check)
         return Judgement(mutant, Verdict.SURVIVED)
 
-    def tests_for(self, mutant: Mutant, source: bytes) -> list[Test]:
-        """The tests that reach a mutant, those most likely to notice it first."""
+    def tests_for(self, mutant: GeneralMutant, source: bytes) -> list[Test]:
+        """The tests that reach a mutant, the most likely to fail first."""
         place = places(source)(mutant.line)
         chosen: list[Test] = []
         if place.in_function:
@@ -142,7 +143,7 @@ class Judge:
             chosen.sort(key=lambda test: self._rank(mutant, test))
         if not place.in_function or self._reach.imported.get(mutant.file, set()) & place.lines:
             taken = {test.name for test in chosen}
-            # Last those that call nothing of ours: they only look at what is stored, or at constants.
+            # Last the tests that call no code of src/orders: they look at stored data or constants only.
             for layer in [*dependents()[mutant.file], set[str]()]:
                 far_s = 0.0
                 near = [
@@ -158,10 +159,10 @@ class Judge:
                     taken.add(test.name)
         return chosen
 
-    def _rank(self, mutant: Mutant, test: Test) -> tuple[int, float]:
+    def _rank(self, mutant: GeneralMutant, test: Test) -> tuple[int, float]:
         return -self._kills[mutant.file, test.name], test.seconds
 
-    def _checks_for(self, mutant: Mutant, source: bytes) -> Iterator[str]:
+    def _checks_for(self, mutant: GeneralMutant, source: bytes) -> Iterator[str]:
         place = places(source)(mutant.line)
         for check, lines in self._reach.checks.items():
             reached = lines.get(mutant.file, set())
@@ -170,7 +171,7 @@ class Judge:
 
 
 def _measured(say: Callable[[str], None], *, proof: bool) -> Reach:
-    """What the tests, and the proof's checks, reach: as measured before, if nothing has changed since."""
+    """The lines that the tests and the proof's checks reach; measured anew if the checkout has changed."""
     file = CACHE / f"{state_of_checkout()}.reach"
     known = file.exists()
     reach = msgspec.msgpack.decode(file.read_bytes(), type=Reach) if known else Reach()
@@ -181,7 +182,7 @@ def _measured(say: Callable[[str], None], *, proof: bool) -> Reach:
             say("measuring which test reaches which line ...")
             said = _measure("tests", lambda: _measure_tests(result))
             if said:
-                say(f"red without any mutant, and left out: {said}")
+                say(f"left out because they fail without any mutant: {said}")
             reach = msgspec.msgpack.decode(result.read_bytes(), type=Reach)
         for check in CHECKS.keys() - reach.checks.keys() if proof else ():
             say(f"measuring which lines the {check} reaches ...")
@@ -198,12 +199,12 @@ def _measured(say: Callable[[str], None], *, proof: bool) -> Reach:
 def _measure(what: str, work: Callable[[], tuple[int, str]]) -> str:
     code, said = _forked(900, work)
     if code != 0:
-        raise SystemExit(f"without any mutant, this is red: {what} ({said})")
+        raise SystemExit(f"fails without any mutant: {what} ({said})")
     return said
 
 
 def _import_all(modules: list[str]) -> None:
-    """What every fork would have to do before its first test: importing, and reading the services' descriptions."""
+    """Import modules and read the services' descriptions, once for all forks."""
     for name in modules:
         with contextlib.suppress(Exception):
             importlib.import_module(name)
@@ -237,7 +238,7 @@ def _import_all(modules: list[str]) -> None:
 
 
 def _is_quick(file: str, place: Place, names: list[str]) -> bool:
-    """Whether exchanging a function's code is enough; functions' modules are imported by each integration test."""
+    """Whether a fork can exchange a function's code; each integration test imports the handlers' modules anew."""
     if file.startswith(HANDLERS) and not any(name.startswith("tests/unit") for name in names):
         return True
     return place.in_function
@@ -258,7 +259,7 @@ def _start_server(files: set[str]) -> Connection:
 
 
 class _Server:
-    """A pytest plugin that, instead of running the tests, runs in a fork what it is asked for."""
+    """A pytest plugin that runs the requested tests in forks instead of running every test."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -267,9 +268,9 @@ class _Server:
         self.failed = ""
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        """Answer requests until nobody is there any more."""
+        """Answer requests until the other process ends."""
         self._items = {item.nodeid: item for item in session.items}
-        gc.unfreeze()  # or what was there when a client was made is not listed
+        gc.unfreeze()  # gc.get_objects() leaves frozen objects out
         for each in gc.get_objects():
             if isinstance(each, FunctionType) and each.__code__.co_filename.startswith(str(SOURCE)):
                 self._functions.setdefault((each.__code__.co_filename, each.__code__.co_qualname), []).append(each)
@@ -287,7 +288,7 @@ class _Server:
         except SyntaxError:
             return 1, "import"
         _install(file, text)
-        # There are several if a test has had its module imported anew, or if it is overloaded: the last one is real.
+        # A test that imports the module anew, and an overload, make several functions of one name: the last is used.
         known = self._functions.get((str(ROOT / file), function), [])
         if not known and not file.startswith(HANDLERS):
             return NOT_HERE, ""
@@ -309,7 +310,7 @@ class _Server:
 
 
 def _codes(code: CodeType) -> dict[str, CodeType]:
-    """The code of every function in a module's code; the last one of several with the same name."""
+    """The code of every function in a module's code, by name; the last one of several with the same name."""
     found: dict[str, CodeType] = {}
     for each in code.co_consts:
         if isinstance(each, CodeType):
@@ -317,11 +318,11 @@ def _codes(code: CodeType) -> dict[str, CodeType]:
     return found
 
 
-# ---- Forks of the process that has not
+# ---- Forks of the process that has not collected the tests
 
 
 def _forked(limit_s: float, work: Callable[[], tuple[int, str]]) -> tuple[int | None, str]:
-    """Do something in a fork: its exit code, None if it took too long, and what it says of it."""
+    """Do the work in a fork; return its exit code, None if it took too long, and its message."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -335,7 +336,7 @@ def _forked(limit_s: float, work: Callable[[], tuple[int, str]]) -> tuple[int | 
         pause_s = min(pause_s * 1.5, 0.02)
         ended, status = os.waitpid(child, os.WNOHANG)
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)  # what it may have started
+        os.killpg(child, signal.SIGKILL)  # and the processes that it has started
     if not ended:
         os.waitpid(child, 0)
     with os.fdopen(reading) as pipe:
@@ -364,7 +365,7 @@ def _be_silent() -> None:
 
 
 def _install(file: str, text: bytes) -> None:
-    """Have the file's module made from this text, whenever it is imported from now on."""
+    """Have later imports of the file's module read this text."""
     path = str(ROOT / file)
     loader: Any = importlib.machinery.SourceFileLoader
     usual = loader.get_code
@@ -377,7 +378,7 @@ def _install(file: str, text: bytes) -> None:
 
 
 class _Chosen:
-    """A pytest plugin that runs chosen tests in their order; also those whose names nobody knew before."""
+    """A pytest plugin that runs chosen tests in their order, and new cases of the same test functions."""
 
     def __init__(self, names: list[str], known: set[str]) -> None:
         self._order = {name: at for at, name in enumerate(names)}
@@ -387,7 +388,7 @@ class _Chosen:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Keep what is chosen, suite by suite: their fixtures last for a whole suite."""
+        """Keep the chosen tests, suite by suite, because fixtures last for a whole suite."""
         items[:] = sorted(
             (item for item in items if self._is_chosen(item.nodeid)),
             key=lambda item: (item.nodeid.split("/")[1] != "unit", self._order.get(item.nodeid, len(self._order))),
@@ -446,7 +447,7 @@ def _measure_check(check: str, result: Path) -> tuple[int, str]:
 
 
 def _use_profile() -> None:
-    """The same examples each time, and none made smaller: what fails needn't be read."""
+    """Use the same examples each time, and don't shrink them: nobody reads the failures."""
     from hypothesis import HealthCheck, Phase, settings  # noqa: PLC0415
 
     settings.register_profile(

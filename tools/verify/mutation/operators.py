@@ -1,7 +1,7 @@
-"""The mutants of a file: each changes one place of its text in a way that a mistake might.
+"""The mutants of a file: each changes one place of the file's text as a mistake might.
 
-Left out is what no user can meet: docstrings, annotations (but not msgspec's limits in them), log lines, the wording
-of sentences, and code that only type checkers read.
+Code without an effect for users has no mutants: docstrings, annotations (except msgspec's limits in annotations), log
+lines, the wording of sentences, and code that only type checkers read.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ ARITHMETIC: dict[type[ast.operator], tuple[str, str]] = {
     ast.Pow: ("**", "*"),
 }
 LOGGING = frozenset({"debug", "info", "warning", "error", "exception"})
-# They guard against mistakes in the code, not in what it meets.
+# These keywords guard against mistakes in the code, not in the input.
 UNSEEN_KEYWORDS = frozenset({"frozen", "kw_only", "usedforsecurity", "strict"})
-# Five words or more, and nothing that a program would read.
+# Five words or more, without the characters of a text that programs read.
 PROSE = re.compile(r"[A-Za-z][^=#:<>{}/$]*( [^=#:<>{}/$]+){4,}\Z")
-# Without them, or with their arguments the other way round, nothing else comes out.
+# The result is the same without a plain call, and with a symmetric call's arguments swapped.
 PLAIN_CALLS = frozenset({"bool", "frozenset"})
 SYMMETRIC_CALLS = frozenset({"max", "min"})
 KEPT_DECORATORS = frozenset({"overload", "staticmethod", "contextmanager", "property"})
@@ -48,11 +48,11 @@ Change = tuple[str, int, int, str]  # operator, start, end, new text
 
 
 @dataclass(frozen=True)
-class Mutant:
+class GeneralMutant:
     """One change: the bytes from `start` to `end` of `file` become `new`.
 
-    `before` and `after` are the lines that it touches, with every run of white space as one blank. File, operator and
-    these two name a mutant wherever its line has moved to.
+    `before` and `after` are the changed lines, with every run of white space as one blank. File, operator, `before`
+    and `after` identify a mutant even after its line has moved.
     """
 
     file: str
@@ -66,7 +66,7 @@ class Mutant:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """By what the list of accepted mutants knows it."""
+        """The mutant's key in the list of accepted mutants."""
         return self.file, self.operator, self.before, self.after
 
     def applied(self, source: bytes) -> bytes:
@@ -74,9 +74,9 @@ class Mutant:
         return source[: self.start] + self.new.encode() + source[self.end :]
 
 
-def mutants_of(file: str, source: bytes) -> list[Mutant]:
-    """Every mutant of a file's text that compiles and says something else, in the order of the text."""
-    found: dict[tuple[int, int, str], Mutant] = {}
+def mutants_of(file: str, source: bytes) -> list[GeneralMutant]:
+    """Every mutant of a file's text that compiles to other code, in the order of the text."""
+    found: dict[tuple[int, int, str], GeneralMutant] = {}
     for change in _Finder(source).changes(ast.parse(source)):
         _, start, end, new = change
         if (start, end, new) in found or source[start:end].decode() == new:
@@ -90,7 +90,7 @@ def mutants_of(file: str, source: bytes) -> list[Mutant]:
     return sorted(found.values(), key=lambda each: (each.start, each.end, each.operator, each.new))
 
 
-def _mutant(file: str, source: bytes, change: Change) -> Mutant:
+def _mutant(file: str, source: bytes, change: Change) -> GeneralMutant:
     operator, start, end, new = change
     first = source.rfind(b"\n", 0, start) + 1
     last = source.find(b"\n", end)
@@ -98,7 +98,7 @@ def _mutant(file: str, source: bytes, change: Change) -> Mutant:
     before = source[first:last].decode()
     after = source[first:start].decode() + new + source[end:last].decode()
     line = source.count(b"\n", 0, start) + 1
-    return Mutant(file, operator, line, _normal(before), _normal(after), start, end, new)
+    return GeneralMutant(file, operator, line, _normal(before), _normal(after), start, end, new)
 
 
 def _normal(text: str) -> str:
@@ -218,7 +218,7 @@ class _Finder:
         yield from self._parts(node)
 
     def _parts(self, node: ast.AST) -> Iterator[Change]:
-        """The changes inside a node, whatever it is."""
+        """The changes inside a node of any kind."""
         for name, value in ast.iter_fields(node):
             if name in {"annotation", "returns", "type_params"}:
                 if isinstance(value, ast.AST):
@@ -269,7 +269,7 @@ class _Finder:
         yield from self._body(node.body, docstring=True)
 
     def _raise(self, node: ast.Raise) -> Iterator[Change]:
-        """Not the sentence that an error says, but what else it carries."""
+        """The changes of an error's arguments, without its sentence."""
         if isinstance(node.exc, ast.Call):
             for argument in node.exc.args:
                 if not isinstance(argument, ast.Constant | ast.JoinedStr) or not isinstance(
@@ -401,7 +401,7 @@ class _Finder:
                 return
 
     def _limits(self, node: ast.AST) -> Iterator[Change]:
-        """What msgspec reads in an annotation: `Meta(…)`."""
+        """The changes in the part of an annotation that msgspec reads: `Meta(…)`."""
         for each in ast.walk(node):
             if isinstance(each, ast.Call):
                 spans = [self._span(keyword) for keyword in each.keywords]

@@ -1,4 +1,4 @@
-"""Which test reaches which line of src/orders: measured once, and again when anything that matters has changed."""
+"""Which test reaches which line of src/orders: measured once for each state of the checkout."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Trace = Callable[[FrameType, str, Any], Any]
 
 
 class Test(msgspec.Struct):
-    """What a test reaches, and how long it takes."""
+    """The lines that a test reaches, and the seconds that the test takes."""
 
     name: str
     seconds: float
@@ -35,7 +35,7 @@ class Test(msgspec.Struct):
 
 
 class Reach(msgspec.Struct):
-    """What all tests reach; `imported` is what runs when modules are imported, `modules` what else is imported."""
+    """The lines that all tests reach. `imported`: the lines that run at import; `modules`: other imported modules."""
 
     tests: list[Test] = []
     imported: Lines = {}
@@ -45,7 +45,7 @@ class Reach(msgspec.Struct):
 
 
 def state_of_checkout() -> str:
-    """A digest of everything that what is reached depends on."""
+    """A digest of all files on which the measurement depends."""
     digest = hashlib.sha256()
     for name in MEASURED:
         top = ROOT / name
@@ -57,7 +57,7 @@ def state_of_checkout() -> str:
 
 
 class Recorder:
-    """Notes the lines of src/orders that run, those that run in an import apart from the others."""
+    """Records the lines of src/orders that run; lines that run during an import are recorded apart."""
 
     def __init__(self) -> None:
         self.lines: Lines = {}
@@ -65,7 +65,7 @@ class Recorder:
         self._importing = 0
 
     def start(self) -> None:
-        """Begin, in this thread and in those that are still to come."""
+        """Begin in this thread and in all later threads."""
         threading.settrace(self._call)
         sys.settrace(self._call)
 
@@ -75,7 +75,7 @@ class Recorder:
         sys.settrace(None)
 
     def take(self) -> Lines:
-        """What was noted since the last time."""
+        """Return the lines recorded since the last call."""
         lines, self.lines = self.lines, {}
         return lines
 
@@ -104,7 +104,7 @@ def _name_of(file: str) -> str | None:
 
 
 class Measuring:
-    """A pytest plugin that measures each test that passes; `wrong` names those that don't."""
+    """A pytest plugin that measures each test; `wrong` names the tests that fail."""
 
     def __init__(self) -> None:
         self.recorder = Recorder()
@@ -121,12 +121,12 @@ class Measuring:
         self.tests.append(Test(item.nodeid, time.monotonic() - started, self.recorder.take()))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Remember what fails without any mutant."""
+        """Remember a test that fails without any mutant."""
         if report.failed:
             self.wrong.append(report.nodeid)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Remember what can't be collected."""
+        """Remember a file that can't be collected."""
         if report.failed:
             self.wrong.append(report.nodeid)
 
@@ -140,12 +140,12 @@ class Place:
 
     @property
     def in_function(self) -> bool:
-        """Whether they run when a function is called, and not when its module is imported."""
+        """Whether the lines run when a function is called, not when its module is imported."""
         return bool(self.function)
 
 
 def places(source: bytes) -> Callable[[int], Place]:
-    """Return a function that says in which statement of a file a line is: the innermost one."""
+    """Return a function that takes a line of the file and returns the place of its innermost statement."""
     found: list[tuple[int, int, str]] = []
 
     def visit(node: ast.AST, function: str, prefix: str) -> None:
