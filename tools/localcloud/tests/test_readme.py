@@ -4,7 +4,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from conformance.support import PYTHON
 
 README = Path(__file__).parents[1] / "README.md"
