@@ -1,6 +1,5 @@
 """The corrections: each declares what AWS documents, what MiniStack does, and what this server does."""
 
-from localcloud import saving
 from localcloud.corrections import (
     apigateway,
     cloudwatch,
@@ -11,6 +10,7 @@ from localcloud.corrections import (
     lambda_environments,
     lambda_streams,
     sqs,
+    state,
     stepfunctions,
 )
 from localcloud.patching import Correction
@@ -27,7 +27,7 @@ CORRECTIONS: tuple[Correction, ...] = (
     *eventbridge.CORRECTIONS,
     *apigateway.CORRECTIONS,
     *stepfunctions.CORRECTIONS,
-    *saving.CORRECTIONS,
+    *state.CORRECTIONS,
 )
 
 
