@@ -28,7 +28,17 @@ _KEY = {
     "description": "The same key with the same body places one order, however often it is sent.",
 }
 # What is stored with an order and is not the customer's to see.
-HIDDEN = ("customerId", "requestHash", "openShard", "givenUp", "schemaVersion", "paymentMethod", "version", "email")
+HIDDEN = (
+    "customerId",
+    "requestHash",
+    "openShard",
+    "executionArn",
+    "givenUp",
+    "schemaVersion",
+    "paymentMethod",
+    "version",
+    "email",
+)
 
 
 def _answer(description: str, schema: dict[str, Any], **headers: str) -> dict[str, Any]:
