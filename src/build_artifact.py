@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Builds what a Lambda function is deployed with: this package, its dependencies, bytecode for both.
+"""Build the artifact of a Lambda function: this package, its dependencies, and bytecode for both.
 
-`sam build` runs it for every function, several at the same time. All functions share one artifact: it is made
-once, kept under a key of everything that it depends on, and linked into each function's build directory.
+`sam build` runs this script for every function, several at the same time. All functions share one artifact. The
+script makes the artifact once, caches it under a hash of its inputs, and links it into each build directory.
 """
 # ruff: noqa: T201 - what this prints is for the person who runs `sam build`
 
@@ -27,7 +27,7 @@ from typing import Any
 # Every AWS service that a function may call, by its boto3 name. boto3's data for all others is trimmed.
 AWS_SERVICES = ("dynamodb", "dynamodbstreams", "events", "s3", "sqs", "stepfunctions")
 
-# What no function uses. METADATA stays: vulnerability scanners learn from it what is deployed.
+# Files that no function uses. METADATA stays: vulnerability scanners read it.
 TRIMMED = (
     "bin",
     ".lock",
@@ -46,7 +46,7 @@ TRIMMED = (
     "*.dist-info/[!M]*",
 )
 
-# Stands in for boto3's and botocore's makers of docstrings, whatever class of theirs is asked for.
+# Replaces every docstring class of boto3 and botocore.
 NO_DOCSTRINGS = """
 class NoDocstring(str):
     def __new__(cls, *args, **kwargs):
@@ -87,14 +87,14 @@ exit codes: 0 done, 1 the build failed, 2 wrong usage"""
 
 
 class BuildError(Exception):
-    """The artifact can't be built; the message says to the person at the terminal what to do."""
+    """The artifact can't be built; the message says what to do."""
 
 
 def build(artifact: Path, runtime: str, architecture: str) -> None:
     """Fill the directory `artifact`: created if missing, replaced if an earlier build made it.
 
-    Raises BuildError when a tool or a wheel is missing, the code needs something that is trimmed, or the
-    directory holds something that no build put there.
+    Raises BuildError if a tool or a wheel is missing, if the code needs a trimmed module, or if the directory holds
+    files of somebody else.
     """
     if artifact.is_dir() and any(artifact.iterdir()) and not (artifact / MANIFEST).exists():
         raise BuildError(f"{artifact} holds files that no build made: name an empty directory.")
@@ -121,7 +121,7 @@ def build(artifact: Path, runtime: str, architecture: str) -> None:
         cached("dependencies", key, fill_dependencies) as dependencies,
         cached("application", [*key, *source_key], fill_application) as application,
     ):
-        # The manifest is the last to go and the first to come: a half-filled directory is known as ours.
+        # The manifest is removed last and written first: it marks a half-filled directory as ours.
         if artifact.is_dir():
             for path in sorted(artifact.iterdir(), key=lambda path: path.name == MANIFEST):
                 remove(path)
@@ -140,9 +140,8 @@ def build(artifact: Path, runtime: str, architecture: str) -> None:
 def cached(name: str, key: list[bytes], fill: Callable[[Path], None]) -> Iterator[Path]:
     """Yield a read-only directory that `fill` has filled for this key, now or in an earlier build.
 
-    One process fills, the others wait for its lock. A directory gets its final name only when it is complete,
-    so one that was abandoned half-way is never used. Where the cache can't be written, a temporary
-    directory is filled and dropped.
+    One process fills the directory, the others wait for its lock. A directory gets its final name when it is
+    complete, so an abandoned one is never used. If the cache can't be written, a temporary directory is used.
     """
     digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in key)).hexdigest()[:16]
     cache = cache_directory()
@@ -179,14 +178,14 @@ def cache_directory() -> Path:
 
 
 def remove_unused(cache: Path) -> None:
-    """Remove what no build used for CACHE_DAYS and, as the caller holds the lock, what one left half-done."""
+    """Remove directories that no build used for CACHE_DAYS, and half-filled ones. The caller holds the lock."""
     for path in cache.iterdir():
         if path.suffix == ".partial" or path.stat().st_mtime < time.time() - CACHE_DAYS * 86_400:
             remove(path)
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a directory tree; nothing there is fine."""
+    """Remove a file or a directory tree, if there is one."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -241,20 +240,20 @@ def fetch_interpreter(runtime: str) -> str | None:
 
 
 def output(command: list[str]) -> str:
-    """What the command prints, or nothing if it fails."""
+    """The command's standard output, or an empty text if the command fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def install(directory: Path, runtime: str, architecture: str) -> None:
-    """Unpack the locked wheels for the target into `directory`. Raises BuildError with uv's own words."""
+    """Unpack the locked wheels for the target into `directory`. Raises BuildError with uv's message."""
     platform = PLATFORMS[architecture]
     command = [
         *find_uv(), "pip", "install", "--quiet", "--target", str(directory),
         "--requirement", str(REQUIREMENTS), "--require-hashes", "--only-binary", ":all:",
         "--python", sys.executable, "--python-version", runtime.removeprefix("python"),
         *(["--python-platform", platform] if platform else []),
-        "--link-mode", "copy",  # so that trimming doesn't reach into uv's cache
+        "--link-mode", "copy",  # a link would let trimming change uv's cache
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -273,7 +272,7 @@ def trim(directory: Path) -> None:
         for version in versions[:-1]:
             remove(version)
 
-    # All that is below is parsed at a cold start; four fifths of it are documentation and other services' endpoints.
+    # A cold start parses these files; four fifths of them are documentation and other services' endpoints.
     prefixes = set()
     for name in AWS_SERVICES:
         if not (found := list(data.glob(f"{name}/*/service-2.json.gz"))):
@@ -286,7 +285,7 @@ def trim(directory: Path) -> None:
         partition["services"] = {k: v for k, v in partition["services"].items() if k in prefixes}
     (data / "endpoints.json").write_bytes(to_json(endpoints))
 
-    # Without documentation there are no docstrings to make; importing what makes them is a tenth of a cold start.
+    # No documentation is left, so the docstring classes are not needed; importing them is a tenth of a cold start.
     for package in ("botocore", "boto3"):
         for path in (directory / package / "docs").iterdir():
             if path.name != "utils.py":
@@ -294,10 +293,10 @@ def trim(directory: Path) -> None:
         (directory / package / "docs" / "__init__.py").write_text("")
         (directory / package / "docs" / "docstring.py").write_text(NO_DOCSTRINGS)
 
-    # It asks for the version of h2, which is not deployed; what that imports is a fiftieth of a cold start.
+    # This module asks for the version of h2, which is not deployed; its imports are a fiftieth of a cold start.
     (directory / "urllib3" / "http2" / "__init__.py").write_text("")
 
-    # A client for a trimmed service fails with this message: it should say why, and what to do.
+    # botocore shows this message for a trimmed service; the message must say why, and what to do.
     exceptions, placeholder = directory / "botocore" / "exceptions.py", '"{known_service_names}"'
     text = exceptions.read_text()
     if text.count(placeholder) != 1:
@@ -307,7 +306,7 @@ def trim(directory: Path) -> None:
 
 
 def without_documentation(model: Any) -> Any:
-    """A service model, or a part of one, with empty texts; botocore reads some, so the fields stay."""
+    """A service model, or a part of one, with empty documentation. The fields stay: botocore reads some of them."""
     if isinstance(model, dict):
         return {
             key: "" if key == "documentation" and isinstance(value, str) else without_documentation(value)
@@ -322,7 +321,7 @@ def to_json(content: Any) -> bytes:
 
 
 def refuse_trimmed(package: Path, dependencies: Path) -> None:
-    """Raise BuildError if the package imports a module or makes a client that the artifact has not got."""
+    """Raise BuildError if the package imports a module, or makes a client, that the artifact lacks."""
     for path in package.rglob("*.py"):
         text = path.read_text()
         for service in re.findall(r"\b(?:client|resource)\(\s*[\"']([a-z0-9-]+)[\"']", text):
@@ -339,9 +338,9 @@ def refuse_trimmed(package: Path, dependencies: Path) -> None:
 
 
 def compile_bytecode(directory: Path, interpreter: str | None) -> None:
-    """Put bytecode beside each source file: a function's file system is read-only, so it can't keep its own.
+    """Put bytecode beside each source file: a function's file system is read-only, so Python can't write bytecode.
 
-    Unchecked, because SAM dates every file in the zip 1980 and Python would take dated bytecode for stale.
+    The bytecode is unchecked: SAM dates every file in the zip 1980, so Python would take the bytecode for stale.
     """
     if interpreter:
         options = ["-q", "--invalidation-mode", "unchecked-hash", "-s", str(directory), "-p", "/var/task"]
@@ -350,7 +349,7 @@ def compile_bytecode(directory: Path, interpreter: str | None) -> None:
 
 
 def write_manifest(directory: Path, runtime: str, architecture: str, *, bytecode: bool) -> None:
-    """Record what the artifact is, for --report and for whoever finds one."""
+    """Write the artifact's manifest: runtime, architecture, packages."""
     names = sorted(path.name.removesuffix(".dist-info") for path in directory.glob("*.dist-info"))
     manifest = {
         "runtime": runtime,
@@ -363,7 +362,7 @@ def write_manifest(directory: Path, runtime: str, architecture: str, *, bytecode
 
 
 def report(artifact: Path) -> dict[str, Any]:
-    """What is in an artifact: its manifest, and for each top-level entry its files and their bytes.
+    """An artifact's manifest, and for each top-level entry the number of files and their bytes.
 
     Raises BuildError if the directory is no artifact.
     """

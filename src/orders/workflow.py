@@ -92,8 +92,8 @@ def order_waits_for(failure: Failure, fulfilment_queue_arn: str) -> bool:
 def keeps_sweep_away(record: FailureRecord, *, fulfilment_queue_arn: str, redriven_since: str) -> bool:
     """Whether the sweep must leave a failure's order alone.
 
-    That is so while an operator sees the failure in the inbox, and while a redrive later than `redriven_since` (a
-    `timestamp`) may still have its effect.
+    The sweep does so while the failure is NEW in the inbox, and after a redrive later than `redriven_since` (a
+    `timestamp`), which may still take effect.
     """
     if not order_waits_for(record, fulfilment_queue_arn):
         return False

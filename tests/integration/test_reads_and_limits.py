@@ -10,9 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from orders.api.problems import MAX_ERRORS_LOGGED, TITLES, Problem, find_errors
+from orders.api.problems import MAX_ERRORS_LOGGED, TITLES, Problem
+from orders.api.validation import find_errors
 from orders.domain.errors import BadCursor, Busy, OrderCancelled
 from orders.domain.order import DISCARDED, Order, Reason, Status, TimelineEntry, undoing_of
+from orders.domain.request import OrderRequest
 from orders.payments.simulated import SimulatedPaymentProvider
 from orders.storage.orders import _decode_cursor
 from tests.integration.world import World, an_order, function, invoke, sample
@@ -158,7 +160,7 @@ def test_a_quantity_beyond_its_range_is_logged_as_that() -> None:
     body["lines"][0]["quantity"] = 1000
     body["lines"][0]["sku"] = "-"
 
-    errors = list(find_errors(body, function("accept_order").OrderRequest))
+    errors = list(find_errors(body, OrderRequest))
 
     assert [(error["pointer"], error["rule"]) for error in errors] == [
         ("/lines/0/sku", "pattern"),

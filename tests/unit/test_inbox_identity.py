@@ -250,7 +250,7 @@ def test_all_that_is_known_of_a_message_moved_out_of_a_queue_is_kept() -> None:
         "source": {"messageId": "message-7"},
         **IDS,
     }
-    assert "without saying why" in failure.error_message
+    assert "before it could report an error" in failure.error_message
 
 
 def test_all_that_an_invocation_record_tells_is_kept() -> None:

@@ -31,6 +31,7 @@ from orders.domain.order import (
     PricedLine,
     Status,
     open_shard_of,
+    open_shards,
     order_id_for,
     place,
     require_transition,
@@ -228,3 +229,11 @@ def test_a_declined_payment_is_a_payment_error_and_an_outage_is_not() -> None:
 def test_no_error_of_ours_is_taken_for_one_of_msgspecs(error: Any) -> None:
     assert not issubclass(error, msgspec.MsgspecError)
     assert not issubclass(msgspec.ValidationError, error)
+
+
+@pytest.mark.parametrize("shards", [16, 64, 256])
+def test_open_orders_spread_over_every_partition_of_their_index(monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
+    monkeypatch.setattr("orders.domain.order.OPEN_SHARDS", shards)
+    orders = (order_id_for("ada", str(number)) for number in range(shards * 20))
+
+    assert {open_shard_of(order_id) for order_id in orders} == set(open_shards())

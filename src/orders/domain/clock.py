@@ -1,4 +1,7 @@
-"""Times: UTC in ISO 8601 with milliseconds, such as `2026-01-31T12:00:00.000Z`. Their texts sort as the times do."""
+"""Times: UTC in ISO 8601 with milliseconds, such as `2026-01-31T12:00:00.000Z`.
+
+Their texts sort in the order of time.
+"""
 
 import datetime
 

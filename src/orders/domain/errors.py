@@ -10,19 +10,19 @@ class ValidationError(OrderError):
 
 
 class Unreadable(OrderError):
-    """Data that isn't in the form that it must have: a mistake of ours, never the customer's."""
+    """Stored or sent data has an unknown form: a mistake of ours, never the customer's."""
 
 
 class PaymentError(OrderError):
-    """The payment provider answered, and the answer was no."""
+    """The payment provider refused."""
 
 
 class PaymentDeclined(PaymentError):
-    """The customer's payment method was declined; trying again won't help."""
+    """The customer's payment method was declined; a retry won't help."""
 
 
 class PaymentProviderError(OrderError):
-    """The payment provider was unreachable, failed, or its answer was lost; the same request may be repeated."""
+    """The payment provider failed or its answer was lost: a transient error, retry the same request."""
 
 
 class WarehouseError(OrderError):
@@ -30,15 +30,15 @@ class WarehouseError(OrderError):
 
 
 class WarehouseUnavailable(OrderError):
-    """The warehouse doesn't answer just now; the same request may be repeated."""
+    """The warehouse doesn't answer: a transient error, retry the same request."""
 
 
 class AlreadyShipped(OrderError):
-    """The parcel has left: what was asked for can't be undone any more."""
+    """The parcel has left, so its shipment can't be cancelled."""
 
 
 class OrderCancelled(OrderError):
-    """The order was ended by somebody else while this step was under way."""
+    """Somebody else ended the order, or gave it up, during this step."""
 
 
 class IllegalTransition(OrderError):
@@ -46,11 +46,11 @@ class IllegalTransition(OrderError):
 
 
 class Busy(OrderError):
-    """Others are at work on the same items, or there are too many requests; the same request may be repeated."""
+    """Others write to the same items, or there are too many requests: a transient error, retry the same request."""
 
 
 class BadCursor(OrderError):
-    """The cursor is not one that this API gave out to this customer."""
+    """This API did not give out the cursor."""
 
 
 class MailRefused(OrderError):
@@ -58,7 +58,7 @@ class MailRefused(OrderError):
 
 
 class NotAllowed(OrderError):
-    """The failure's status doesn't allow this; the message says why and what does."""
+    """The failure's status doesn't allow this action; the message says why."""
 
 
 class Contended(OrderError):

@@ -1,4 +1,4 @@
-"""The events on the bus: what they are called and what they carry."""
+"""The events on the bus: their names and their content."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ DETAIL_TYPES = {
 
 
 class Metadata(Struct, frozen=True, rename="camel"):
-    """What every event says of itself; `event_id` is the same for every copy of the same event."""
+    """The metadata of an event; every duplicate of an event has the same `event_id`."""
 
     event_id: str
     correlation_id: str
@@ -29,7 +29,7 @@ class Metadata(Struct, frozen=True, rename="camel"):
 
 
 class OrderData(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """The order as the event's consumers see it: no address and no payment token travel on the bus."""
+    """The order as consumers of events see it: without address and payment token."""
 
     customer_id: str
     order_id: str
@@ -50,7 +50,7 @@ class OrderEvent(Struct, frozen=True):
 
 
 class BusEvent(Struct, frozen=True):
-    """An event as EventBridge delivers it to a queue or a function, as far as we read it."""
+    """The parts of a delivered event (EventBridge user guide, "Event structure") that this project reads."""
 
     source: str
     detail_type: str = msgspec.field(name="detail-type")
@@ -58,9 +58,9 @@ class BusEvent(Struct, frozen=True):
 
 
 def event_of(order: Order) -> OrderEvent:
-    """The event that says that the order has come to its present status.
+    """The event about the order's present status.
 
-    Raises `Unreadable` for a status that only newer code knows: what that code would say of it isn't known here.
+    Raises `Unreadable` for a status that only newer code knows.
     """
     if order.status not in DETAIL_TYPES:
         raise Unreadable(f"there is no event for the status {order.status[:40]!r}: newer code wrote it")
@@ -96,9 +96,9 @@ def bus_entry(event: OrderEvent, bus: str) -> dict[str, Any]:
 
 
 def decode_bus_event(body: str | bytes | dict[str, Any]) -> BusEvent:
-    """An order event out of a queue's message or a function's payload.
+    """The order event in a queue's message or a function's payload.
 
-    Raises `ValueError` (msgspec) for anything else, also for an event of somebody else's.
+    Raises `ValueError` (msgspec) for anything else, also for an event of another source.
     """
     event = (
         msgspec.json.decode(body, type=BusEvent) if isinstance(body, str | bytes) else msgspec.convert(body, BusEvent)

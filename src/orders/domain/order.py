@@ -1,4 +1,4 @@
-"""What an order is, and which way it may go. Amounts are integers in minor units of the currency (cents)."""
+"""An order, its statuses and the legal transitions. Amounts are integers in minor units of the currency (cents)."""
 
 import uuid
 from enum import StrEnum
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from orders.domain.request import OrderRequest
 
 SCHEMA_VERSION = 1
-OPEN_SHARDS = 16
+OPEN_SHARDS = 16  # partitions of the open-orders index; at most 65,536, see docs/scaling.md
 ORDER_ID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z"
 # The namespace in which an Idempotency-Key becomes an order id (RFC 9562, UUID version 5).
 ORDER_NAMESPACE = uuid.UUID("5f0c9a5e-30c5-4f1c-9d5c-3a1f0f6f9b11")
 
 
 class StoredWord(StrEnum):
-    """A word that is stored or sent. A word that only newer code knows is kept as it is, not refused.
+    """A stored or sent word. A word that only newer code knows is kept, not refused.
 
-    After a rollback, older code meets such words; one of them must not make a customer's list unreadable.
+    Older code meets such words after a rollback; one of them must not make a customer's list unreadable.
     """
 
     @classmethod
@@ -36,7 +36,7 @@ class StoredWord(StrEnum):
 
 
 class Status(StoredWord):
-    """Where an order is."""
+    """The status of an order."""
 
     PLACED = "PLACED"
     RESERVED = "RESERVED"
@@ -64,7 +64,7 @@ def require_transition(current: Status, following: Status) -> None:
 
 
 class StoredAddress(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """Where the parcel goes, as it is stored and sent: whatever older or newer code took for an address."""
+    """The shipping address as stored and sent, unchecked, because older or newer code may have other rules."""
 
     name: str
     line1: str
@@ -75,7 +75,7 @@ class StoredAddress(Struct, frozen=True, rename="camel", omit_defaults=True):
 
 
 class PricedLine(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """A line as it is stored: `unit_price` in minor units, absent until the order is validated."""
+    """A line as stored: `unit_price` in minor units, absent until the order is validated."""
 
     sku: str
     quantity: int
@@ -93,7 +93,7 @@ DISCARDED = Reason("Discarded", "the order could not be carried out")
 
 
 class TimelineEntry(Struct, frozen=True, omit_defaults=True):
-    """Something that happened to the order: a status, or an attempt that failed."""
+    """An event of the order's history: a new status, or a failed attempt."""
 
     at: str
     what: str
@@ -103,9 +103,8 @@ class TimelineEntry(Struct, frozen=True, omit_defaults=True):
 class Order(Struct, kw_only=True, rename="camel", omit_defaults=True):
     """An order as the orders table holds it; `version` counts the changes of status.
 
-    `given_up` marks an order that an operator has given up, with the reason that its customer will read: from
-    then on the order is only undone, never carried on, whoever takes it up. `execution_arn` is the workflow's
-    execution that reserved the stock; the workflow itself writes it.
+    `given_up` marks an order that an operator has given up, with the reason for the customer. Such an order is only
+    undone, never continued. `execution_arn` is the execution that reserved the stock; the workflow writes it.
     """
 
     customer_id: str
@@ -133,7 +132,7 @@ class Order(Struct, kw_only=True, rename="camel", omit_defaults=True):
 
 
 def undoing_of(order: Order) -> str:
-    """How far the undoing of an order that was given up has come, in a sentence for its operator."""
+    """The progress of undoing a given-up order, as a sentence for the operator."""
     match order.status:
         case Status.FAILED:
             return "the order is FAILED: nothing stays charged or reserved, and nothing is shipped"
@@ -145,15 +144,24 @@ def undoing_of(order: Order) -> str:
 
 
 def order_id_for(customer_id: str, idempotency_key: str | None) -> str:
-    """The id of a customer's order: the same one for the same key, so that a retry meets the same item."""
+    """The id of a customer's order. The same key gives the same id, so that a retry meets the same item."""
     if idempotency_key is None:
         return str(uuid.uuid4())
     return str(uuid.uuid5(ORDER_NAMESPACE, f"{customer_id}\n{idempotency_key}"))
 
 
 def open_shard_of(order_id: str) -> str:
-    """The partition of the open-orders index that this order is listed in: two digits."""
-    return f"{int(order_id[-1], 16) % OPEN_SHARDS:02d}"
+    """The partition of the open-orders index that lists this order: one of `open_shards`."""
+    return _shard(int(order_id[-4:], 16) % OPEN_SHARDS)
+
+
+def open_shards() -> list[str]:
+    """Every partition of the open-orders index."""
+    return [_shard(number) for number in range(OPEN_SHARDS)]
+
+
+def _shard(number: int) -> str:
+    return f"{number:02d}"
 
 
 def place(
@@ -165,7 +173,7 @@ def place(
     correlation_id: str,
     request_hash: str,
 ) -> Order:
-    """Make the order that a customer asked for, PLACED and not yet priced."""
+    """The requested order: PLACED, not yet priced."""
     now = timestamp()
     return Order(
         customer_id=customer_id,

@@ -7,7 +7,7 @@ from orders.domain.order import Order, PricedLine
 
 
 class Product(Struct, frozen=True, rename="camel"):
-    """What the catalogue says of a product: `price` in minor units of `currency`."""
+    """A product of the catalogue: `price` in minor units of `currency`."""
 
     sku: str
     price: int
@@ -15,10 +15,10 @@ class Product(Struct, frozen=True, rename="camel"):
 
 
 def price_lines(order: Order, products: dict[str, Product]) -> list[PricedLine]:
-    """Price an order's lines, those of the same product put together.
+    """The order's lines with prices; lines of the same product become one line.
 
-    `products` holds what the catalogue knows, by sku. Raises `ValidationError` naming every product that
-    isn't sold, or not in the order's currency.
+    `products` holds the catalogue's products by sku. Raises `ValidationError`, naming every product that isn't in
+    the catalogue or isn't sold in the order's currency.
     """
     unknown = sorted({line.sku for line in order.lines if line.sku not in products})
     if unknown:

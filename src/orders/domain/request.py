@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 MAX_LINES = 100
-# DynamoDB's TransactWriteItems quota is 100 items: one is the order itself, the others one a product.
+# DynamoDB's TransactWriteItems quota is 100 items: one for the order, one for each product.
 MAX_PRODUCTS = 99
 
 # ISO 4217, active codes, without funds, metals and testing codes.
@@ -43,7 +43,7 @@ Country = Literal[
 
 # A line of text has no control characters (C0, C1), no line separators, and no marks that turn the direction of the
 # text around them (U+202A to U+202E, U+2066 to U+2069). No character class has more than two ranges beyond
-# Latin-1: re compiles those ten times slower, at each cold start.
+# Latin-1: `re` compiles such a class ten times slower, at each cold start.
 _LINE = r"(?!.*[\u2028-\u202e\u2066-\u2069])[^\x00-\x1f\x7f-\x9f]*\Z"
 LINE_OF_TEXT = Meta(pattern=rf"^{_LINE}", description="one line of text without control characters")
 VISIBLE_TEXT = Meta(
@@ -53,7 +53,7 @@ VISIBLE_TEXT = Meta(
 
 
 class Line(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """One product and how many of it."""
+    """A product and its quantity."""
 
     sku: Annotated[
         str,
@@ -66,7 +66,7 @@ class Line(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
 
 
 class Address(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True):
-    """Where the customer wants the parcel to go."""
+    """The shipping address of a new order."""
 
     name: Annotated[str, Meta(min_length=1, max_length=100), VISIBLE_TEXT]
     line1: Annotated[str, Meta(min_length=1, max_length=200), VISIBLE_TEXT]
@@ -77,7 +77,7 @@ class Address(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", o
 
 
 class OrderRequest(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """The body of `POST /orders`. No prices: they are the catalogue's."""
+    """The body of `POST /orders`. The prices are the catalogue's."""
 
     currency: Annotated[Currency, Meta(description="an active ISO 4217 currency code")]
     lines: Annotated[list[Line], Meta(min_length=1, max_length=MAX_LINES)]

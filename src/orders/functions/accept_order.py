@@ -3,7 +3,6 @@
 The hot path: one AWS call, no router, and only imports that every request needs.
 """
 
-import base64
 import hashlib
 import re
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,8 @@ import msgspec
 
 from orders.api import problems
 from orders.api.problems import Problem
+from orders.api.validation import check_idempotency_key, read_order
 from orders.domain.order import Order, Status, order_id_for, place
-from orders.domain.request import OrderRequest
 from orders.runtime.aws import client
 from orders.runtime.snapstart import aws_left_out, before_snapshot
 from orders.runtime.telemetry import logger, metrics, tracer
@@ -22,11 +21,8 @@ from orders.storage.orders import OrdersTable
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
-MAX_BODY = 64 * 1024
-_KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 _CORRELATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 
-_decoder = msgspec.json.Decoder(OrderRequest)
 _dynamodb = client("dynamodb", checked=False)
 _orders = OrdersTable(_dynamodb)
 
@@ -53,9 +49,9 @@ def _accept(event: dict[str, Any]) -> dict[str, Any]:
     logger.set_correlation_id(correlation_id)
 
     key = headers.get("idempotency-key")
-    if key is not None and not _KEY.match(key):
-        raise Problem(400, "Idempotency-Key must be 1 to 255 visible ASCII characters")
-    request = _read(event, headers)
+    check_idempotency_key(key)
+    base64_encoded = bool(event.get("isBase64Encoded"))
+    request = read_order(event.get("body"), headers.get("content-type"), base64_encoded=base64_encoded)
     claims = context["authorizer"]["claims"]
     order = place(
         request,
@@ -77,58 +73,13 @@ def _accept(event: dict[str, Any]) -> dict[str, Any]:
     return _accepted(earlier, context, {"Idempotency-Replayed": "true"})
 
 
-def _read(event: dict[str, Any], headers: dict[str, str]) -> OrderRequest:
-    media_type = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise Problem(415, "send the order as application/json")
-    text: str = event.get("body") or ""
-    body = text.encode(errors="surrogatepass")
-    if event.get("isBase64Encoded"):
-        body = base64.b64decode(body)
-    if len(body) > MAX_BODY:
-        raise Problem(413, f"the body has {len(body)} bytes; at most {MAX_BODY} are taken")
-    try:
-        try:
-            return _decoder.decode(body)
-        except msgspec.ValidationError:
-            return _read_again(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise Problem(400, "the body is not valid JSON") from None
-
-
-def _read_again(body: bytes) -> OrderRequest:
-    """The order in a body that the decoder refused for a whole number written as 2.0; else a `Problem`.
-
-    Raises `msgspec.DecodeError` where the body turns out to be no JSON further on.
-    """
-    try:
-        value = msgspec.json.decode(body)
-    except msgspec.ValidationError:
-        errors = [{"pointer": "", "rule": "range", "detail": "a number in the body is too large to be read"}]
-    else:
-        _make_quantities_whole(value)
-        errors = list(problems.find_errors(value, OrderRequest))
-        if not errors:
-            return msgspec.convert(value, OrderRequest)
-    raise Problem(422, "the order has fields that can't be accepted", errors) from None
-
-
-def _make_quantities_whole(value: Any) -> None:
-    """JSON Schema's integers are all numbers without a fraction, so 2.0 is one; msgspec's aren't."""
-    lines = value.get("lines") if isinstance(value, dict) else None
-    for line in lines if isinstance(lines, list) else ():
-        quantity = line.get("quantity") if isinstance(line, dict) else None
-        if isinstance(quantity, float) and quantity.is_integer():
-            line["quantity"] = int(quantity)
-
-
 def _accepted(order: Order, context: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
     location = f"{context['path']}/{order.order_id}"
     return problems.response(
         202,
         {
             "orderId": order.order_id,
-            # A replay gets the answer that the first request got, wherever the order is by now.
+            # A replay gets the first request's answer, whatever the order's present status.
             "status": Status.PLACED,
             "links": {"self": location, "cancel": f"{location}/cancel"},
         },
@@ -138,10 +89,10 @@ def _accepted(order: Order, context: dict[str, Any], headers: dict[str, str]) ->
 
 @before_snapshot
 def _prime() -> None:
-    """Accept an order of nobody without storing it: what the SDK makes at first use is then in the snapshot."""
+    """Accept an order without storing it: the snapshot then holds what the SDK makes at its first call."""
     address = b'{"name":"-","line1":"-","city":"-","postalCode":"-","country":"DE"}'
     body = b'{"currency":"EUR","lines":[{"sku":"0","quantity":1}],"shippingAddress":%s,"paymentMethod":"tok_visa"}'
-    request = _decoder.decode(body % address)
+    request = read_order((body % address).decode(), None)
     order_id = order_id_for("-", None)
     with aws_left_out(_dynamodb):
         _orders.put_new(

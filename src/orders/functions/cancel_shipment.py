@@ -1,4 +1,4 @@
-"""CancelShipment: before a paid order is undone, make sure that its parcel stays where it is."""
+"""CancelShipment: make sure that a paid order won't be shipped, before the order is undone."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ _warehouse = warehouse(client("dynamodb"))
 
 
 class CancelRequest(Struct, rename="camel"):
-    """What the workflow hands over."""
+    """The input from the workflow."""
 
     order_id: str
     correlation_id: str
@@ -25,9 +25,9 @@ class CancelRequest(Struct, rename="camel"):
 @tracer.capture_lambda_handler(capture_response=False)
 @logger.inject_lambda_context(correlation_id_path="correlationId", clear_state=True)
 def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
-    """`{}` once the warehouse won't ship. Raises `AlreadyShipped`: then the order has to be completed."""
+    """Return `{}` once the warehouse won't ship. Raises `AlreadyShipped`: then the order must be completed."""
     request = msgspec.convert(event, CancelRequest)
     logger.append_keys(order_id=request.order_id)
     _warehouse.cancel(request.order_id)
-    logger.info("shipment called off")
+    logger.info("shipment cancelled")
     return {}

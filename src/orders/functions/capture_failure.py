@@ -1,6 +1,6 @@
-"""The failure inbox's door: every message on the failures queue becomes a record in the failures table.
+"""Capture every message on the failures queue as a record of the failure inbox.
 
-A message that can't be captured stays on the queue, where an alarm watches it: nothing is dropped.
+A message that can't be captured stays on the queue, and an alarm watches the queue.
 """
 
 import os
@@ -16,6 +16,7 @@ from orders.inbox.store import FailuresTable
 from orders.runtime.aws import client
 from orders.runtime.queues import QueueProcessor, back_off
 from orders.runtime.telemetry import logger, metrics, tracer
+from orders.storage.stream import changes_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
-# A stream gives empty pages too; a batch has at most 100 records (template.yaml), so few pages hold them.
+# A stream also returns empty pages. A batch has at most 100 records (template.yaml), so few pages hold them.
 MAX_PAGES = 20
 FAILED_ATTEMPTS = frozenset({"TaskFailed", "TaskTimedOut", "TaskStartFailed", "TaskSubmitFailed"})
 
@@ -40,14 +41,14 @@ _processor = QueueProcessor()
 @logger.inject_lambda_context(clear_state=True)
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: "LambdaContext") -> "PartialItemFailureResponse":
-    """Capture a batch; the answer names the messages that have to come again."""
+    """Capture a batch; the answer names the messages that SQS must deliver again."""
     answer = process_partial_response(event, capture, _processor, context)
     back_off(_sqs, _queue_url, event, answer)
     return answer
 
 
 def capture(record: "SQSRecord") -> None:
-    """Record what one message tells of. Raises whatever AWS refuses: the message stays on the queue."""
+    """Record the failures that one message reports. Raises botocore's errors: the message then stays on the queue."""
     for failure in _completed(read_message(record.raw_event)):
         known = _failures.add(failure, record.message_id)
         metrics.add_metric("FailureCaptured", "Count", 1)
@@ -66,7 +67,7 @@ def capture(record: "SQSRecord") -> None:
 
 
 def _completed(failure: Failure) -> list[Failure]:
-    """The failure with what its message leaves out: the stream's records, or more about the execution."""
+    """The failure with the data that its message leaves out: stream records, or an execution's input and state."""
     if failure.kind is Kind.STREAM and "shardId" in failure.source:
         return _stream_records(failure)
     if failure.kind is Kind.EXECUTION:
@@ -75,13 +76,13 @@ def _completed(failure: Failure) -> list[Failure]:
 
 
 def _stream_records(pointer: Failure) -> list[Failure]:
-    """One failure for each record that a stream's on-failure message points to; the pointer if they are gone."""
+    """One failure for each stream record that an on-failure message points to; the pointer if they are gone."""
     try:
         records = list(_fetch(pointer.resource_arn, pointer.source))
     except (
         _streams.exceptions.TrimmedDataAccessException,
         _streams.exceptions.ResourceNotFoundException,
-        ParamValidationError,  # not what Lambda writes: trying again won't help
+        ParamValidationError,  # Lambda does not write such a pointer: a retry won't help
         ValueError,
     ):
         records = []
@@ -94,13 +95,13 @@ def _stream_records(pointer: Failure) -> list[Failure]:
             attempts=pointer.attempts,
         )
         for record in records
-        if _says_something(record)
+        if changes_version(record)
     ]
     return found or [msgspec.structs.replace(pointer, note=POINTER_NOTE)]
 
 
 def _fetch(stream_arn: str, pointer: dict[str, str]) -> "Iterator[dict[str, Any]]":
-    """The records from the pointer's first to its last, in the form in which a function gets them."""
+    """The records from the pointer's first to its last, in the form that a function gets."""
     iterator: str | None = _streams.get_shard_iterator(
         StreamArn=stream_arn,
         ShardId=pointer["shardId"],
@@ -123,14 +124,8 @@ def _fetch(stream_arn: str, pointer: dict[str, str]) -> "Iterator[dict[str, Any]
         iterator = page.get("NextShardIterator")
 
 
-def _says_something(record: dict[str, Any]) -> bool:
-    """Whether a record is worth an event: an order's version changed."""
-    before, after = (record["dynamodb"].get(image, {}).get("version") for image in ("OldImage", "NewImage"))
-    return bool(record["eventName"] != "REMOVE" and (before is None or before != after))
-
-
 def _execution(failure: Failure) -> Failure:
-    """The failure with the input, if the event was too small for it, and the state that the execution ended in."""
+    """The failure with the execution's input, if the event lacks it, and with the state in which it ended."""
     execution_arn = failure.source.get("executionArn")
     if execution_arn is None:
         return failure
@@ -154,9 +149,9 @@ def _execution(failure: Failure) -> Failure:
 
 
 def _last_state(execution_arn: str, stuck_in: str | None) -> tuple[str, int]:
-    """The state that an execution got stuck in, and how often that state failed.
+    """The state in which an execution got stuck, and the number of that state's failed attempts.
 
-    Without `stuck_in`, which the workflow names when it gives up by itself, that is the last one it entered.
+    `stuck_in` is the state that the workflow named when it gave up; without it, the last entered state counts.
     """
     failed = 0
     history = _workflows.get_execution_history(

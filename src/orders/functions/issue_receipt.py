@@ -23,10 +23,10 @@ _provider = payment_provider(client("dynamodb"))
 @logger.inject_lambda_context(correlation_id_path="detail.metadata.correlationId", clear_state=True)
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
-    """`{"receipt": key}`; the key comes from the order, so a second run writes the same object again.
+    """Return `{"receipt": key}`. The key comes from the order, so a second run writes the same object again.
 
-    Raises `PaymentProviderError`, and `ValueError` for anything but an OrderFulfilled event: Lambda tries
-    again and then hands the event to the on-failure destination.
+    Raises `PaymentProviderError`, and `ValueError` for anything but an OrderFulfilled event. Lambda retries, and then
+    sends the event to the on-failure destination.
     """
     order_event = decode_bus_event(event).detail
     order = order_event.data

@@ -1,4 +1,4 @@
-"""Mail to the customer about each step of an order that concerns them, each mail once."""
+"""Mail the customer about an order's steps, each mail once."""
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -26,8 +26,8 @@ _sqs = client("sqs")
 _queue_url = os.environ["NOTIFICATIONS_QUEUE_URL"]
 _mailer = mailer()
 _processor = QueueProcessor(_sqs)
-# A mail can't be called back and the mail service keeps no key, so the event id is remembered: longer than the
-# archive keeps events (30 days) and a queue its messages (14 days), so that a replay or a redrive mails nobody again.
+# The mail service has no idempotency key, so this function stores the event ids. It keeps them longer than the
+# archive keeps events (30 days) and a queue its messages (14 days): no replay or redrive sends a mail twice.
 _persistence = DynamoDBPersistenceLayer(table_name=os.environ["IDEMPOTENCY_TABLE"], boto3_client=client("dynamodb"))
 _idempotency = IdempotencyConfig(event_key_jmespath="eventId", expires_after_seconds=45 * 24 * 3600)
 
@@ -36,7 +36,7 @@ _idempotency = IdempotencyConfig(event_key_jmespath="eventId", expires_after_sec
 @logger.inject_lambda_context(clear_state=True)
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: "LambdaContext") -> "PartialItemFailureResponse":
-    """Send a batch of mails; the answer names the messages that have to come again."""
+    """Send a batch of mails; the answer names the messages that SQS must deliver again."""
     _idempotency.register_lambda_context(context)
     answer = process_partial_response(event, notify, _processor, context)
     back_off(_sqs, _queue_url, event, answer)
@@ -44,7 +44,7 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> "PartialItemFail
 
 
 def notify(record: "SQSRecord") -> None:
-    """Mail what one message says. Raises `MailRefused`, and `ValueError` for a message that isn't an order event."""
+    """Send the mail of one message. Raises `MailRefused`; `ValueError` if the message isn't an order event."""
     event = decode_bus_event(record.body).detail
     logger.set_correlation_id(event.metadata.correlation_id)
     logger.append_keys(order_id=event.data.order_id)

@@ -20,7 +20,7 @@ _provider = payment_provider(_dynamodb)
 
 
 class PaymentRequest(Struct, rename="camel"):
-    """What the workflow hands over: `total` in minor units, `attempt` from 0."""
+    """The input from the workflow: `total` in minor units, `attempt` from 0."""
 
     customer_id: str
     order_id: str
@@ -35,10 +35,10 @@ class PaymentRequest(Struct, rename="camel"):
 @logger.inject_lambda_context(correlation_id_path="correlationId", clear_state=True)
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
-    """The payment's id. The order's id is the idempotency key, so any number of attempts charge once.
+    """Return the payment's id. The order's id is the idempotency key, so any number of attempts charge once.
 
-    Raises `PaymentDeclined`, `PaymentProviderError` (noted in the order's timeline, then tried again by the
-    workflow) and `OrderCancelled`.
+    Raises `PaymentDeclined`, `OrderCancelled`, and `PaymentProviderError`, which the order's timeline notes and the
+    workflow retries.
     """
     request = msgspec.convert(event, PaymentRequest)
     logger.append_keys(order_id=request.order_id, attempt=request.attempt)

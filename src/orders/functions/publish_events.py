@@ -1,7 +1,7 @@
-"""The outbox's relay: turns what the orders table's stream says into events on the bus.
+"""The outbox relay: publish an event for each change of an order's status in the table's stream.
 
-The only code that calls PutEvents. A record may be published twice (after a crash, or when a later record of
-the batch failed); the event id tells its consumers.
+Only this module calls PutEvents. A crash, or a failed record later in the batch, publishes a record twice; the
+event id tells the consumers.
 """
 
 import os
@@ -13,11 +13,12 @@ import msgspec
 
 from orders.domain.errors import Unreadable
 from orders.domain.events import OrderEvent, bus_entry, event_of
-from orders.domain.order import Order
+from orders.inbox.messages import UnreadableStreamRecord
 from orders.inbox.parse import identify
 from orders.runtime.aws import client
 from orders.runtime.telemetry import logger, metrics, tracer
 from orders.storage.orders import decode_order
+from orders.storage.stream import changes_version, sequence_number
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -34,7 +35,7 @@ _failures_queue = os.environ["FAILURES_QUEUE_URL"]
 
 
 class _Outgoing(NamedTuple):
-    """An event on its way: the sequence number of its record, and its entry for PutEvents."""
+    """An event to publish: its record's sequence number, and its entry for PutEvents."""
 
     sequence: str
     event: OrderEvent
@@ -45,11 +46,11 @@ class _Outgoing(NamedTuple):
 @logger.inject_lambda_context(clear_state=True)
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
-    """Publish a batch of stream records; the answer names the first that has to be delivered again.
+    """Publish a batch of stream records; the answer names the first one that Lambda must deliver again.
 
-    For a stream, Lambda goes on from the lowest sequence number reported (`ReportBatchItemFailures`). A redrive sends
-    `{"Records": […], "redrive": true}`: its records are in the failure inbox already, so what still can't be read is
-    not parked once more but told in the answer's `unreadable`.
+    For a stream, Lambda continues at the lowest sequence number reported (`ReportBatchItemFailures`). A redrive sends
+    `{"Records": […], "redrive": true}`. Its records are in the failure inbox already, so the answer lists those that
+    still can't be read as `unreadable`, and they are not sent to the inbox again.
     """
     outgoing: list[_Outgoing] = []
     unpublished: list[str] = []
@@ -61,7 +62,7 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
             if event.get("redrive"):
                 unreadable.append(_what_is_wrong(error))
             elif not _park(record, error):
-                unpublished.append(_sequence_number(record))
+                unpublished.append(sequence_number(record))
                 break
             continue
         if sent is not None:
@@ -74,48 +75,33 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
 
 
 def _outgoing_of(record: dict[str, Any]) -> _Outgoing | None:
-    """The event that a record calls for, if any. Raises one of many errors for a record that can't be read."""
-    order = _order_that_moved(record)
-    if order is None:
+    """The event for a record, if it needs one. Raises one of many errors for a record that can't be read."""
+    if not changes_version(record):
         return None
-    order_event = event_of(order)
-    return _Outgoing(_sequence_number(record), order_event, bus_entry(order_event, _bus))
+    order_event = event_of(decode_order(record["dynamodb"]["NewImage"]))
+    return _Outgoing(sequence_number(record), order_event, bus_entry(order_event, _bus))
 
 
 def _what_is_wrong(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _order_that_moved(record: dict[str, Any]) -> Order | None:
-    """The order whose status a record changed; None for a change of something else."""
-    if record["eventName"] == "REMOVE":
-        return None
-    change = record["dynamodb"]
-    order = decode_order(change["NewImage"])
-    before = change.get("OldImage")
-    return None if before and before.get("version") == change["NewImage"]["version"] else order
-
-
 def _park(record: dict[str, Any], error: Exception) -> bool:
-    """Send a record that can't be read to the failure inbox, whole, so that it doesn't block its shard."""
+    """Send an unreadable record to the failure inbox, so that the record doesn't block its shard."""
     text = msgspec.json.encode(record, enc_hook=str).decode()
     logger.error("stream record can't be read", exc_info=error, extra=identify(text))
     metrics.add_metric("RecordsParked", "Count", 1)
-    body = {
-        "kind": "UnreadableStreamRecord",
-        "error": _what_is_wrong(error),
-        "record": msgspec.Raw(text.encode()),
-    }
+    message = UnreadableStreamRecord(_what_is_wrong(error), msgspec.Raw(text.encode()))
     try:
-        _sqs.send_message(QueueUrl=_failures_queue, MessageBody=msgspec.json.encode(body).decode())
+        _sqs.send_message(QueueUrl=_failures_queue, MessageBody=msgspec.json.encode(message).decode())
     except Exception:
-        logger.exception("the record couldn't be parked; it will be delivered again")
+        logger.exception("the record couldn't be sent to the failure inbox; Lambda will deliver it again")
         return False
     return True
 
 
 def _publish(outgoing: list[_Outgoing]) -> list[str]:
-    """Put events on the bus; returns the sequence numbers of those that EventBridge wouldn't take."""
+    """Put events on the bus; returns the sequence numbers of those that EventBridge refused."""
     failed: list[str] = []
     for batch in _batches(outgoing):
         remaining = batch
@@ -131,7 +117,7 @@ def _publish(outgoing: list[_Outgoing]) -> list[str]:
 
 
 def _put(batch: list[_Outgoing]) -> list[_Outgoing]:
-    """One PutEvents call; returns what is left to be sent, since the call fails in part without raising."""
+    """One PutEvents call; returns the events to retry, since the call can fail in part without raising."""
     try:
         answer = _events.put_events(Entries=[sent.entry for sent in batch])  # type: ignore[misc]
     except Exception:
@@ -163,8 +149,3 @@ def _batches(outgoing: list[_Outgoing]) -> list[list[_Outgoing]]:
         batches[-1].append(sent)
         room -= size
     return batches
-
-
-def _sequence_number(record: dict[str, Any]) -> str:
-    number: str = record["dynamodb"]["SequenceNumber"]
-    return number

@@ -1,7 +1,6 @@
 """Reads, cancellation and the open endpoints of the REST API."""
 
 import random
-import re
 import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,8 @@ from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 
 from orders.api import openapi
 from orders.api.problems import PROBLEM_JSON, Problem
-from orders.domain import order as model
+from orders.api.validation import check_order_id, page_limit
+from orders.domain.customer_view import view_of
 from orders.domain.errors import BadCursor, Busy, IllegalTransition
 from orders.domain.order import TRANSITIONS, Order, Status
 from orders.runtime.aws import client
@@ -22,9 +22,7 @@ from orders.storage.orders import OrdersTable
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
-MAX_PAGE = 100
 CANCEL_ATTEMPTS = 6
-ORDER_ID = re.compile(model.ORDER_ID)
 _orders = OrdersTable(client("dynamodb"))
 app = APIGatewayRestResolver()
 
@@ -45,25 +43,21 @@ def refuse(problem: Problem) -> Response[str]:
 
 @app.not_found
 def not_found(_: NotFoundError) -> Response[str]:
-    """The problem document for a path that isn't there."""
+    """The problem document for an unknown path."""
     return _json(Problem(404, "there is nothing at this path").body(), 404, PROBLEM_JSON)
 
 
 @app.get("/orders/<order_id>")
 def get_order(order_id: str) -> Response[str]:
-    """One order of the customer's; somebody else's doesn't exist for them, by the table's key."""
+    """One order of the customer. The table's key hides the orders of others."""
     return _json(view_of(_order(order_id)))
 
 
 @app.get("/orders")
 def list_orders() -> Response[str]:
-    """The customer's orders, newest first, a page at a time."""
+    """A page of the customer's orders, newest first."""
     event = app.current_event
-    text = event.get_query_string_value("limit", "20")
-    # Not str.isdigit(), which also takes digits that int() doesn't.
-    limit = int(text) if text.isascii() and text.isdecimal() and len(text) < 4 else 0
-    if not 1 <= limit <= MAX_PAGE:
-        raise Problem(400, f"limit must be a whole number from 1 to {MAX_PAGE}")
+    limit = page_limit(event.get_query_string_value("limit", "20"))
     try:
         found = _orders.list_newest_first(_customer(), limit, event.get_query_string_value("cursor"))
     except BadCursor:
@@ -79,7 +73,7 @@ def list_orders() -> Response[str]:
 
 @app.post("/orders/<order_id>/cancel")
 def cancel_order(order_id: str) -> Response[str]:
-    """Cancel an order that isn't paid yet; cancelling twice is the same as once."""
+    """Cancel an order that isn't paid yet; a second call changes nothing."""
     for attempt in range(CANCEL_ATTEMPTS):
         if attempt:
             time.sleep(random.uniform(0, 0.025 * 2**attempt))
@@ -91,12 +85,12 @@ def cancel_order(order_id: str) -> Response[str]:
         try:
             _orders.cancel(order)
         except (IllegalTransition, Busy):
-            continue  # the workflow is at work on it just now: look where it is, and try again
+            continue  # the workflow changes the order at this moment: read the order again
         metrics.add_metric("OrderCancelled", "Count", 1)
         logger.info("order cancelled")
         break
     else:
-        raise Problem(409, "the order is being worked on at this moment: try again")
+        raise Problem(409, "the order is changing at this moment: try again")
     return _json({"orderId": order_id, "status": Status.CANCELLED}, HTTPStatus.ACCEPTED)
 
 
@@ -108,14 +102,8 @@ def get_openapi() -> Response[str]:
 
 @app.get("/health")
 def get_health() -> Response[str]:
-    """Whether the API answers at all."""
+    """Answer that the API works."""
     return _json({"status": "ok"})
-
-
-def view_of(order: Order) -> dict[str, Any]:
-    """An order as its customer sees it."""
-    fields: dict[str, Any] = msgspec.to_builtins(order)
-    return {name: value for name, value in fields.items() if name not in openapi.HIDDEN}
 
 
 def _customer() -> str:
@@ -124,13 +112,12 @@ def _customer() -> str:
 
 
 def _order(order_id: str, *, consistent: bool = False) -> Order:
-    if not ORDER_ID.match(order_id):
-        raise Problem(404, "you have no such order")
+    check_order_id(order_id)
     logger.append_keys(order_id=order_id)
     customer = _customer()
     order = _orders.get(customer, order_id, consistent=consistent)
     if order is None and not consistent:
-        # It may have been placed a moment ago, and whoever placed it knows.
+        # The customer may have placed the order a moment ago.
         order = _orders.get(customer, order_id, consistent=True)
     if order is None:
         raise Problem(404, "you have no such order")

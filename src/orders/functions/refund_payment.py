@@ -1,7 +1,7 @@
-"""RefundPayment: give back what an order was charged, or see to it that it never will be.
+"""RefundPayment: refund an order's charge, or make sure that the order will never be charged.
 
-Called by the workflow's undo path, and by the OrderCancelled event: a customer may cancel while a charge is
-under way, or after the workflow has stopped.
+The workflow's undo path calls this function, and so does the OrderCancelled event: a customer may cancel during a
+charge, or after the workflow has stopped.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ _provider = payment_provider(_dynamodb)
 
 
 class RefundRequest(Struct, rename="camel"):
-    """What the workflow hands over."""
+    """The input from the workflow."""
 
     customer_id: str
     order_id: str
@@ -35,7 +35,7 @@ class RefundRequest(Struct, rename="camel"):
 @logger.inject_lambda_context(clear_state=True)
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
-    """`{"payment": "REFUNDED" | "VOIDED"}`; running twice is the same as once. Raises `PaymentProviderError`."""
+    """Return `{"payment": "REFUNDED" | "VOIDED"}`; a second run changes nothing. Raises `PaymentProviderError`."""
     request = _request_of(event)
     logger.set_correlation_id(request.correlation_id)
     logger.append_keys(order_id=request.order_id)

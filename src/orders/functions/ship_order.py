@@ -1,6 +1,6 @@
-"""FulfillOrder: have the warehouse ship each order, make the order FULFILLED and tell its waiting workflow.
+"""FulfillOrder: let the warehouse ship each order, make the order FULFILLED and tell the waiting workflow.
 
-The first decision in the warehouse's ledger stands, so a message that comes twice ships once.
+The first decision in the warehouse's ledger stands, so a duplicate message ships nothing.
 """
 
 import os
@@ -32,12 +32,12 @@ _orders = OrdersTable(_dynamodb)
 _warehouse = warehouse(_dynamodb)
 _queue_url = os.environ["FULFILMENT_QUEUE_URL"]
 _processor = QueueProcessor(_sqs)
-# Orders of the same product meet in its stock for milliseconds: shorter waits than the queue could give.
+# Orders of the same product conflict in the product's stock for milliseconds. The queue's shortest wait is longer.
 CONFLICT_PAUSES_S = (0.05, 0.1, 0.2, 0.4)
 
 
 class ShippingOrder(Struct, rename="camel"):
-    """The message that FulfillOrder sends."""
+    """The message that the workflow's state FulfillOrder sends."""
 
     task_token: str
     customer_id: str
@@ -51,7 +51,7 @@ class ShippingOrder(Struct, rename="camel"):
 @logger.inject_lambda_context(clear_state=True)
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: "LambdaContext") -> "PartialItemFailureResponse":
-    """Ship a batch; the answer names the messages that have to come again."""
+    """Ship a batch; the answer names the messages that SQS must deliver again."""
     answer = process_partial_response(event, ship, _processor, context)
     back_off(_sqs, _queue_url, event, answer)
     return answer
@@ -77,7 +77,7 @@ def ship(record: "SQSRecord") -> None:
         answer = msgspec.json.encode({"shipmentId": shipment_id}).decode()
         _workflows.send_task_success(taskToken=order.task_token, output=answer)
     except (_workflows.exceptions.TaskTimedOut, _workflows.exceptions.TaskDoesNotExist):
-        # The order is FULFILLED; a refusal is in the warehouse's ledger, for whoever takes the order up again.
+        # The order is FULFILLED, or the refusal is in the warehouse's ledger, where the next workflow finds it.
         logger.warning("no workflow waits for this shipment any more")
 
 

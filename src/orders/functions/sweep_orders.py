@@ -1,9 +1,8 @@
-"""Find what stands still without anybody knowing: the net under every other net. Runs on a schedule.
+"""Find orders and failures that stand still unnoticed: the last safety net. Runs on a schedule.
 
-An order that is open longer than promised and isn't in the failure inbox lost an event outside our sight: its
-workflow is started again where the order stands. Nothing is asked about running executions: the promise is longer
-than the workflow's own time-out, and one more execution of an order that is under way changes nothing. Its name
-comes from the order and the promise's multiple, so any number of sweeps start one for each promise broken.
+An order that is open for longer than the promise, and that the failure inbox doesn't hold, has lost an event. The
+sweep starts its workflow again, at the order's present status. The sweep doesn't look for running executions: the
+promise is longer than the workflow's time-out, and a second execution of the same order changes nothing.
 """
 
 import os
@@ -25,10 +24,10 @@ from orders.workflow import keeps_sweep_away, order_waits_for, resume_input, swe
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
-# What a redriven payload takes to fail again at most: a queue gives up after a minute, an asynchronous function
-# after about four. Who fails later makes the record NEW again all the same.
+# A redriven payload that fails again does so within this time: a queue gives up after a minute, an asynchronous
+# function after about four. A later failure makes the record NEW again all the same.
 QUIET_S = 900
-# Time to finish in, when many things stand still: the next run goes on.
+# The time to finish in. The next run continues.
 RESERVE_MS = 15_000
 
 _dynamodb = client("dynamodb")
@@ -38,7 +37,7 @@ _failures = FailuresTable(_dynamodb, client("s3"))
 
 
 class SweepRequest(Struct, rename="camel"):
-    """An event of the schedule, or of an operator who doesn't want to wait: both in seconds."""
+    """The event of the schedule, or of an operator; both fields in seconds."""
 
     promise_seconds: Annotated[float, Meta(gt=0)] | None = None
     quiet_seconds: Annotated[float, Meta(ge=0)] = QUIET_S
@@ -48,8 +47,10 @@ class SweepRequest(Struct, rename="camel"):
 @logger.inject_lambda_context(clear_state=True)
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
-    """How many orders were restarted, are in the inbox, are fine, or failed; how many failures were resolved and
-    released; and whether that is `complete`.
+    """Sweep, and return the counts.
+
+    They are the number of orders that were restarted, are in the inbox, are fine or failed; the number of failures
+    that were resolved and released; and whether the sweep is `complete`.
     """
     request = msgspec.convert(event, SweepRequest)
     promise_s = request.promise_seconds or float(os.environ["ORDER_PROMISE_SECONDS"])
@@ -63,26 +64,26 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
 
 
 def _restart_overdue(counts: dict[str, int], promise_s: float, context: "LambdaContext") -> bool:
-    """Start the workflow of every order that is overdue and in nobody's sight; False if time ran out."""
+    """Start the workflow of every overdue order that nobody works on; False if time ran out."""
     for customer_id, order_id, _ in _orders.open_longest(timestamp_before(promise_s)):
         if context.get_remaining_time_in_millis() < RESERVE_MS:
             return False
         try:
             counts[_restart(customer_id, order_id, promise_s)] += 1
         except Exception:
-            # One order that can't be read or started must not keep the others from it.
+            # An order that can't be read or started must not stop the others.
             logger.exception("order not restarted", extra={"order_id": order_id})
             counts["failed"] += 1
     return True
 
 
 def _restart(customer_id: str, order_id: str, promise_s: float) -> str:
-    """Start one order's workflow where the order stands; returns under which word to count it."""
+    """Start one order's workflow at the order's present status; returns the word to count the order under."""
     order = _orders.get(customer_id, order_id, consistent=True)
     if order is None or order.status in TERMINAL:
         return "fine"  # the index lags behind
     if order.status not in TRANSITIONS:
-        return "fine"  # newer code is at work on it
+        return "fine"  # only newer code knows this status
     queue, redriven_since = os.environ["FULFILMENT_QUEUE_ARN"], timestamp_before(promise_s)
     if any(
         keeps_sweep_away(record, fulfilment_queue_arn=queue, redriven_since=redriven_since)
@@ -109,7 +110,7 @@ def _restart(customer_id: str, order_id: str, promise_s: float) -> str:
 
 
 def _settle(counts: dict[str, int], quiet_s: float, context: "LambdaContext") -> bool:
-    """Close the failures that are over, and give back those that a redrive left half-way; False if time ran out."""
+    """Resolve the failures that are over, and release those that a redrive left half-done; False if time ran out."""
     quiet_since = timestamp_before(quiet_s)
     for status in (FailureStatus.REDRIVEN, FailureStatus.NEW):
         for record in _failures.with_status(status):
@@ -134,16 +135,16 @@ def _settle(counts: dict[str, int], quiet_s: float, context: "LambdaContext") ->
                     _failures.release(record, "it was claimed and never confirmed as sent")
                     counts["released"] += 1
             except (NotAllowed, LookupError, Contended):
-                continue  # somebody else is at it
+                continue  # somebody else changes it
             except Exception:
-                # One failure whose order can't be read must not keep the others open.
+                # A failure whose order can't be read must not stop the others.
                 logger.exception("failure not settled", extra={"failure_id": record.failure_id})
     return True
 
 
 def _why_over(record: FailureRecord, quiet_since: str) -> str:
-    """Why there is nothing left to do about a failure; "" if there is."""
-    # An event that wasn't published is missing also where its order has ended: it may have said so.
+    """The reason why a failure needs no more action; "" if it needs one."""
+    # An unpublished event is missing even if its order has ended: the event may tell of that end.
     waited_for = order_waits_for(record, os.environ["FULFILMENT_QUEUE_ARN"])
     if waited_for and record.redrive.action != Action.PUBLISH and record.order_id and record.customer_id:
         order = _orders.get(record.customer_id, record.order_id, consistent=True)

@@ -1,4 +1,4 @@
-"""ValidateOrder: read the order, price it from the catalogue, and say which way the workflow goes."""
+"""ValidateOrder: read the order, price it from the catalogue, and decide the workflow's path."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,8 @@ _orders = OrdersTable(_dynamodb)
 def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
     """The order as the following states need it.
 
-    Raises `ValidationError` if it can't be carried out, and `Unreadable` where msgspec would raise an error of that
-    same name, which the workflow would take for the customer's mistake.
+    Raises `ValidationError` if the order can't be carried out. msgspec has an error of the same name, which the
+    workflow would take for the customer's mistake: it becomes `Unreadable`.
     """
     try:
         return _validate(event)
@@ -37,9 +37,9 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
 def _validate(event: dict[str, Any]) -> dict[str, Any]:
     """See `handler`.
 
-    `reserveFrom` is the status that ReserveInventory demands: PLACED where there is something to reserve,
-    otherwise one that no order has, so that the workflow goes on from where the order is. An order that was given
-    up is undone, whatever started this workflow.
+    `reserveFrom` is the status that ReserveInventory demands: PLACED if there is something to reserve, otherwise a
+    status that no order has, so that the workflow continues at the order's present status. A given-up order is
+    undone, whatever started this workflow.
     """
     request = msgspec.convert(event, WorkflowInput)
     logger.append_keys(order_id=request.data.order_id)
@@ -62,7 +62,7 @@ def _validate(event: dict[str, Any]) -> dict[str, Any]:
         "reserveFrom": Status.PLACED if reserving else "-",
         "currency": order.currency,
         **({"givenUp": msgspec.to_builtins(order.given_up)} if order.given_up else {}),
-        # An order that is given up before it was priced has no prices; the workflow needs numbers all the same.
+        # An order that was given up before it was priced has no prices, but the workflow needs numbers.
         "lines": [{"sku": line.sku, "quantity": line.quantity, "unitPrice": line.unit_price or 0} for line in lines],
         "total": total_of(lines),
         "paymentMethod": order.payment_method,

@@ -1,8 +1,8 @@
-"""How each sink words a failure, made into the same kind of record.
+"""Parse each form of message on the failures queue into a `Failure`.
 
-Whatever goes wrong for technical reasons ends as a message on the failures queue: the dead letter of a rule's
-target, a message that was moved out of another queue, the record of a failed asynchronous invocation, a pointer
-into the orders table's stream, the end of a workflow's execution. Nothing in here calls AWS.
+Every technical failure ends as a message on the failures queue: a rule target's dead letter, a message that SQS
+moved from another queue, an on-failure record of an asynchronous function, a pointer into the orders table's
+stream, or the end of an execution. Nothing in this module calls AWS.
 """
 
 import base64
@@ -11,102 +11,33 @@ import re
 from typing import Any
 
 import msgspec
-from msgspec import Raw, Struct
 
+from orders.inbox.messages import (
+    Execution,
+    ExecutionEvent,
+    FunctionRecord,
+    LambdaError,
+    PoisonMessage,
+    Shape,
+    StreamRecord,
+    StuckCause,
+    UnreadableStreamRecord,
+)
 from orders.inbox.record import Action, Failure, Kind, Redrive
 
 MAX_MESSAGE = 4_000
 MAX_STACK_LINES = 40
 MAX_STACK_LINE = 300
 EXECUTION_EVENT = "Step Functions Execution Status Change"
-UNREADABLE_RECORD = "UnreadableStreamRecord"
-POISON_MESSAGE = "PoisonMessage"
 POINTER_NOTE = (
-    "The stream keeps its records for 24 hours and no longer has these. What they said is in the orders table; "
-    "orders that stand still because of it are found by the sweep."
+    "The stream keeps its records for 24 hours and no longer has these. The orders table holds the orders' present "
+    "statuses; the sweep finds the orders that stand still."
 )
 _GENERATED_NAME = re.compile(r".+-([A-Za-z][A-Za-z0-9]*)-[A-Za-z0-9]{12,13}\Z")
 
 
-class _Shape(Struct, rename="camel"):
-    """By what the messages on the failures queue are told apart."""
-
-    source: Any = None
-    detail_type: Any = msgspec.field(name="detail-type", default=None)
-    kind: Any = None
-    request_context: Raw = Raw()
-    request_payload: Raw = Raw()
-    stream_batch: Raw = msgspec.field(name="DDBStreamBatchInfo", default=Raw())
-
-
-class _LambdaError(Struct, rename="camel"):
-    error_type: str = ""
-    error_message: str = ""
-    stack_trace: list[str] = []
-
-
-class _RequestContext(Struct, rename="camel"):
-    function_arn: str
-    request_id: str = ""
-    condition: str = ""
-    approximate_invoke_count: int = 1
-
-
-class _FunctionRecord(Struct, rename="camel"):
-    request_context: _RequestContext
-    request_payload: Raw  # the text as it came: what isn't parsed can't be changed
-    response_payload: Raw = Raw(b"null")
-
-
-class _StreamBatch(Struct, rename="camel"):
-    stream_arn: str
-    shard_id: str
-    start_sequence_number: str
-    end_sequence_number: str
-    batch_size: int = 1
-
-
-class _StreamFailure(Struct, rename="camel"):
-    request_context: _RequestContext
-    batch: _StreamBatch = msgspec.field(name="DDBStreamBatchInfo")
-
-
-class _ParkedRecord(Struct):
-    error: str
-    record: Raw
-
-
-class _PoisonReport(Struct, rename="camel"):
-    error: str
-    queue_arn: str
-    message_id: str
-    receives: int
-    body: str
-    stack_trace: list[str] = []
-
-
-class _Execution(Struct, rename="camel"):
-    execution_arn: str
-    state_machine_arn: str
-    status: str
-    input: str | None = None
-    error: str | None = None
-    cause: str | None = None
-
-
-class _ExecutionEvent(Struct):
-    detail: _Execution
-
-
-class _StuckCause(Struct):
-    """What the state OrderStuck says (statemachine/order.asl.yaml)."""
-
-    state: str
-    cause: Any = ""
-
-
 def read_message(message: dict[str, Any]) -> Failure:
-    """The failure that an SQS record of a Lambda event tells of. Never raises: what is unknown is kept raw."""
+    """The failure in an SQS record of a Lambda event. Never raises: other messages are of unknown kind."""
     body: str = message.get("body") or ""
     message_id = str(message.get("messageId", ""))
     attributes = {
@@ -114,9 +45,9 @@ def read_message(message: dict[str, Any]) -> Failure:
     }
     came_from = (message.get("attributes") or {}).get("DeadLetterQueueSourceArn", "")
     try:
-        # What was moved here out of another queue may look like anything: it is what its sender wrote.
+        # A message that SQS moved from another queue can have any form.
         if came_from and came_from != message.get("eventSourceARN"):
-            return _poison_message(body, came_from, message_id)
+            return _moved_message(body, came_from, message_id)
         failure = _read_body(body, message_id)
         if failure is None and "TARGET_ARN" in attributes:
             failure = _rule_target(body, attributes)
@@ -127,20 +58,20 @@ def read_message(message: dict[str, Any]) -> Failure:
 
 def _read_body(body: str, message_id: str) -> Failure | None:
     try:
-        shape = msgspec.json.decode(body, type=_Shape)
+        shape = msgspec.json.decode(body, type=Shape)
     except (ValueError, RecursionError):
         return None
     failure: Failure | None = None
     if shape.source == "aws.states" and shape.detail_type == EXECUTION_EVENT:
-        failure = _execution(msgspec.json.decode(body, type=_ExecutionEvent).detail)
+        failure = _execution(msgspec.json.decode(body, type=ExecutionEvent).detail)
     elif shape.stream_batch:
-        failure = _stream_batch(msgspec.json.decode(body, type=_StreamFailure), body)
+        failure = _stream_batch(msgspec.json.decode(body, type=StreamRecord), body)
     elif shape.request_context and shape.request_payload:
-        failure = _function(msgspec.json.decode(body, type=_FunctionRecord))
-    elif shape.kind == UNREADABLE_RECORD:
-        failure = _parked_record(msgspec.json.decode(body, type=_ParkedRecord), message_id)
-    elif shape.kind == POISON_MESSAGE:
-        failure = _poison_report(msgspec.json.decode(body, type=_PoisonReport))
+        failure = _function(msgspec.json.decode(body, type=FunctionRecord))
+    elif shape.kind == "UnreadableStreamRecord":
+        failure = _unreadable_record(msgspec.json.decode(body, type=UnreadableStreamRecord), message_id)
+    elif shape.kind == "PoisonMessage":
+        failure = _poison_message(msgspec.json.decode(body, type=PoisonMessage))
     return failure
 
 
@@ -168,8 +99,8 @@ def _rule_target(body: str, attributes: dict[str, str]) -> Failure:
     )
 
 
-def _poison_message(body: str, queue_arn: str, message_id: str) -> Failure:
-    """What SQS moved out of a queue: it says how often, not why, because its consumer ended without a word."""
+def _moved_message(body: str, queue_arn: str, message_id: str) -> Failure:
+    """A message that SQS moved from its queue: its consumer was killed each time, so the cause is not known."""
     return _failure(
         Kind.QUEUE,
         (queue_arn, _event_key(body)),
@@ -178,14 +109,14 @@ def _poison_message(body: str, queue_arn: str, message_id: str) -> Failure:
         component=component_of(queue_arn),
         resource_arn=queue_arn,
         error_name="TooManyReceives",
-        error_message="its consumer received it too often and ended each time without saying why",
+        error_message="its consumer received it too often and was ended each time before it could report an error",
         redrive=Redrive(Action.SEND, queue_arn),
         source={"messageId": message_id},
     )
 
 
-def _poison_report(report: _PoisonReport) -> Failure:
-    """What a queue's consumer gave up itself (queues.py), so that the cause is known."""
+def _poison_message(report: PoisonMessage) -> Failure:
+    """A message that its consumer gave up (runtime/queues.py), with the cause."""
     error_name, _, error_message = report.error.partition(": ")
     return _failure(
         Kind.QUEUE,
@@ -203,13 +134,13 @@ def _poison_report(report: _PoisonReport) -> Failure:
     )
 
 
-def _function(record: _FunctionRecord) -> Failure:
+def _function(record: FunctionRecord) -> Failure:
     """The invocation record of an asynchronous function (Lambda developer guide, "Invocation records")."""
     context = record.request_context
     try:
-        error = msgspec.json.decode(record.response_payload, type=_LambdaError)
+        error = msgspec.json.decode(record.response_payload, type=LambdaError)
     except ValueError:
-        error = _LambdaError(error_message=bytes(record.response_payload).decode(errors="replace"))
+        error = LambdaError(error_message=bytes(record.response_payload).decode(errors="replace"))
     payload = bytes(record.request_payload).decode()
     function_arn = context.function_arn.removesuffix(":$LATEST")
     return _failure(
@@ -219,7 +150,7 @@ def _function(record: _FunctionRecord) -> Failure:
         occurrence=context.request_id or _digest(payload),
         component=component_of(function_arn),
         resource_arn=function_arn,
-        # Nothing but the condition is said of an event that grew too old before the function took it.
+        # An event that grew too old before its first attempt has a condition and no error.
         error_name=error.error_type or context.condition or "Unknown",
         error_message=error.error_message,
         stack_trace=error.stack_trace,
@@ -229,8 +160,8 @@ def _function(record: _FunctionRecord) -> Failure:
     )
 
 
-def _stream_batch(record: _StreamFailure, body: str) -> Failure:
-    """The on-failure record of the stream's mapping: it points to the records, see `stream_record`."""
+def _stream_batch(record: StreamRecord, body: str) -> Failure:
+    """The on-failure record of the stream's mapping. It points to the records: see `stream_record`."""
     batch, context = record.batch, record.request_context
     return _failure(
         Kind.STREAM,
@@ -253,8 +184,8 @@ def _stream_batch(record: _StreamFailure, body: str) -> Failure:
     )
 
 
-def _parked_record(parked: _ParkedRecord, message_id: str) -> Failure:
-    """What publish_events couldn't read and put aside."""
+def _unreadable_record(parked: UnreadableStreamRecord, message_id: str) -> Failure:
+    """A stream record that publish_events can't read."""
     error_name, _, error_message = parked.error.partition(": ")
     return stream_record(bytes(parked.record).decode(), error_name, error_message, occurrence=message_id)
 
@@ -282,8 +213,8 @@ def stream_record(
     )
 
 
-def _execution(execution: _Execution) -> Failure:
-    """A workflow execution that failed, timed out or was aborted; `input` may have been left out of the event."""
+def _execution(execution: Execution) -> Failure:
+    """An execution that failed, timed out or was aborted. The event lacks a large `input`."""
     state, error_name, error_message, stack_trace = _cause(execution)
     return _failure(
         Kind.EXECUTION,
@@ -301,33 +232,33 @@ def _execution(execution: _Execution) -> Failure:
 
 
 def _stuck_order(state_machine_arn: str, payload: str, execution_arn: str) -> tuple[str, ...]:
-    """A stuck execution's identity: an order is stuck once, however many executions get stuck with it."""
+    """The identity of a stuck execution: an order is stuck once, however many of its executions get stuck."""
     return (state_machine_arn, identify(payload).get("order_id") or execution_arn)
 
 
 def with_input(failure: Failure, payload: str) -> Failure:
-    """The failure of an execution whose event was too small for its input."""
+    """The failure with the execution's input, which the event lacked."""
     identity = _stuck_order(failure.resource_arn, payload, failure.source["executionArn"])
     return msgspec.structs.replace(
         failure, failure_id=_failure_id(Kind.EXECUTION, identity), payload=payload, **identify(payload)
     )
 
 
-def _cause(execution: _Execution) -> tuple[str, str, str, list[str]]:
-    """State, error name, message and stack trace out of what an execution died of."""
+def _cause(execution: Execution) -> tuple[str, str, str, list[str]]:
+    """State, error name, message and stack trace of an execution's end."""
     default = {"TIMED_OUT": "States.Timeout", "ABORTED": "Aborted"}.get(execution.status, "Unknown")
     error_name = execution.error or default
     cause: Any = execution.cause or f"the execution is {execution.status}"
     state = ""
     try:
-        stuck = msgspec.json.decode(cause, type=_StuckCause)
+        stuck = msgspec.json.decode(cause, type=StuckCause)
         state, cause = stuck.state, stuck.cause
     except ValueError:
-        pass  # not from OrderStuck: the machine itself timed out or was stopped
+        pass  # not from OrderStuck: the execution timed out or was stopped
     try:
-        error = msgspec.json.decode(cause, type=_LambdaError)
+        error = msgspec.json.decode(cause, type=LambdaError)
     except (ValueError, TypeError):
-        error = _LambdaError()
+        error = LambdaError()
     return state, error_name, error.error_message or str(cause), error.stack_trace
 
 
@@ -361,14 +292,14 @@ def _failure(
     attempts: int = 1,
     source: dict[str, str] | None = None,
 ) -> Failure:
-    """A failure whose id comes from its `identity`, so that the same failure is the same record.
+    """A failure. Its id comes from `identity`, so that the same failure is the same record.
 
-    Texts are cut to what an item can hold; the payload never is.
+    Texts are cut to fit into an item; the payload is not.
     """
     encoding = "text"
     try:
         payload.encode()
-    except UnicodeEncodeError:  # half a surrogate pair, which JSON can say but UTF-8 can't
+    except UnicodeEncodeError:  # half a surrogate pair: valid in JSON, not in UTF-8
         encoding = "base64"
         payload = base64.b64encode(payload.encode(errors="surrogatepass")).decode()
     return Failure(
@@ -394,7 +325,7 @@ def _failure_id(kind: Kind, identity: tuple[str, ...]) -> str:
 
 
 def identify(payload: str) -> dict[str, str]:
-    """`order_id`, `customer_id` and `correlation_id`, as far as a payload of ours names them."""
+    """The `order_id`, `customer_id` and `correlation_id` that a payload names."""
     document = _document(payload)
     places = [document, _part(document, "detail"), _part(document, "dynamodb")]
     places += [_part(place, name) for place in places[:2] for name in ("data", "metadata")]
@@ -404,7 +335,7 @@ def identify(payload: str) -> dict[str, str]:
         for place in places:
             value = _part(place, name)
             value = _part(value, "S") if isinstance(value, dict) else value
-            # As keys of an index they must be text, neither empty nor long.
+            # Keys of an index must be text, neither empty nor long.
             if isinstance(value, str) and 0 < len(value) <= 128 and value.isprintable():
                 found[field] = value
                 break
@@ -423,7 +354,7 @@ def _part(document: Any, name: str) -> Any:
 
 
 def _event_key(payload: str) -> str:
-    """What makes a payload the same one again: the event's own id, which every copy bears, or else its text."""
+    """The identity of a payload: the event's id, which every duplicate has, or else the text."""
     document = _document(payload)
     event_id = _part(_part(_part(document, "detail"), "metadata"), "eventId")
     return event_id if isinstance(event_id, str) else _digest(payload)
@@ -434,10 +365,10 @@ def _digest(text: str) -> str:
 
 
 def component_of(arn: str) -> str:
-    """The name of a resource as the template calls it, if CloudFormation made it up from that; else its own name."""
+    """The logical id of a resource whose name CloudFormation generated; else the resource's own name."""
     name = arn
     if arn.startswith("arn:"):
-        # A queue's resource is its name; others say first what they are, "function:name" or "table/name/…".
+        # A queue's ARN ends in its name; other ARNs have a type before the name: "function:name", "table/name/…".
         parts = re.split("[:/]", arn.split(":", 5)[-1])
         name = parts[1] if len(parts) > 1 else parts[0]
     generated = _GENERATED_NAME.match(name)

@@ -1,4 +1,4 @@
-"""The failure inbox: what a failure is, and what may be done about it. Nothing in here calls AWS."""
+"""The failure inbox: a failure's record, its statuses and their transitions. Nothing in this module calls AWS."""
 
 import msgspec
 from msgspec import Struct
@@ -9,12 +9,12 @@ from orders.domain.order import StoredWord
 MAX_HISTORY = 50
 MAX_REMEMBERED = 50
 RETENTION_DAYS = 90
-# A claim that wasn't followed by "sent" within this time died half-way and may be taken over.
+# A claim without a confirmation within this time has died; another redrive may take it over.
 CLAIM_LEASE_S = 120
 
 
 class Kind(StoredWord):
-    """The sinks."""
+    """The sink that a failure comes from."""
 
     RULE_TARGET = "rule-target"
     QUEUE = "queue"
@@ -25,7 +25,7 @@ class Kind(StoredWord):
 
 
 class FailureStatus(StoredWord):
-    """What has been done about a failure."""
+    """The status of a failure."""
 
     NEW = "NEW"
     REDRIVEN = "REDRIVEN"
@@ -37,18 +37,18 @@ SETTLED = frozenset({FailureStatus.RESOLVED, FailureStatus.DISCARDED})
 
 
 class Action(StoredWord):
-    """How a payload is sent on its way again."""
+    """How a redrive sends the payload."""
 
     SEND = "send"  # SendMessage to a queue
     INVOKE = "invoke"  # asynchronous invocation of a function
     DELIVER = "deliver"  # to the target of a rule, with the input that the rule gives it
-    PUBLISH = "publish"  # a stream record once more through publish_events
-    RESUME = "resume"  # a new execution that goes on from where the order is
-    NONE = "none"  # nobody knows where it was going
+    PUBLISH = "publish"  # a stream record through publish_events
+    RESUME = "resume"  # a new execution, which continues at the order's present status
+    NONE = "none"  # its destination is not known
 
 
 class Redrive(Struct, frozen=True, omit_defaults=True):
-    """Where the payload was going: `to` is an ARN, `rule` that of the rule whose target it is."""
+    """The payload's destination: `to` is an ARN; `rule` is the rule's ARN where `to` is a rule's target."""
 
     action: Action
     to: str = ""
@@ -56,7 +56,7 @@ class Redrive(Struct, frozen=True, omit_defaults=True):
 
 
 class HistoryEntry(Struct, frozen=True, omit_defaults=True):
-    """What was done about a failure, when and by whom."""
+    """An action on a failure: when, by whom, and the action."""
 
     at: str
     by: str
@@ -65,11 +65,11 @@ class HistoryEntry(Struct, frozen=True, omit_defaults=True):
 
 
 class Failure(Struct, kw_only=True, rename="camel", omit_defaults=True):
-    """One failure, as its message tells it.
+    """One failure, as parsed from its message.
 
-    `occurrence` names this one time that it happened, and so tells a second copy of the message from a second
-    failure. `source` holds what else is known of the place: request id, execution, rule, shard, message id.
-    `payload` is what was to be processed, whole; base64 if it isn't text.
+    `occurrence` identifies one occurrence of the failure, and so tells a duplicate message from a second failure.
+    `source` holds more about the place: request id, execution, rule, shard, message id. `payload` is the whole input
+    of the failed step; base64 if it isn't text.
     """
 
     failure_id: str
@@ -95,7 +95,7 @@ class Failure(Struct, kw_only=True, rename="camel", omit_defaults=True):
 class FailureRecord(Failure, kw_only=True, rename="camel", omit_defaults=True):
     """A failure as the failures table holds it.
 
-    `count` is how many messages told of it, `version` the optimistic lock. A redrive claims the record first
+    `count` is the number of messages about it, `version` the optimistic lock. A redrive claims the record first
     (`claimed_at`) and confirms after sending (`sent_at`). `expires_at` (epoch seconds) is set once it is settled.
     """
 
@@ -116,7 +116,7 @@ class FailureRecord(Failure, kw_only=True, rename="camel", omit_defaults=True):
 
 
 def first_seen(failure: Failure, *, at: str, message_id: str) -> FailureRecord:
-    """The record of a failure that nothing is known of yet."""
+    """The record of a failure at its first message."""
     fields = {name: getattr(failure, name) for name in Failure.__struct_fields__}
     return FailureRecord(
         **fields,
@@ -132,8 +132,8 @@ def first_seen(failure: Failure, *, at: str, message_id: str) -> FailureRecord:
 def seen_again(record: FailureRecord, failure: Failure, *, at: str, message_id: str) -> FailureRecord:
     """The record after another message about the same failure.
 
-    The same message delivered twice changes nothing. A copy only counts. A new occurrence, such as after a
-    redrive, makes the record NEW again, with the latest error and the latest payload if there is one.
+    A second delivery of the same message changes nothing. Another message about the same occurrence only counts. A
+    new occurrence, such as after a redrive, makes the record NEW, with the latest error and the latest payload.
     """
     if message_id in record.message_ids:
         return record
@@ -166,10 +166,10 @@ def seen_again(record: FailureRecord, failure: Failure, *, at: str, message_id: 
 
 
 def claimed(record: FailureRecord, *, at: str, lease_expired: bool, by: str, again: bool = False) -> FailureRecord:
-    """The record once somebody has taken it to send its payload. Raises `NotAllowed`.
+    """The record after a redrive has claimed it. Raises `NotAllowed`.
 
-    `lease_expired` says that an unconfirmed claim is older than `CLAIM_LEASE_S`; `again` also takes one that has
-    been sent before.
+    `lease_expired` says that an unconfirmed claim is older than `CLAIM_LEASE_S`; `again` also claims a record whose
+    payload was sent before.
     """
     match record.status:
         case FailureStatus.RESOLVED | FailureStatus.DISCARDED:
@@ -180,7 +180,7 @@ def claimed(record: FailureRecord, *, at: str, lease_expired: bool, by: str, aga
             )
         case FailureStatus.REDRIVEN if record.sent_at is None and not lease_expired:
             raise NotAllowed(f"{record.claimed_by} is redriving it just now, since {record.claimed_at}")
-    # A claim that died half-way keeps its number: what is sent under its name is sent once.
+    # A claim that takes over a dead one keeps its number, so that an execution of that name starts once.
     taken_over = record.status is FailureStatus.REDRIVEN and record.sent_at is None
     return msgspec.structs.replace(
         record,
@@ -200,7 +200,7 @@ def sent(record: FailureRecord, *, at: str, detail: str) -> FailureRecord:
 
 
 def released(record: FailureRecord, *, at: str, detail: str) -> FailureRecord:
-    """The record after sending failed: NEW again."""
+    """The record after its payload could not be sent: NEW again."""
     entry = HistoryEntry(at, record.claimed_by or "?", "redrive failed", detail)
     return msgspec.structs.replace(
         record, status=FailureStatus.NEW, claimed_at=None, claimed_by=None, history=_history(record, entry)
@@ -210,7 +210,7 @@ def released(record: FailureRecord, *, at: str, detail: str) -> FailureRecord:
 def settled(
     record: FailureRecord, status: FailureStatus, *, at: str, expires_at: int, by: str, reason: str
 ) -> FailureRecord:
-    """The record once there is nothing left to do: RESOLVED or DISCARDED. Raises `NotAllowed`."""
+    """The record after it was settled: RESOLVED or DISCARDED. Raises `NotAllowed`."""
     if record.status in SETTLED:
         raise NotAllowed(f"it is {record.status} already, since {record.history[-1].at}")
     entry = HistoryEntry(at, by, status.value.lower(), reason)

@@ -1,8 +1,8 @@
 """The failures table: every change is one conditional write on the record's version.
 
-A payload that no item can hold lies in a bucket, under the prefix that fits the record's status. Each object has a
-key of its own and is written before the record names it; it is deleted only after the record has stopped naming it.
-So a record that can be read has its payload, wherever a process dies.
+A payload that is too large for an item lies in a bucket, under the prefix of the record's status. Each object has a
+key of its own. The object is written before the record names it, and deleted after the record has stopped naming it,
+so every record has its payload, wherever a process dies.
 """
 
 import datetime
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from types_boto3_dynamodb import DynamoDBClient
     from types_boto3_s3 import S3Client
 
-# An item takes 400 KB (DynamoDB's quota); what else a record holds stays below 150 KB.
+# An item takes 400 KB (DynamoDB's quota); the record's other fields stay below 150 KB.
 MAX_PAYLOAD = 250_000
 ATTEMPTS = 10
-# The bucket's lifecycle ends what lies under the second one, 90 days after it came there (template.yaml).
+# The bucket's lifecycle deletes settled payloads after 90 days (template.yaml).
 OPEN_PREFIX = "payloads/"
 SETTLED_PREFIX = "settled/"
 
@@ -50,7 +50,7 @@ def decode_record(item: dict[str, Any]) -> FailureRecord:
 
 
 class FailuresTable:
-    """The failures table by failure id, and the bucket of payloads that no item can hold."""
+    """The failures table by failure id, and the bucket of large payloads."""
 
     def __init__(
         self, client: "DynamoDBClient", s3: "S3Client", name: str | None = None, bucket: str | None = None
@@ -61,7 +61,7 @@ class FailuresTable:
         self._bucket = bucket or os.environ["FAILED_PAYLOADS_BUCKET"]
 
     def add(self, failure: Failure, message_id: str) -> FailureRecord:
-        """Record what a message tells: a new record, or one more count of a known one."""
+        """Record a message's failure: a new record, or one more count of a known one."""
         failure = self._with_payload_stored(failure, message_id)
         record = first_seen(failure, at=timestamp(), message_id=message_id)
         try:
@@ -80,14 +80,14 @@ class FailuresTable:
         return record
 
     def get(self, failure_id: str) -> FailureRecord | None:
-        """A record as it is now, or None."""
+        """The present record, or None."""
         answer = self._client.get_item(
             TableName=self._name, Key={"failureId": {"S": failure_id}}, ConsistentRead=True
         )
         return decode_record(answer["Item"]) if "Item" in answer else None
 
     def change(self, failure_id: str, transition: Callable[[FailureRecord], FailureRecord]) -> FailureRecord:
-        """Replace a record by what `transition` makes of it, however often it has to look again.
+        """Replace a record by `transition` of it, with retries while others change it.
 
         Raises `LookupError` if there is no such record, `Contended`, and what `transition` raises.
         """
@@ -117,7 +117,7 @@ class FailuresTable:
         raise Contended(f"failure {failure_id} keeps changing")
 
     def claim(self, failure_id: str, *, by: str, again: bool = False) -> FailureRecord:
-        """Take a failure to redrive it; of two who try, one gets it. Raises `NotAllowed`, `LookupError`."""
+        """Claim a failure for a redrive; of two who try, one succeeds. Raises `NotAllowed`, `LookupError`."""
 
         def transition(record: FailureRecord) -> FailureRecord:
             oldest = timestamp_before(CLAIM_LEASE_S)
@@ -127,11 +127,11 @@ class FailuresTable:
         return self.change(failure_id, transition)
 
     def confirm(self, claim: FailureRecord, detail: str) -> FailureRecord:
-        """Note that a claimed failure's payload was sent, unless it has failed again already."""
+        """Note that a claimed failure's payload was sent, unless the failure has occurred again already."""
         return self._under_claim(claim, lambda record: sent(record, at=timestamp(), detail=detail))
 
     def release(self, claim: FailureRecord, detail: str) -> FailureRecord:
-        """Give a claimed failure back because sending failed."""
+        """Release a claimed failure because its payload could not be sent."""
         return self._under_claim(claim, lambda record: released(record, at=timestamp(), detail=detail))
 
     def settle(
@@ -139,7 +139,7 @@ class FailuresTable:
     ) -> FailureRecord:
         """Mark a failure RESOLVED or DISCARDED; 90 days later it is gone. Raises `NotAllowed`, `LookupError`.
 
-        With `if_version`, only a record that is still this one; otherwise it is returned as it is.
+        With `if_version`, a record of another version is returned unchanged.
         """
         expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=RETENTION_DAYS)
 
@@ -151,7 +151,7 @@ class FailuresTable:
         return self.change(failure_id, transition)
 
     def _with_payload_moved(self, record: FailureRecord) -> str | None:
-        """Copy a record's payload, if it lies in the bucket, to where its status wants it, and name the copy in it.
+        """Copy a record's payload object to the prefix of the record's status, and name the copy in the record.
 
         The bucket's lifecycle ends what lies under `SETTLED_PREFIX` together with its record. Returns the copy's
         key, None if there is nothing to move.
@@ -166,7 +166,7 @@ class FailuresTable:
         except self._s3.exceptions.ClientError as error:
             if error.response["Error"]["Code"] != "NoSuchKey":
                 raise
-            return None  # somebody else has moved it: then this change is refused; or it is gone: nothing to move
+            return None  # moved by somebody else, so that this change will be refused; or gone
         record.payload_key = new
         return new
 
@@ -183,7 +183,7 @@ class FailuresTable:
         return self.change(claim.failure_id, guarded)
 
     def payload_of(self, record: FailureRecord) -> str:
-        """The payload, wherever it is kept. Raises botocore's ClientError."""
+        """The payload, from the record or from the bucket. Raises botocore's ClientError."""
         for _ in range(ATTEMPTS):
             if record.payload is not None or record.payload_key is None:
                 return record.payload or ""
@@ -193,7 +193,7 @@ class FailuresTable:
                 now = self.get(record.failure_id)
                 if now is None or now.payload_key == record.payload_key:
                     raise
-                record = now  # it was moved since the record was read
+                record = now  # the payload was moved after the record was read
         raise Contended(f"the payload of failure {record.failure_id} keeps moving")
 
     def with_status(
@@ -214,7 +214,7 @@ class FailuresTable:
             yield record
 
     def of_order(self, order_id: str, *, unreadable: list[str] | None = None) -> list[FailureRecord]:
-        """Every failure of an order, as it is now, oldest first. `unreadable`: see `with_status`."""
+        """Every failure of an order, in its present state, oldest first. `unreadable`: see `with_status`."""
         records = []
         for item in self._query("by-order", "orderId", order_id):
             failure_id = item["failureId"]["S"]
@@ -239,9 +239,9 @@ class FailuresTable:
             yield from page["Items"]
 
     def _with_payload_stored(self, failure: Failure, message_id: str) -> Failure:
-        """The failure with its payload in the bucket if it is too big for an item.
+        """The failure with its payload in the bucket, if the payload is too large for an item.
 
-        The key comes from the message: whoever dies before the record names the object finds it again.
+        The key comes from the message: a retry after a crash writes the same object.
         """
         payload = (failure.payload or "").encode()
         if len(payload) <= MAX_PAYLOAD:

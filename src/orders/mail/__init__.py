@@ -1,11 +1,11 @@
-"""The mail service: what the order pipeline asks of one, and the one place that chooses it."""
+"""The mail service: its interface, and the one place that chooses the implementation."""
 
 import os
 from typing import Protocol
 
 
 class Mailer(Protocol):
-    """What we ask of a mail service. Mail can't be called back, so a caller must send each one once."""
+    """A mail service. A mail can't be recalled, so a caller must send each mail once."""
 
     def send(self, to: str, subject: str, text: str) -> None:
         """Send one mail. Raises `MailRefused`."""

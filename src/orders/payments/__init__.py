@@ -1,4 +1,4 @@
-"""The payment provider: what the order pipeline asks of one, and the one place that chooses it."""
+"""The payment provider: its interface, and the one place that chooses the implementation."""
 
 import os
 from typing import TYPE_CHECKING, Protocol
@@ -8,18 +8,18 @@ if TYPE_CHECKING:
 
 
 class PaymentProvider(Protocol):
-    """What we ask of a payment provider. Every call may be repeated with the same idempotency key."""
+    """A payment provider. Every call may be repeated with the same idempotency key."""
 
     def charge(self, idempotency_key: str, amount: int, currency: str, token: str) -> str:
         """Charge `amount` (minor units) and return the payment's id; the same key charges once.
 
-        Raises `PaymentDeclined`; `PaymentProviderError` where it is worth asking again, also when the charge
-        may have happened; `OrderCancelled` if the key was refunded or voided before.
+        Raises `PaymentDeclined`; `PaymentProviderError` where a retry may help, also if the charge may have happened;
+        `OrderCancelled` if the key was refunded or voided before.
         """
 
     def refund(self, idempotency_key: str) -> str:
-        """Give back what was charged under this key and return `REFUNDED`; or, where nothing was, see to it
-        that nothing ever will be, and return `VOIDED`. Raises `PaymentProviderError`.
+        """Refund this key's charge and return `REFUNDED`. Without a charge, block the key for ever and return
+        `VOIDED`. Raises `PaymentProviderError`.
         """
 
     def receipt_details(self, idempotency_key: str) -> str:

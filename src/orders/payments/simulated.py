@@ -94,7 +94,7 @@ class SimulatedPaymentProvider:
             )
         except self._client.exceptions.ConditionalCheckFailedException:
             status: str = self._entry(idempotency_key)["status"]["S"]
-            # Charged between our read and our write: as good as a lost answer, so it is asked for again.
+            # Charged between the read and the write: a retry finds the charge.
             if status == "CHARGED":
                 raise PaymentProviderError("the payment changed while it was refunded") from None
             return status
@@ -119,17 +119,17 @@ class SimulatedPaymentProvider:
         return item
 
     def _ask(self, call: Callable[..., Any], **request: Any) -> Any:
-        """One call to the ledger. Where it doesn't work, the provider is down for its customers."""
+        """One call to the ledger. A failed call means that the provider is down."""
         try:
             return call(TableName=self._table, **request)
         except self._client.exceptions.ConditionalCheckFailedException:
             raise
         except (ClientError, BotoCoreError) as error:
-            # The customer reads this in the order's timeline; the cause is for the log.
+            # The customer reads this message in the order's timeline; the cause is for the log.
             raise PaymentProviderError("the payment provider can't be reached") from error
 
     def _fail_at_first(self, behaviour: str, token: str, idempotency_key: str, message: str) -> None:
-        """Raise `PaymentProviderError` for the first n calls if the token asks for that; counts across restarts."""
+        """Raise `PaymentProviderError` for the first n calls if the token demands so. The ledger keeps the count."""
         counted = _COUNTED.match(token)
         if counted is None or counted[1] != behaviour:
             return

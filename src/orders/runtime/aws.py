@@ -1,14 +1,14 @@
 """AWS clients: made at module scope, once per execution environment.
 
-Made by botocore: boto3 gives the same clients, and importing it costs a tenth of a cold start for what is not used.
+botocore makes the clients. boto3 makes the same ones, but importing boto3 costs a tenth of a cold start.
 """
 
 import gc
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-# Imports make much and drop nothing: to look for garbage amidst them, or among what they made, costs a tenth of a
-# cold start.
+# Imports make many objects and drop none, so a garbage collection during or after them finds nothing. These
+# collections cost a tenth of a cold start.
 gc.disable()
 
 import botocore.session  # noqa: E402
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from types_boto3_sqs import SQSClient
     from types_boto3_stepfunctions import SFNClient
 
-# Short time-outs: a caller that waits longer than the function's own time-out can't say what went wrong.
-# botocore builds its User-Agent twice a call unless it is given one.
+# Time-outs shorter than the function's own, so that the function can report the error.
+# Without a given User-Agent, botocore builds one twice a call.
 _CONFIG = Config(
     connect_timeout=2,
     read_timeout=5,
@@ -36,8 +36,8 @@ _CONFIG = Config(
 )
 
 
-# For requests that are the same every time and tested: checking them against botocore's model costs a fifth of
-# the call's CPU, and DynamoDB checks them again.
+# For tested requests of a fixed form: botocore's check of parameters costs a fifth of the call's CPU, and DynamoDB
+# checks them too.
 _UNCHECKED = _CONFIG.merge(Config(parameter_validation=False))
 
 

@@ -1,4 +1,4 @@
-"""What the consumers of SQS queues share: how they log, back off and give up."""
+"""How consumers of SQS queues log, back off and give up."""
 
 import os
 import traceback
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType
 
+from orders.inbox.messages import PoisonMessage
 from orders.runtime.telemetry import logger
 
 if TYPE_CHECKING:
@@ -17,15 +18,15 @@ if TYPE_CHECKING:
 MAX_BACKOFF_S = 300
 # The queues' maxReceiveCount (template.yaml).
 MAX_RECEIVES = 5
-# What the consumers add to the log lines of one record.
+# The log keys that consumers add for one record.
 RECORD_KEYS = ("correlation_id", "order_id")
 
 
 class QueueProcessor(BatchProcessor):
     """Powertools' batch processor for SQS; a failed record is logged and reported, never raised for the batch.
 
-    With a client, a message that fails for the last time is handed to the failure inbox together with its error:
-    SQS's own redrive, which still catches what ends without a word, moves the message but can't say why.
+    With a client, a message that fails at its last receive goes to the failure inbox together with its error. SQS's
+    own redrive policy moves a message without the error; it remains for consumers that are killed.
     """
 
     def __init__(self, sqs: "SQSClient | None" = None) -> None:
@@ -33,12 +34,12 @@ class QueueProcessor(BatchProcessor):
         self._sqs = sqs
 
     def success_handler(self, record: Any, result: Any) -> "SuccessResponse":
-        """Forget whose record it was, so that the next one's log lines don't bear its name."""
+        """Drop the record's log keys, so that the next record's log lines don't have them."""
         logger.remove_keys(RECORD_KEYS)
         return super().success_handler(record, result)
 
     def failure_handler(self, record: Any, exception: Any) -> "FailureResponse":
-        """Log why a record failed; Powertools itself keeps it to DEBUG."""
+        """Log the error of a failed record; Powertools itself logs it at DEBUG only."""
         logger.error("message failed", exc_info=exception[1], extra={"message_id": record.message_id})
         if self._sqs and int(record.raw_event["attributes"]["ApproximateReceiveCount"]) >= MAX_RECEIVES:
             try:
@@ -54,23 +55,22 @@ class QueueProcessor(BatchProcessor):
 
 
 def _report(record: dict[str, Any], error: BaseException) -> str:
-    """A message and why it failed, as failure_messages.py reads it."""
-    report = {
-        "kind": "PoisonMessage",
-        "queueArn": record["eventSourceARN"],
-        "messageId": record["messageId"],
-        "receives": int(record["attributes"]["ApproximateReceiveCount"]),
-        "error": f"{type(error).__name__}: {error}",
-        "stackTrace": traceback.format_tb(error.__traceback__),
-        "body": record["body"],
-    }
+    """The message, with the reason why it failed, for the failure inbox."""
+    report = PoisonMessage(
+        error=f"{type(error).__name__}: {error}",
+        queue_arn=record["eventSourceARN"],
+        message_id=record["messageId"],
+        receives=int(record["attributes"]["ApproximateReceiveCount"]),
+        body=record["body"],
+        stack_trace=traceback.format_tb(error.__traceback__),
+    )
     return msgspec.json.encode(report).decode()
 
 
 def back_off(sqs: "SQSClient", queue_url: str, event: dict[str, Any], answer: "PartialItemFailureResponse") -> None:
-    """Let each failed message of a batch come again after 2, 4, 8 … seconds by its receive count.
+    """Let SQS deliver each failed message of a batch again after 2, 4, 8 … seconds, by its receive count.
 
-    Otherwise it would wait for the queue's whole visibility timeout. Failing to set it does no harm.
+    Otherwise the message waits for the queue's whole visibility timeout. If the call fails, it waits that long.
     """
     failed = {failure["itemIdentifier"] for failure in answer["batchItemFailures"]}
     for record in event["Records"]:

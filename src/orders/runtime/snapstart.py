@@ -1,4 +1,4 @@
-"""Priming for Lambda SnapStart: what runs before the snapshot is taken need not run after any restore."""
+"""Priming for Lambda SnapStart: code that runs before the snapshot need not run after a restore."""
 
 import importlib
 import os
@@ -11,7 +11,7 @@ from botocore.compat import HTTPHeaders
 
 
 def before_snapshot(prime: Callable[[], None]) -> Callable[[], None]:
-    """Have `prime` run before the snapshot; where Lambda takes none, it never runs."""
+    """Let Lambda run `prime` before the snapshot; without SnapStart, `prime` never runs."""
     if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
         # Only Lambda's runtime has this module.
         importlib.import_module("snapshot_restore_py").register_before_snapshot(prime)

@@ -1,4 +1,4 @@
-"""The catalogue: what is sold, at what price, and how many are left."""
+"""The catalogue: products with their prices and stock."""
 
 import os
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def find_products(client: "DynamoDBClient", skus: set[str]) -> dict[str, Product]:
-    """The products with these codes (at most 100, BatchGetItem's quota), by sku; unknown ones are left out."""
+    """The products with these skus (at most 100, BatchGetItem's quota), by sku; unknown ones are left out."""
     table = os.environ["CATALOGUE_TABLE"]
     items = get_items(client, table, [{"sku": {"S": sku}} for sku in sorted(skus)])
     products = [msgspec.convert(from_item(item), Product) for item in items]

@@ -1,4 +1,4 @@
-"""DynamoDB's items to plain Python and back, and BatchGetItem whole.
+"""DynamoDB's items to plain Python and back, and BatchGetItem with retries of unprocessed keys.
 
 boto3's own serializer turns every number into a Decimal and costs import time on the acceptance path.
 """
@@ -16,7 +16,7 @@ ATTEMPTS = 8
 
 
 def to_attribute(value: Any) -> dict[str, Any]:
-    """One attribute value, such as `{"N": "3"}`. Raises `TypeError` for a type that no item of ours holds."""
+    """One attribute value, such as `{"N": "3"}`. Raises `TypeError` for a type that no item of this project holds."""
     match value:
         case str():
             return {"S": str(value)}
@@ -39,7 +39,7 @@ def to_item(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def from_attribute(attribute: dict[str, Any]) -> Any:
-    """The plain value of one attribute. Raises `ValueError` for a type that no item of ours holds."""
+    """The plain value of one attribute. Raises `ValueError` for a type that no item of this project holds."""
     ((kind, value),) = attribute.items()
     match kind:
         case "S" | "BOOL":
@@ -61,9 +61,9 @@ def from_item(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def get_items(client: "DynamoDBClient", table: str, keys: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The items with these keys (at most 100, the call's quota), in no order; those that don't exist are left out.
+    """The items with these keys (at most 100, BatchGetItem's quota), in no order; missing items are left out.
 
-    Raises `Busy` if DynamoDB keeps handing keys back.
+    Raises `Busy` if DynamoDB keeps returning unprocessed keys.
     """
     items: list[dict[str, Any]] = []
     for attempt in range(ATTEMPTS):

@@ -1,8 +1,7 @@
-"""The orders table: the one place where an order's truth is kept.
+"""The orders table: the only truth about an order.
 
-Every write is conditional, so running twice, late or out of order changes nothing that it shouldn't. The
-workflow writes RESERVED and FAILED itself (statemachine/order.asl.yaml), each in one transaction with the stock
-that it moves.
+Every write is conditional, so a write that runs twice, late or out of order does no harm. The workflow itself
+writes RESERVED and FAILED (statemachine/order.asl.yaml), each in one transaction with the stock.
 """
 
 import base64
@@ -15,19 +14,19 @@ from msgspec import Meta
 
 from orders.domain.clock import TIMESTAMP, timestamp
 from orders.domain.errors import BadCursor, Busy, IllegalTransition, OrderCancelled
-from orders.domain.order import OPEN_SHARDS, ORDER_ID, TERMINAL, Order, PricedLine, Reason, Status, require_transition
+from orders.domain.order import ORDER_ID, TERMINAL, Order, PricedLine, Reason, Status, open_shards, require_transition
 from orders.storage.dynamodb import from_item, get_items, to_attribute, to_item
 
 if TYPE_CHECKING:
     from types_boto3_dynamodb import DynamoDBClient
 
-# Why DynamoDB cancels a transaction that it may take the next time (API reference, "TransactWriteItems").
-PASSING = frozenset({"TransactionConflict", "ProvisionedThroughputExceeded", "ThrottlingError"})
-# A payment that fails over and over must not grow the item towards DynamoDB's 400 KB.
+# Transient reasons why DynamoDB cancels a transaction (API reference, "TransactWriteItems").
+TRANSIENT = frozenset({"TransactionConflict", "ProvisionedThroughputExceeded", "ThrottlingError"})
+# A payment that fails very often must not let the item reach DynamoDB's 400 KB.
 MAX_TIMELINE = 100
 
 
-# DynamoDB refuses a key that can't be one, such as an empty or a very long one.
+# DynamoDB raises an error for an impossible key, such as an empty or a very long one.
 _Cursor = tuple[Annotated[str, Meta(pattern=TIMESTAMP)], Annotated[str, Meta(pattern=ORDER_ID)]]
 
 
@@ -65,10 +64,9 @@ class OrdersTable:
         return {"customerId": {"S": customer_id}, "orderId": {"S": order_id}}
 
     def put_new(self, order: Order) -> Order | None:
-        """Store a new order. Returns None, or the order that has its id already.
+        """Store a new order. Returns None, or the stored order that has its id already.
 
-        This one conditional write is the acceptance, the idempotency record and, by the table's stream, the
-        outbox.
+        This one conditional write is the acceptance, the idempotency record and, by the table's stream, the outbox.
         """
         try:
             self._client.put_item(
@@ -82,7 +80,7 @@ class OrdersTable:
         return None
 
     def get(self, customer_id: str, order_id: str, *, consistent: bool = False) -> Order | None:
-        """A customer's order, or None; `consistent` where the next write depends on it."""
+        """A customer's order, or None. A read before a dependent write must be `consistent`."""
         answer = self._client.get_item(
             TableName=self._name, Key=self._key(customer_id, order_id), ConsistentRead=consistent
         )
@@ -135,20 +133,20 @@ class OrdersTable:
         return sum(page["Count"] for page in pages)
 
     def open_longest(self, placed_before: str = "9") -> Iterator[OpenOrder]:
-        """The orders that haven't ended, by the sparse index; with a `timestamp`, those placed before that time."""
-        for shard in range(OPEN_SHARDS):
+        """The open orders that were placed before this time, all by default, from the sparse index."""
+        for shard in open_shards():
             pages = self._client.get_paginator("query").paginate(
                 TableName=self._name,
                 IndexName="open-orders",
                 KeyConditionExpression="openShard = :shard AND placedAt < :before",
-                ExpressionAttributeValues={":shard": {"S": f"{shard:02d}"}, ":before": {"S": placed_before}},
+                ExpressionAttributeValues={":shard": {"S": shard}, ":before": {"S": placed_before}},
             )
             for page in pages:
                 for item in page["Items"]:
                     yield OpenOrder(item["customerId"]["S"], item["orderId"]["S"], item["placedAt"]["S"])
 
     def note(self, customer_id: str, order_id: str, what: str, detail: str, *, once: bool = False) -> None:
-        """Add to an order's timeline something that isn't a change of status; with `once`, unless it is there."""
+        """Add an entry to an order's timeline without a change of status; with `once`, unless the entry is there."""
         if once:
             order = self.get(customer_id, order_id, consistent=True)
             if order is None or any(entry.what == what for entry in order.timeline):
@@ -168,9 +166,9 @@ class OrdersTable:
             return
 
     def mark_paid(self, customer_id: str, order_id: str, payment_id: str) -> None:
-        """RESERVED becomes PAID; does nothing where this payment is on record already.
+        """RESERVED becomes PAID; does nothing if the order has this payment already.
 
-        Raises `OrderCancelled` if the order has ended or was given up meanwhile: the payment must be given back.
+        Raises `OrderCancelled` if the order has ended or was given up meanwhile: the payment must be refunded.
         """
         now = timestamp()
         try:
@@ -201,10 +199,10 @@ class OrdersTable:
                 raise OrderCancelled(f"the order is {what}") from None
 
     def give_up(self, customer_id: str, order_id: str, reason: Reason, *, only_placed: bool = False) -> Order:
-        """Mark an order so that it is only undone from now on; an earlier mark stays. Returns the order as it is.
+        """Mark an order as given up, so that it is only undone from now on; an earlier mark stays. Returns the order.
 
-        An order that has ended is left alone, and with `only_placed` also one that has got any further: then
-        `given_up` is None. Raises `LookupError` if there is no such order.
+        An ended order is left alone, and with `only_placed` every order that isn't PLACED: then `given_up` is None.
+        Raises `LookupError` if there is no such order.
         """
         open_statuses = (Status.PLACED,) if only_placed else tuple(s for s in Status if s not in TERMINAL)
         names = [f":open{number}" for number in range(len(open_statuses))]
@@ -230,7 +228,7 @@ class OrdersTable:
         return decode_order(answer["Attributes"])
 
     def cancel(self, order: Order) -> None:
-        """The order becomes CANCELLED and what it had reserved goes back on sale, in one transaction.
+        """The order becomes CANCELLED and its reserved stock becomes available, in one transaction.
 
         Raises `IllegalTransition` if `order` can't be cancelled or has changed its status since it was read, and
         `Busy` if somebody else is writing to the order or to one of its products.
@@ -251,7 +249,7 @@ class OrdersTable:
             raise IllegalTransition("the order has moved on")
 
     def mark_fulfilled(self, customer_id: str, order_id: str, shipment_id: str, lines: list[PricedLine]) -> None:
-        """PAID becomes FULFILLED and what was reserved is sold, in one transaction; does nothing where it is done.
+        """PAID becomes FULFILLED and its reserved stock is sold, in one transaction; a second call changes nothing.
 
         Raises `IllegalTransition` if the order isn't PAID, and `Busy` if somebody else is writing to the order or to
         one of its products.
@@ -274,7 +272,7 @@ class OrdersTable:
     def _ends(
         self, key: dict[str, Any], status: Status, *, condition: str, values: dict[str, Any], also: str = ""
     ) -> dict[str, Any]:
-        """The write by which an order ends, for a transaction."""
+        """The write that ends an order, for a transaction."""
         now = timestamp()
         return {
             "Update": {
@@ -298,7 +296,7 @@ class OrdersTable:
         }
 
     def _stock_writes(self, lines: list[PricedLine], update: str) -> list[Any]:
-        """A write to the catalogue for each line, on condition that so much is reserved."""
+        """A write to the catalogue for each line, on condition that the line's quantity is reserved."""
         return [
             {
                 "Update": {
@@ -313,9 +311,9 @@ class OrdersTable:
         ]
 
     def _refused_by(self, writes: list[Any]) -> dict[str, Any] | None:
-        """Write all or nothing. Returns None, or why the first write, the order's, did not meet its condition.
+        """Write all or nothing. Returns None, or the cancellation reason of the first write, which is the order's.
 
-        Raises `Busy` where the transaction may succeed the next time.
+        Raises `Busy` for a transient reason.
         """
         try:
             self._client.transact_write_items(TransactItems=writes)
@@ -324,7 +322,7 @@ class OrdersTable:
             codes = [reason.get("Code") for reason in reasons]
             if codes and codes[0] == "ConditionalCheckFailed":
                 return reasons[0]  # type: ignore[no-any-return]
-            if not PASSING.isdisjoint(codes):
+            if not TRANSIENT.isdisjoint(codes):
                 raise Busy("the order or one of its products is being changed") from None
             raise
         return None
@@ -335,7 +333,7 @@ def _encode_cursor(key: Any) -> str:
 
 
 def _decode_cursor(cursor: str, customer_id: str) -> dict[str, Any]:
-    """The start key in a cursor; the customer is never taken from it, so nobody can page through another's."""
+    """The start key in a cursor. The customer comes from the token, so nobody can read the orders of others."""
     try:
         placed_at, order_id = msgspec.json.decode(base64.urlsafe_b64decode(cursor), type=_Cursor)
     except (ValueError, RecursionError):

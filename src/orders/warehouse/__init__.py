@@ -1,4 +1,4 @@
-"""The warehouse: what the order pipeline asks of one, and the one place that chooses it."""
+"""The warehouse: its interface, and the one place that chooses the implementation."""
 
 import os
 from typing import TYPE_CHECKING, Protocol
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
 
 
 class Warehouse(Protocol):
-    """What we ask of a warehouse. Every call may be repeated: one order is one parcel."""
+    """A warehouse. Every call may be repeated: one order is one parcel."""
 
     def ship(self, order_id: str, lines: list[PricedLine], address: StoredAddress) -> str:
         """Send the parcel and return the shipment's id; an order ships once.
 
-        Raises `WarehouseError` if it never will be (also if it was called off), `WarehouseUnavailable` where
-        it is worth asking again.
+        Raises `WarehouseError` if the order never will be shipped (also if its shipment was cancelled),
+        `WarehouseUnavailable` where a retry may help.
         """
 
     def cancel(self, order_id: str) -> None:
-        """See to it that the order won't be shipped. Raises `AlreadyShipped`, `WarehouseUnavailable`."""
+        """Make sure that the order won't be shipped. Raises `AlreadyShipped`, `WarehouseUnavailable`."""
 
 
 def warehouse(dynamodb: "DynamoDBClient") -> Warehouse:

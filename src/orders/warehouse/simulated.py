@@ -1,8 +1,8 @@
 """A simulated warehouse that behaves by postal code.
 
-`TEST-REFUSED` is refused for good, `TEST-DOWN-<n>` finds the warehouse down n times; every other address is
-shipped to. Its ledger is a DynamoDB table with one entry an order, so that shipping and calling off exclude
-each other and a parcel leaves once.
+The warehouse refuses `TEST-REFUSED` for good, is down n times for `TEST-DOWN-<n>`, and ships to every other address.
+Its ledger is a DynamoDB table with one entry for each order, so that a parcel leaves once, and shipping and
+cancelling exclude each other.
 """
 
 import os
@@ -46,7 +46,7 @@ class SimulatedWarehouse:
             raise AlreadyShipped(f"the parcel of order {order_id} has left")
 
     def _decide(self, order_id: str, status: str) -> dict[str, Any]:
-        """The ledger's entry of an order: the first decision stands, whichever it was."""
+        """The ledger's entry of an order. The first decision stands."""
         try:
             answer = self._client.update_item(
                 TableName=self._table,

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orders.api.problems import TITLES, Problem, find_errors, response
+from orders.api.problems import TITLES, Problem, response
+from orders.api.validation import find_errors
 from orders.domain.request import OrderRequest
 from tests.unit.test_model import A_REQUEST, REQUESTS
 

@@ -1,0 +1,31 @@
+"""What a customer sees of an order: an allow-list, from which the API answers and its description is made."""
+
+from msgspec import Struct
+
+from orders.domain.order import Order, PricedLine, Reason, Status, StoredAddress, TimelineEntry
+
+
+class OrderView(Struct, rename="camel", omit_defaults=True, kw_only=True):
+    """An order as its customer sees it. Amounts are in minor units of the currency, times in UTC.
+
+    `total`, and `unitPrice` of a line, are absent until the order is priced; `reason` says why an order failed.
+    """
+
+    order_id: str
+    status: Status
+    placed_at: str
+    updated_at: str
+    currency: str
+    lines: list[PricedLine]
+    shipping_address: StoredAddress
+    correlation_id: str
+    total: int | None = None
+    reason: Reason | None = None
+    payment_id: str | None = None
+    shipment_id: str | None = None
+    timeline: list[TimelineEntry] = []
+
+
+def view_of(order: Order) -> OrderView:
+    """The customer's view of an order. A field of `Order` that `OrderView` does not name stays private."""
+    return OrderView(**{name: getattr(order, name) for name in OrderView.__struct_fields__})
