@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from botocore.exceptions import ClientError
 from orderctl.redrive import Outcome, await_undoing, discard_one, redrive_one
+from orderctl.stack import records
 from orderctl.stack.target import Target
 
-from orderctl import redrive as failures_redrive
 from orders.domain.clock import timestamp
 from orders.domain.errors import OrderCancelled
 from orders.domain.order import DISCARDED, TERMINAL, Order, Reason, Status
@@ -68,7 +68,7 @@ def there(world: World, workflows: Workflows) -> Target:
 
 @pytest.fixture
 def inbox(there: Target) -> FailuresTable:
-    return failures_redrive.open_table(there)
+    return records.failures_table(there)
 
 
 def stream_record(order: Order) -> str:

@@ -9,12 +9,13 @@ from typing import Any
 import boto3
 import msgspec
 import pytest
+from orderctl import redrive as failures_redrive
 from orderctl.exits import Stop
 from orderctl.options import seconds
 from orderctl.redrive import redrive_many, redrive_one
+from orderctl.stack import records
 from orderctl.stack.target import Target
 
-from orderctl import redrive as failures_redrive
 from orders.domain.clock import timestamp
 from orders.inbox.record import Action, FailureRecord, FailureStatus, Kind, Redrive
 from orders.inbox.store import FailuresTable
@@ -39,7 +40,7 @@ def there(world: World) -> Target:
 
 @pytest.fixture
 def inbox(there: Target) -> FailuresTable:
-    return failures_redrive.open_table(there)
+    return records.failures_table(there)
 
 
 def a_failure(world: World, number: int = 0, **changes: Any) -> str:

@@ -24,12 +24,12 @@ def command(arguments: str, *, name: str = DEFAULT_NAME, stack: str | None = Non
     return f"{program()} {arguments}{option}"
 
 
-def program() -> str:
-    """Return the shell word that starts this orderctl: its bare name if it is on PATH, else its shortest path."""
-    this = Path(sys.prefix) / "bin" / "orderctl"
+def program(name: str = "orderctl") -> str:
+    """Return the shell word that starts a program of this checkout: its name if on PATH, else its shortest path."""
+    this = Path(sys.prefix) / "bin" / name
     for folder in os.environ.get("PATH", "").split(os.pathsep):
-        if folder and (Path(folder) / "orderctl").exists():
-            if (Path(folder) / "orderctl").samefile(this):
-                return "orderctl"
+        if folder and (Path(folder) / name).exists():
+            if (Path(folder) / name).samefile(this):
+                return name
             break
     return shlex.quote(min(str(this), os.path.relpath(this), key=len))

@@ -33,7 +33,7 @@ def _interrupt() -> None:
 
 
 def install() -> None:
-    """Install the handlers: each signal raises Interrupted in the main thread. An ignored SIGHUP or SIGTERM stays ignored."""
+    """Make each signal raise Interrupted in the main thread; a SIGTERM or SIGHUP that is ignored stays ignored."""
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:
             signal.signal(number, _on_signal)

@@ -29,7 +29,9 @@ Name = Annotated[str, typer.Option("--name", help="The local cloud's name.", env
 Port = Annotated[
     int | None,
     typer.Option(
-        min=1, max=65535, help=f"Port on 127.0.0.1 (default: the cloud's last port; {DEFAULT_PORT} for its first start)."
+        min=1,
+        max=65535,
+        help=f"Port on 127.0.0.1 (default: the cloud's last port; {DEFAULT_PORT} for its first start).",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write the result as JSON to stdout.")]
@@ -69,7 +71,7 @@ def seconds(text: str) -> int:
 
 
 def examples(*lines: str) -> str:
-    """Return the epilogue of a command's help: example command lines, with the program's name as the caller types it."""
-    program = hints.program()
-    written = (f"[cyan]{escape(line.replace('orderctl', program, 1))}[/]" for line in lines)
+    """Return the epilogue of a command's help: example command lines, the program as the caller types it."""
+    commands = (line.partition(" ") for line in lines)
+    written = (f"[cyan]{escape(f'{hints.program(name)} {rest}')}[/]" for name, _, rest in commands)
     return "Examples:\n\n" + "\n\n".join(written)

@@ -53,14 +53,14 @@ def describe(record: FailureRecord) -> str:
         case Action.DELIVER:
             return f"deliver the event to {name}, with the input that its rule gives it"
         case Action.PUBLISH:
-            return "publish the order's event, from the stream's record or, if the order's item was repaired, from the table"
+            return "publish the order's event, as the stream's record or, after a repair, the order's item says"
         case Action.RESUME:
             return f"start the workflow {name} at the present status of order {record.order_id}"
     return "do nothing: the payload's destination is unknown"
 
 
 Rules = dict[str, list[dict[str, Any]]]
-"""The targets of rules with their input settings, by the rule's ARN; a cache, since the API allows few calls a second."""
+"""A cache of rules' targets with their input settings, by the rule's ARN: the API allows few calls a second."""
 
 
 def send(target: Target, record: FailureRecord, payload: str, rules: Rules) -> tuple[str, bool]:
@@ -85,7 +85,9 @@ def send(target: Target, record: FailureRecord, payload: str, rules: Rules) -> t
             return _publish(target, payload), True
         case Action.RESUME:
             return _resume(target, record, payload)
-    raise CannotSend(record.note or "the payload's destination is unknown: process it by hand, then discard the failure")
+    raise CannotSend(
+        record.note or "the payload's destination is unknown: process it by hand, then discard the failure"
+    )
 
 
 def _is_given_up(target: Target, record: FailureRecord) -> bool:
@@ -248,6 +250,8 @@ def redrive_one(
         claim = table.claim(failure_id, by=by, again=again)
     except (NotAllowed, LookupError, Contended) as error:
         return Outcome(failure_id, "refused", str(error))
+    except ValueError as error:
+        return Outcome(failure_id, "refused", f"it can't be read: {error}")
     try:
         done, settles = send(target, claim, table.payload_of(claim), rules)
     except (CannotSend, ClientError, BotoCoreError, ValueError, LookupError, TypeError) as error:
@@ -266,9 +270,13 @@ def discard_one(target: Target, table: FailuresTable, failure_id: str, by: str, 
     The order is marked, its undoing is started, then the failure is settled. A process that dies in between leaves
     the failure in the inbox, and a second discard continues the first.
     """
-    record = table.get(failure_id)
+    problem = "there is no such failure"
+    try:
+        record = table.get(failure_id)
+    except ValueError as error:
+        record, problem = None, f"it can't be read: {error}"
     if record is None:
-        return Outcome(failure_id, "refused", "there is no such failure")
+        return Outcome(failure_id, "refused", problem)
     waited_for = order_waits_for(record, target.output("FulfilmentQueueArn"))
     if refusal := _why_not_discarded(target, record, waited_for):
         return Outcome(failure_id, "refused", refusal, record.order_id)
@@ -291,7 +299,7 @@ def discard_one(target: Target, table: FailuresTable, failure_id: str, by: str, 
 
 
 def await_undoing(target: Target, outcomes: Iterable[Outcome], timeout_s: float, pause_s: float = 0.5) -> None:
-    """Wait until the orders that were given up have ended, at most `timeout_s`; each outcome's detail gets the status."""
+    """Wait at most `timeout_s` for the end of the orders that were given up; each outcome gets its order's status."""
     waiting = [outcome for outcome in outcomes if outcome.given_up and outcome.result == "discarded"]
     deadline = time.monotonic() + timeout_s
     while waiting:
@@ -352,9 +360,7 @@ def give_order_up(target: Target, table: FailuresTable, record: FailureRecord) -
         return "it names no order that is in the table, so nothing was undone", False
     later_event = record.redrive.action is Action.PUBLISH and not _says_placed(table.payload_of(record))
     try:
-        order = records.orders_table(target).give_up(
-            customer_id, record.order_id, DISCARDED, only_placed=later_event
-        )
+        order = records.orders_table(target).give_up(customer_id, record.order_id, DISCARDED, only_placed=later_event)
     except LookupError as error:
         return f"{error}, so nothing was undone", False
     except msgspec.ValidationError as error:
@@ -393,7 +399,7 @@ def _says_placed(payload: str) -> bool:
 
 @dataclass
 class Run:
-    """A redrive of many failures: their outcomes, how many failed again, and why the redrive stopped ("" if it did not)."""
+    """A redrive of many failures: outcomes, how many failed again, and why the redrive stopped ("" if it did not)."""
 
     outcomes: list[Outcome] = field(default_factory=list)
     came_back: int = 0

@@ -31,7 +31,7 @@ class CloudState:
 
     `process_identity` distinguishes the recorded process from a later one with the same id. `server` is the
     fingerprint of the server's own code. `deployed` is the fingerprint of the last complete deployment, "" while a
-    deployment is under way. `persist` says that a clean stop saves the cloud's data. `outputs` are the stack's outputs.
+    deployment is under way. `persist` says that a clean stop saves the cloud's data. `outputs` are the stack's.
     """
 
     name: str

@@ -8,8 +8,8 @@ from typing import Any
 
 from orderctl.stack import records
 from orderctl.stack.records import Payment, Stock
-from orderctl.stack.rest import OrderView
 from orderctl.stack.target import Target
+from orders.domain.customer_view import OrderView
 from orders.domain.order import Status
 
 

@@ -190,7 +190,7 @@ def message_of(cause: str) -> str:
 
 
 def next_attempt(target: Target, execution: Execution) -> str:
-    """Return when the next attempt is due, such as "due within 4 s"; "" if the definition has no retrier for the error.
+    """Return when the next attempt is due, such as "due within 4 s"; "" without a retrier for the error.
 
     With full jitter, Step Functions draws the moment; the definition limits only the longest wait.
     """

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from orderctl.exits import Exit, Stop
 from orderctl.stack.target import Target
+from orders.domain.customer_view import OrderView
 from orders.domain.order import Order
 from orders.inbox.record import FailureRecord
 from orders.inbox.store import FailuresTable
@@ -85,7 +86,7 @@ class Payment(Struct, frozen=True):
     amount: int | None = None
 
 
-def as_json(order: StoredOrder) -> dict[str, Any]:
+def as_json(order: StoredOrder | OrderView) -> dict[str, Any]:
     """Return an order's fields under their stored names; a damaged one's `unreadable` says why it is damaged."""
     if isinstance(order, DamagedOrder):
         return {**order.fields, "unreadable": order.problem}

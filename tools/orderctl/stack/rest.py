@@ -12,7 +12,8 @@ from msgspec import Struct
 
 from orderctl.exits import Exit, Stop
 from orderctl.stack.signin import TokenSource
-from orders.domain.order import TERMINAL, PricedLine, Reason, Status, StoredAddress, TimelineEntry
+from orders.domain.customer_view import OrderView
+from orders.domain.order import TERMINAL, Status
 
 POLL_S = 0.2
 
@@ -23,24 +24,6 @@ class Accepted(Struct, rename="camel", omit_defaults=True):
     order_id: str
     status: Status
     links: dict[str, str] = {}
-
-
-class OrderView(Struct, kw_only=True, rename="camel", omit_defaults=True):
-    """An order as its customer sees it; amounts are in minor units."""
-
-    order_id: str
-    status: Status
-    placed_at: str
-    updated_at: str
-    currency: str
-    lines: list[PricedLine]
-    shipping_address: StoredAddress
-    correlation_id: str
-    total: int | None = None
-    reason: Reason | None = None
-    payment_id: str | None = None
-    shipment_id: str | None = None
-    timeline: list[TimelineEntry] = []
 
 
 class OrderPage(Struct, rename="camel", omit_defaults=True):
@@ -147,7 +130,7 @@ def decode(answer: httpx.Response, shape: type[Answer], next_step: str = "") -> 
 
 
 def require_success(answer: httpx.Response, next_step: str = "") -> None:
-    """Return if the answer is a 2xx; else Stop(REFUSED) with the API's reasons, or with `next_step` if it has none."""
+    """Return if the answer is a 2xx; else Stop(REFUSED) with the API's reasons, or without any, with `next_step`."""
     if answer.is_success:
         return
     try:

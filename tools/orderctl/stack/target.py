@@ -82,7 +82,9 @@ def local_target(cloud: Cloud) -> Target:
     start = f"Start it: {hints.command('run', name=cloud.name)}"
     if state and not server_process.alive(state):
         log = shown(cloud.log("server"))
-        raise Stop(Exit.NO_TARGET, _INDENT.join(server_process.fate(cloud, state)), f"{start}{_INDENT}Its log is {log}.")
+        raise Stop(
+            Exit.NO_TARGET, _INDENT.join(server_process.fate(cloud, state)), f"{start}{_INDENT}Its log is {log}."
+        )
     if state is None:
         others = [f"{other.name} (port {other.port})" for other in server_process.running()]
         those = f" This checkout's running local clouds: {', '.join(others)}." if others else ""

@@ -9,6 +9,8 @@ from itertools import pairwise
 from rich.markup import escape
 from rich.table import Column, Table
 
+from orders.domain.order import TimelineEntry
+
 # ISO 4217: currencies whose minor unit is not a hundredth.
 EXPONENTS = {
     **dict.fromkeys(
@@ -112,11 +114,6 @@ def duration(seconds: float) -> str:
 def ago(at: str) -> str:
     """Return how long ago a time (ISO 8601) was, such as "3 min ago"."""
     return f"{age(at)} ago"
-
-
-def footer(shown: int, every: int, noun: str, more: str) -> str:
-    """Return the line under a table that doesn't show all: "20 of 57 orders; see more with: …"; "" if it does."""
-    return f"{shown:,} of {every:,} {noun}; {more}" if shown < every else ""
 
 
 def steps(timeline: Iterable[TimelineEntry]) -> str:
