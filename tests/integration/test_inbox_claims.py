@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 
 from orders.domain.clock import timestamp, timestamp_before
 from orders.domain.errors import Contended, NotAllowed
-from orders.inbox import store as failures_table
+from orders.inbox import store
 from orders.inbox.record import CLAIM_LEASE_S, FailureRecord, FailureStatus
 from orders.inbox.store import FailuresTable
 from orders.workflow import redrive_execution_name
@@ -49,7 +49,7 @@ def replace(record: FailureRecord, **changes: Any) -> FailureRecord:
 
 def seconds_ago(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Let what is written from now on have been written so long ago; 0 for now."""
-    monkeypatch.setattr(failures_table, "timestamp", lambda: timestamp_before(seconds))
+    monkeypatch.setattr(store, "timestamp", lambda: timestamp_before(seconds))
 
 
 class Context(LambdaContext):
@@ -222,7 +222,7 @@ def test_who_changes_a_record_that_keeps_changing_gives_up(inbox: FailuresTable)
     with pytest.raises(Contended, match=failure_id):
         inbox.change(failure_id, meanwhile)
 
-    assert looked == failures_table.ATTEMPTS
+    assert looked == store.ATTEMPTS
 
 
 def test_each_change_is_a_version_and_none_is_none(inbox: FailuresTable) -> None:

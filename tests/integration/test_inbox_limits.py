@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from orders.domain.errors import Contended, NotAllowed
-from orders.inbox import store as failures_table
+from orders.inbox import store
 from orders.inbox.record import FailureRecord, FailureStatus, released, seen_again, sent
 from orders.inbox.store import FailuresTable
 from tests.integration.test_inbox_claims import captured, inbox, record_of
@@ -26,9 +26,9 @@ def test_a_claim_lives_for_two_minutes_to_the_last_millisecond(
         asked.append(seconds)
         return NOW
 
-    monkeypatch.setattr(failures_table, "timestamp", lambda: NOW)
+    monkeypatch.setattr(store, "timestamp", lambda: NOW)
     claim = inbox.claim(captured(inbox).failure_id, by="ada")
-    monkeypatch.setattr(failures_table, "timestamp_before", before)
+    monkeypatch.setattr(store, "timestamp_before", before)
 
     with pytest.raises(NotAllowed, match="just now"):
         inbox.claim(claim.failure_id, by="bob")

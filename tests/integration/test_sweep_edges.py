@@ -83,3 +83,19 @@ def test_what_the_sweep_decides_by_is_read_consistently(world: World, workflows:
     asked = [read for read in reads if read["TableName"] == "OrdersTable"]
     assert len(asked) == 2
     assert all(read["ConsistentRead"] for read in asked)
+
+
+def test_an_operator_may_ask_for_a_promise_of_less_than_a_second_and_for_no_quiet_time(
+    world: World, workflows: Any, inbox: FailuresTable
+) -> None:
+    an_overdue_order(world)
+
+    assert sweep(promiseSeconds=0.5, quietSeconds=0)["restarted"] == 1
+
+
+@pytest.mark.parametrize("request_", [{"promiseSeconds": 0}, {"promiseSeconds": -1}, {"quietSeconds": -1}])
+def test_a_sweep_refuses_times_that_mean_nothing(
+    world: World, workflows: Any, inbox: FailuresTable, request_: dict[str, float]
+) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        sweep(None, **request_)

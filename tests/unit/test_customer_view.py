@@ -4,7 +4,7 @@ import msgspec
 
 from orders.domain.customer_view import OrderView, view_of
 from orders.domain.order import Order, place
-from tests.unit.test_model import A_REQUEST
+from tests.unit.test_order import A_REQUEST
 
 PUBLIC = {
     "correlationId",

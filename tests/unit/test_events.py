@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from orders.domain.events import DETAIL_TYPES, SOURCE, bus_entry, decode_bus_event, event_of
 from orders.domain.order import Order, Status
-from tests.unit.test_model import A_REQUEST, REQUESTS, placed
+from tests.unit.test_order import A_REQUEST, REQUESTS, placed
 
 ORDERS = st.builds(
     lambda request, status, version: msgspec.structs.replace(placed(request), status=status, version=version),

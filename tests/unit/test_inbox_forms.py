@@ -9,7 +9,7 @@ import pytest
 
 from orders.inbox.parse import component_of, identify, read_message
 from orders.inbox.record import Action, Kind
-from tests.unit.test_failure_messages import (
+from tests.unit.test_inbox_parse import (
     BUS_EVENT,
     DEAD_LETTER,
     FAILURES_QUEUE,

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from orders.inbox import parse as failure_messages
+from orders.inbox import parse
 from orders.inbox.record import (
     Action,
     Failure,
@@ -25,7 +25,7 @@ from orders.inbox.record import (
     settled,
 )
 from orders.workflow import redrive_execution_name
-from tests.unit.test_failure_messages import (
+from tests.unit.test_inbox_parse import (
     BUS_EVENT,
     DEAD_LETTER,
     EXECUTION,
@@ -132,7 +132,7 @@ def test_a_lost_event_is_one_record_however_it_was_told_of() -> None:
     )
     # the form in which it is written doesn't matter
     text = json.dumps(json.loads(stream_record()), indent=1)
-    found = failure_messages.stream_record(text, "RetryAttemptsExhausted", "", occurrence="request-1")
+    found = parse.stream_record(text, "RetryAttemptsExhausted", "", occurrence="request-1")
 
     # THEN both are the same failure
     assert parked.failure_id == found.failure_id
@@ -140,14 +140,12 @@ def test_a_lost_event_is_one_record_however_it_was_told_of() -> None:
 
 @pytest.mark.parametrize("other", [stream_record("101"), stream_record(stream=f"{STREAM}1")])
 def test_two_lost_events_are_two_records(other: str) -> None:
-    one, two = (
-        failure_messages.stream_record(text, "E", "", occurrence="request-1") for text in (stream_record(), other)
-    )
+    one, two = (parse.stream_record(text, "E", "", occurrence="request-1") for text in (stream_record(), other))
     assert one.failure_id != two.failure_id
 
 
 def test_records_without_a_number_are_told_apart_by_their_text() -> None:
-    one, two = (failure_messages.stream_record(text, "E", "", occurrence="r") for text in ('{"a": 1}', '{"a": 2}'))
+    one, two = (parse.stream_record(text, "E", "", occurrence="r") for text in ('{"a": 1}', '{"a": 2}'))
     assert one.failure_id != two.failure_id
 
 
@@ -177,12 +175,12 @@ def test_a_second_failure_of_the_same_event_is_told_from_a_copy(body: dict[str, 
     ],
 )
 def test_the_id_nearest_to_the_top_is_the_payloads(payload: dict[str, Any], expected: str | None) -> None:
-    assert failure_messages.identify(json.dumps(payload)).get("order_id") == expected
+    assert parse.identify(json.dumps(payload)).get("order_id") == expected
 
 
 def test_order_customer_and_correlation_are_found_each_by_its_own_name() -> None:
     payload = {"orderId": "o", "customerId": "c", "correlationId": "x"}
-    found = failure_messages.identify(json.dumps(payload))
+    found = parse.identify(json.dumps(payload))
     assert found == {"order_id": "o", "customer_id": "c", "correlation_id": "x"}
 
 
@@ -310,7 +308,7 @@ def test_all_that_a_pointer_into_the_stream_tells_is_kept() -> None:
 
 
 def test_all_that_is_known_of_a_lost_event_is_kept() -> None:
-    failure = failure_messages.stream_record(stream_record(), "Some", "thing", occurrence="request-1", attempts=4)
+    failure = parse.stream_record(stream_record(), "Some", "thing", occurrence="request-1", attempts=4)
 
     assert as_read(failure) == {
         "kind": "stream",
@@ -377,7 +375,7 @@ def test_a_message_that_breaks_its_kinds_form_says_how() -> None:
 
 
 def test_a_message_without_any_field_is_a_failure_too() -> None:
-    failure = failure_messages.read_message({})
+    failure = parse.read_message({})
 
     assert (failure.kind, failure.payload, failure.occurrence) == (Kind.UNKNOWN, "", "")
 

@@ -14,7 +14,7 @@ from orders.domain.order import Order, PricedLine, Reason, Status, TimelineEntry
 from orders.domain.pricing import Product, price_lines
 from orders.domain.request import OrderRequest
 from orders.storage import dynamodb
-from tests.unit.test_model import A_REQUEST, placed
+from tests.unit.test_order import A_REQUEST, placed
 
 
 def with_value(pointer: str, value: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from orders.api import openapi
 from orders.domain.request import Address, Country, OrderRequest
-from tests.unit.test_model import A_REQUEST, REQUESTS
+from tests.unit.test_order import A_REQUEST, REQUESTS
 
 DOCUMENT = openapi.document("v1")
 

@@ -6,7 +6,7 @@ import msgspec
 
 from orders.inbox.parse import component_of
 from orders.inbox.record import SETTLED, Action, FailureRecord, FailureStatus, HistoryEntry, Kind, Redrive
-from tests.unit.test_failure_messages import BUS_EVENT, DEAD_LETTER, read
+from tests.unit.test_inbox_parse import BUS_EVENT, DEAD_LETTER, read
 
 
 def test_stored_words_stay_what_they_are() -> None:

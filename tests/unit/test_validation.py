@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from orders.api.problems import TITLES, Problem, response
 from orders.api.validation import find_errors
 from orders.domain.request import OrderRequest
-from tests.unit.test_model import A_REQUEST, REQUESTS
+from tests.unit.test_order import A_REQUEST, REQUESTS
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.text(max_size=10),

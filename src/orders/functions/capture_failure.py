@@ -70,9 +70,7 @@ def _completed(failure: Failure) -> list[Failure]:
     """The failure with the data that its message leaves out: stream records, or an execution's input and state."""
     if failure.kind is Kind.STREAM and "shardId" in failure.source:
         return _stream_records(failure)
-    if failure.kind is Kind.EXECUTION:
-        return [_execution(failure)]
-    return [failure]
+    return [_execution(failure)]
 
 
 def _stream_records(pointer: Failure) -> list[Failure]:
@@ -149,7 +147,7 @@ def _execution(failure: Failure) -> Failure:
 
 
 def _last_state(execution_arn: str, stuck_in: str | None) -> tuple[str, int]:
-    """The state in which an execution got stuck, and the number of that state's failed attempts.
+    """The state in which an execution got stuck, "" if the history does not show it, and its failed attempts.
 
     `stuck_in` is the state that the workflow named when it gave up; without it, the last entered state counts.
     """
@@ -166,4 +164,4 @@ def _last_state(execution_arn: str, stuck_in: str | None) -> tuple[str, int]:
             if stuck_in in (None, name):
                 return name, max(failed, 1)
             failed = 0
-    return stuck_in or "", max(failed, 1)
+    return "", max(failed, 1)
