@@ -1,7 +1,8 @@
-"""Run the sample events through the real `sam local invoke`, each in a container, against the running local cloud.
+"""Run each sample event through `sam local invoke`, in a container, against the running local cloud.
 
-`events/expected.json` says what each has to do. The functions have the environment in which they are deployed and
-reach the local cloud, so the sample order really travels. Without a Docker engine it says so and ends well.
+`events/expected.json` has the expected outcome of each sample. The functions have the environment of the deployed
+functions and reach the local cloud, so the sample order runs through the whole pipeline. Without a Docker engine the
+script says so and ends with exit code 0.
 """
 
 from __future__ import annotations
@@ -35,28 +36,28 @@ from rich.table import Table
 from orders.domain.order import TERMINAL, order_id_for
 
 EVENTS = ROOT / "events"
-# The sample order travels as soon as it is accepted; the other samples tell of how it ended.
+# This sample places the sample order. The other samples are events of how the order ended.
 FIRST = "accept_order/accepted"
-# Of one call, and of the sample order's way.
+# For one call, and for the sample order to end.
 TIMEOUT_S = 120
 
 
 def sample_names() -> list[str]:
-    """Every sample event, as `<function>/<case>`."""
+    """Return the name of every sample event, as `<function>/<case>`."""
     return sorted(f"{path.parent.name}/{path.stem}" for path in EVENTS.glob("*/*.json"))
 
 
 def expectations() -> dict[str, Any]:
-    """What each sample has to do: `{"returns": a part of the answer}` or `{"raises": the error's name}`.
+    """Return the outcome of each sample: `{"returns": a part of the answer}` or `{"raises": the error's name}`.
 
-    With `"bad": true` it is one that the function must refuse, or put aside.
+    `"bad": true` marks a sample that the function must refuse, or put aside.
     """
     expected: dict[str, Any] = json.loads((EVENTS / "expected.json").read_text())
     return expected
 
 
 def difference(expected: dict[str, Any], outcome: dict[str, Any]) -> str | None:
-    """What an outcome lacks of what is expected, or None."""
+    """Return how an outcome differs from the expected one, or None."""
     if not outcome.keys() <= expected.keys() or outcome.get("raises") != expected.get("raises"):
         return f"expected {json.dumps(expected)}, got {json.dumps(outcome)}"
     for name, value in expected.get("returns", {}).items():
@@ -67,12 +68,12 @@ def difference(expected: dict[str, Any], outcome: dict[str, Any]) -> str | None:
 
 
 def logical_id(name: str) -> str:
-    """The function that a sample is for, as the template names it."""
+    """Return the template's name of the function that a sample is for."""
     return name.partition("/")[0].title().replace("_", "") + "Function"
 
 
 def _variables(target: Target, endpoint: str) -> dict[str, dict[str, str]]:
-    """Every function's environment as it is deployed, with an endpoint that a container can reach."""
+    """Return every function's deployed environment, with an endpoint that a container can reach."""
     stack, functions = target.client("cloudformation"), target.client("lambda")
     variables = {}
     for function in sorted({logical_id(name) for name in sample_names()}):
@@ -85,19 +86,19 @@ def _variables(target: Target, endpoint: str) -> dict[str, dict[str, str]]:
 
 @contextmanager
 def reachable(port: int) -> Iterator[str]:
-    """The endpoint by which containers reach the local cloud, which listens on 127.0.0.1 only.
+    """Yield the endpoint by which containers reach the local cloud, which listens on 127.0.0.1 only.
 
-    Docker Desktop leads there by name. On Linux, connections to Docker's own network on this machine are handed on.
+    Docker Desktop has a name for this machine. On Linux, a proxy on Docker's own network forwards connections.
     """
     if sys.platform != "linux":
         yield f"http://host.docker.internal:{port}"
         return
     inspected = subprocess.run(["docker", "network", "inspect", "bridge"], capture_output=True, check=True)
     network = json.loads(inspected.stdout)[0]["IPAM"]["Config"][0]
-    # Docker takes the first address for itself unless configured otherwise.
+    # Docker's own address is the first one, unless it is configured otherwise.
     gateway = network.get("Gateway") or str(next(ipaddress.ip_network(network["Subnet"]).hosts()))
 
-    class HandOn(socketserver.BaseRequestHandler):
+    class Forward(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             with socket.create_connection(("127.0.0.1", port)) as cloud:
                 answers = threading.Thread(target=_copy, args=(cloud, self.request), daemon=True)
@@ -105,7 +106,7 @@ def reachable(port: int) -> Iterator[str]:
                 _copy(self.request, cloud)
                 answers.join()
 
-    with socketserver.ThreadingTCPServer((gateway, 0), HandOn) as server:
+    with socketserver.ThreadingTCPServer((gateway, 0), Forward) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://{gateway}:{server.server_address[1]}"
@@ -131,7 +132,7 @@ class Invoker:
         }
         built = deployment.build(cloud, state.deployed, state.runtime, lambda _: None)
         template = yaml.safe_load(built.read_text())
-        # `sam local` hands on only what the template declares, and code is found relative to the template.
+        # `sam local` passes only variables that the template declares, and looks for code relative to the template.
         template["Globals"]["Function"]["Environment"]["Variables"]["AWS_ENDPOINT_URL"] = ""
         for name, resource in template["Resources"].items():
             if resource["Type"] == "AWS::Serverless::Function":
@@ -141,7 +142,7 @@ class Invoker:
         self._overrides = deployment.parameter_overrides(state.runtime)
 
     def command(self, name: str) -> list[str]:
-        """The command that runs one sample."""
+        """Return the command that runs one sample."""
         relative = self._directory.relative_to(ROOT)
         return [
             str(deployment.SAM.relative_to(ROOT)),
@@ -152,9 +153,9 @@ class Invoker:
         ]
 
     def run(self, name: str, *, show: bool = False) -> dict[str, Any]:
-        """Run one sample; returns its row of the result, with `problem` None if all is as expected.
+        """Run one sample; returns its row of the result, whose `problem` is None if the outcome is as expected.
 
-        With `show`, the command and all its output are printed.
+        With `show`, print the command and all its output.
         """
         began = time.monotonic()
         try:
@@ -182,7 +183,7 @@ class Invoker:
 
 
 def outcome_of(output: str) -> dict[str, Any]:
-    """What a function returned or raised, from the last line that `sam local invoke` prints; empty if nothing."""
+    """Return a function's result or error from the last line of `sam local invoke`; empty if there is none."""
     try:
         answer = json.loads(output.strip().splitlines()[-1])
     except (IndexError, ValueError):
@@ -193,7 +194,7 @@ def outcome_of(output: str) -> dict[str, Any]:
 
 
 def wait_for_sample_order(target: Target) -> None:
-    """Return when the sample order has ended. Raises Stop if it takes too long."""
+    """Return once the sample order has ended. Stop(NOT_AS_EXPECTED) if it has not ended after TIMEOUT_S."""
     event = json.loads((EVENTS / f"{FIRST}.json").read_text())
     customer = event["requestContext"]["authorizer"]["claims"]["sub"]
     order = order_id_for(customer, event["headers"]["Idempotency-Key"])
@@ -210,7 +211,7 @@ def wait_for_sample_order(target: Target) -> None:
 
 
 def docker_answers() -> bool:
-    """Whether there is a Docker engine."""
+    """Return whether a Docker engine answers."""
     try:
         return subprocess.run(["docker", "info"], capture_output=True, timeout=30, check=False).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
@@ -218,7 +219,7 @@ def docker_answers() -> bool:
 
 
 def run_samples(name: str, wanted: list[str], *, as_json: bool, show: bool) -> Exit:
-    """Run the samples whose names begin so (all, if none are named) and show what came of them."""
+    """Run the samples whose names begin with one of `wanted` (all, if none is named) and show the outcomes."""
     samples = [sample for sample in sample_names() if not wanted or sample.startswith(tuple(wanted))]
     if not samples:
         raise Stop(Exit.USAGE, f"No sample event is called {' or '.join(wanted)}.", "They are in events/.")
@@ -240,7 +241,7 @@ def run_samples(name: str, wanted: list[str], *, as_json: bool, show: bool) -> E
         invoker = Invoker(cloud, state, target, endpoint)
         first = invoker.run(FIRST, show=show and FIRST in samples)
         if first["problem"]:
-            raise Stop(Exit.NOT_AS_EXPECTED, f"{FIRST}, on which the others rely: {first['problem']}")
+            raise Stop(Exit.NOT_AS_EXPECTED, f"{FIRST}, which the other samples need: {first['problem']}")
         wait_for_sample_order(target)
         rows = [first] if FIRST in samples else []
         others = [sample for sample in samples if sample != FIRST]
@@ -255,7 +256,7 @@ def run_samples(name: str, wanted: list[str], *, as_json: bool, show: bool) -> E
 
 
 def table_of(rows: list[dict[str, Any]]) -> Table:
-    """The result for people."""
+    """Return the result as a table."""
     table = Table("sample", "outcome", "seconds", "as expected")
     for row in rows:
         outcome = json.dumps(row["outcome"], ensure_ascii=False)
@@ -269,11 +270,11 @@ def table_of(rows: list[dict[str, Any]]) -> Table:
 
 
 def main() -> Exit:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("samples", nargs="*", help="a function or <function>/<case>; all if none are named")
+    parser.add_argument("samples", nargs="*", help="a function or <function>/<case>; default: all")
     parser.add_argument("--name", default=DEFAULT_NAME, help="the local cloud")
-    parser.add_argument("--json", action="store_true", help="the result as JSON")
+    parser.add_argument("--json", action="store_true", help="write the result as JSON to stdout")
     parser.add_argument("--show", action="store_true", help="print each command and all its output")
     arguments = parser.parse_args()
     try:

@@ -1,4 +1,4 @@
-"""What make hands on to orderctl; nothing is run."""
+"""What make hands on to orderctl and measure; nothing is run."""
 
 from __future__ import annotations
 
@@ -35,6 +35,13 @@ def test_only_the_command_line_names_the_local_cloud(goal: str) -> None:
 
 def test_run_takes_port_and_fresh_from_the_command_line() -> None:
     assert "orderctl run --name default --port 4600 --fresh" in dry_run("run", "PORT=4600", "FRESH=1")
+
+
+def test_measurements_are_commands_of_measure() -> None:
+    assert "measure load --name second --faults full" in dry_run("load", "NAME=second", "ARGS=--faults full")
+    assert "measure cost --profile mixed" in dry_run("cost", "ARGS=--profile mixed")
+    assert "measure all" in dry_run("bench")
+    assert "measure laptop" in dry_run("bench-laptop")
 
 
 def test_make_works_from_another_folder(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """What an order costs on AWS: units counted on the local cloud (usage.json) times list prices (prices.json).
 
-What can't be counted on a laptop is an assumption with a name, in `Assumptions`, and is shown with the result.
+A laptop can't count everything. The rest is in `Assumptions`, each with a name, and is shown with the result.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MILLION = 1_000_000
 GB = 1024**3
 
 Usage = dict[str, Any]
-# Which sample orders a profile is made of.
+# The sample orders of each profile, with their shares.
 PROFILES: dict[str, dict[str, float]] = {
     "clean": {"fulfilled": 1.0},
     "mixed": {"fulfilled": 0.93, "declined": 0.03, "out-of-stock": 0.03, "provider-down": 0.01},
@@ -30,10 +30,10 @@ PROFILES: dict[str, dict[str, float]] = {
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What is taken for granted, because it can't be counted on the local cloud."""
+    """Figures that can't be counted on the local cloud."""
 
-    # 512 MB get 0.29 of a vCPU where a local function gets a whole one, and a local call to the emulator takes
-    # longer than one to DynamoDB.
+    # A function of 512 MB has 0.29 of a vCPU, a local function a whole one. But a local call to the emulator takes
+    # longer than a call to DynamoDB.
     duration_factor: float = 2.0
     cold_share: float = 0.01  # of all invocations
     cold_start_ms: float = 900.0
@@ -45,7 +45,7 @@ class Assumptions:
 
 @dataclass(frozen=True)
 class Design:
-    """The choices that the what-ifs change."""
+    """The choices of the design that the what-ifs change."""
 
     workflow: Literal["standard", "express", "nested"] = "standard"
     folded_states: int = 0
@@ -61,7 +61,7 @@ class Design:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the bill: `units` an order of something that costs `price` dollars a unit."""
+    """One line of the bill: `units` an order, each at `price` dollars."""
 
     service: str
     choice: str
@@ -84,7 +84,7 @@ class Prices:
     table: dict[str, dict[str, Any]] = field(repr=False)
 
     def unit(self, name: str) -> float:
-        """Return dollars for one unit: a request, a GB-second, a byte, or a month of a thing."""
+        """Return dollars for one unit: a request, a GB-second, a byte, or a month of a resource."""
         entry = self.table[name]
         if "perMillion" in entry:
             return float(entry["perMillion"]) / MILLION
@@ -106,7 +106,10 @@ def load_usage(path: Path = USAGE_FILE) -> dict[str, Any]:
 
 
 def of_profile(usage: dict[str, Any], profile: str) -> Usage:
-    """Return the usage of an average order of a profile, or of the sample order of that name."""
+    """Return the usage of an average order of a profile, or of the sample order of that name.
+
+    Stop(USAGE) if nothing was counted for it.
+    """
     weights = PROFILES.get(profile, {profile: 1.0})
     missing = weights.keys() - usage["journeys"].keys()
     if missing:
@@ -172,7 +175,7 @@ def bill(usage: Usage, prices: Prices, design: Design, assumptions: Assumptions)
         lines.append(Line("SQS", choice, f"{queue}: send, receive, delete", requests, unit("sqs.standard")))
     if usage["objects"]["puts"]:
         lines.append(Line("S3", "receipt", "PUT requests", usage["objects"]["puts"], unit("s3.put")))
-    # A trace begins where a request or a stream's batch comes in; what they set off belongs to it.
+    # A trace begins with a request or a stream's batch. Everything that these cause belongs to the trace.
     batches = usage["functions"].get("PublishEvents", {"invocations": 0})["invocations"]
     traces = (usage["api"]["requests"] + batches) * assumptions.traced_share
     lines.append(Line("X-Ray", "observability", "traces", traces, unit("xray.trace")))
@@ -213,7 +216,7 @@ def _function(
 
 def _workflow(workflow: dict[str, Any], unit: Any, design: Design) -> Iterable[Line]:
     service, choice = "Step Functions", "workflow"
-    # Billed in steps of 100 ms and 64 MB; one chunk holds a definition and payload of this size.
+    # Billed in steps of 100 ms and 64 MB. This definition and payload fit into one step of memory.
     express_seconds = max(0.1, round(workflow["seconds"] + 0.05, 1)) * 64 / 1024
     if design.workflow == "standard":
         return [
@@ -259,7 +262,7 @@ def _tables(usage: Usage, unit: Any, assumptions: Assumptions) -> Iterable[Line]
 
 
 def redesigned(usage: Usage, design: Design) -> Usage:
-    """Return the usage as another design would have it; what was counted stays as it is by default."""
+    """Return the usage that another design would have. The default design has the counted one."""
     usage = json.loads(json.dumps(usage))
     functions = usage["functions"]
     if design.notified == "all":
@@ -289,7 +292,7 @@ def _scale_invocations(function: dict[str, Any], factor: float) -> None:
     function["invocations"] *= factor
     if "platform" in function["logBytes"]:
         function["logBytes"]["platform"] *= factor
-    # The work for a record stays; half of a short invocation is what surrounds it.
+    # The work for a record stays. It is half of a short invocation.
     function["durationMs"] *= 0.5 + 0.5 * factor
 
 
@@ -299,7 +302,7 @@ def total(lines: Iterable[Line]) -> float:
 
 
 def split(lines: Iterable[Line], by: Literal["service", "choice"]) -> dict[str, float]:
-    """Return dollars for a million orders by service or by design choice, the dearest first."""
+    """Return dollars for a million orders by service or by design choice, the most expensive first."""
     sums: dict[str, float] = {}
     for line in lines:
         key = getattr(line, by)
@@ -323,7 +326,7 @@ WHAT_IFS: dict[str, Design] = {
 
 
 def fixed_monthly(prices: Prices, usage: Usage, assumptions: Assumptions) -> dict[str, float]:
-    """Return dollars a month that are due without a single order, by what they are for."""
+    """Return dollars a month that are due without any order, by what they are for."""
     template = (ROOT / "template.yaml").read_text()
     queues = len(re.findall(r"^\s+Type: SQS\s*$", template, re.MULTILINE))
     alarms = len(re.findall(r"Type: AWS::CloudWatch::(?:Composite)?Alarm\s*$", template, re.MULTILINE))
@@ -342,7 +345,10 @@ def fixed_monthly(prices: Prices, usage: Usage, assumptions: Assumptions) -> dic
 
 
 def report(usage: dict[str, Any], prices: Prices, profile: str, orders_per_month: int | None) -> dict[str, Any]:
-    """Return all that `orderctl cost` shows, in dollars a million orders unless it says otherwise."""
+    """Return the figures of `measure cost`, in dollars for a million orders unless their names say otherwise.
+
+    Stop(USAGE) if nothing was counted for the profile.
+    """
     assumptions = Assumptions()
     average = of_profile(usage, profile)
     lines = bill(average, prices, Design(), assumptions)

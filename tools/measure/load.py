@@ -1,8 +1,8 @@
-"""`orderctl load`: orders at a steady rate, whatever goes wrong meanwhile, and then the reckoning.
+"""The load of `measure load`: orders at a steady rate, while faults are injected.
 
-Arrivals are open-loop: an order is sent when it is due, however slow the answers to earlier ones are, and its
-latency counts from when it was due. Faults come from outside, as they do in life: through AWS's own APIs, through
-what customers order, and by killing processes of the local cloud.
+Arrivals are open-loop: an order is sent when it is due, however slow the answers to earlier orders are. Its latency
+counts from when it was due. Faults come from outside, as in production: through AWS's own APIs, through the orders of
+customers, and by killing processes of the local cloud.
 """
 
 from __future__ import annotations
@@ -24,20 +24,25 @@ from functools import partial
 from typing import Any
 
 import httpx
+import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
+from orderctl import hints
 from orderctl.cloud import processes, server
 from orderctl.cloud.state import STACK_NAME, Cloud, CloudState
 from orderctl.demo import samples
 from orderctl.exits import Exit, Interrupted, Stop
 from orderctl.stack import signin
+from orderctl.stack import target as targets
 from orderctl.stack.rest import POLL_S
 from orderctl.stack.target import Target
 from orderctl.ui import console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from orderctl import hints
+from measure import placing
+from orders.domain.events import DETAIL_TYPES, SOURCE, bus_entry, event_of
+from orders.domain.order import Status
 
-CLIENTS = 64  # requests under way at most; beyond that arrivals are late, and their latency says so
+CLIENTS = 64  # requests in flight at most; beyond that arrivals are late, and their latency says so
 CUSTOMERS = 8
 GIVE_UP_AFTER_S = 180.0
 OUTAGE_S = 30.0
@@ -48,14 +53,14 @@ DENIED = "load-outage"
 
 
 class Fault(StrEnum):
-    """What can be made to go wrong."""
+    """A fault that a load can inject."""
 
-    PROVIDER = "provider"  # outages of the payment provider's table, and cards that need several tries
+    PROVIDER = "provider"  # outages of the payment provider's ledger, and payments that need several attempts
     WAREHOUSE = "warehouse"  # 10 % of addresses fail for a while, for long, or for good
-    DUPLICATES = "duplicates"  # 5 % of events arrive again
-    POISON = "poison"  # messages and events that nobody can read
-    KILLS = "kills"  # functions' processes killed hard
-    RESTART = "restart"  # the local cloud stopped and started again in mid-run
+    DUPLICATES = "duplicates"  # 5 % of events arrive twice
+    POISON = "poison"  # messages and events that no consumer can read
+    KILLS = "kills"  # processes of functions get SIGKILL
+    RESTART = "restart"  # the local cloud stops and starts in the middle of the run
 
 
 PROFILES: dict[str, frozenset[Fault]] = {
@@ -66,32 +71,33 @@ PROFILES: dict[str, frozenset[Fault]] = {
 
 
 @dataclass
-class Accepted:
-    """A 202 that a client saw; `seconds` from when the order was due to the answer."""
+class AcceptedOrder:
+    """A 202 that a client saw, after `attempts` requests; `seconds` from when the order was due to the answer."""
 
     order_id: str
     key: str
     seconds: float
-    tries: int
+    attempts: int
 
 
 @dataclass
 class Load:
-    """One run: what is to be sent, what was answered (`answered`: when last), and what was done to the system.
+    """One run: the orders to send, the answers, and the faults injected so far, by what they are.
 
-    `memory_mb` is the local cloud's when the last order was answered.
+    `rate` is in orders a second. `answered` is when the last order was answered, and `memory_mb` the local cloud's
+    memory then. `began` and `answered` are on the monotonic clock.
     """
 
-    there: Target
+    target: Target
     orders: int
     rate: float
     faults: frozenset[Fault]
     seed: int
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
-    accepted: list[Accepted] = field(default_factory=list)
+    accepted: list[AcceptedOrder] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     doubled_keys: list[str] = field(default_factory=list)
-    done_to: dict[str, int] = field(default_factory=dict)
+    injected: dict[str, int] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
     began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     answered: float = 0.0
@@ -99,21 +105,21 @@ class Load:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def count(self, what: str) -> None:
-        """Note one thing done to the system."""
+        """Count one injected fault, such as "restarts"."""
         with self.lock:
-            self.done_to[what] = self.done_to.get(what, 0) + 1
+            self.injected[what] = self.injected.get(what, 0) + 1
 
     @property
-    def lasts_s(self) -> float:
-        """How long orders arrive."""
+    def duration_s(self) -> float:
+        """How long orders arrive, in seconds."""
         return self.orders / self.rate
 
 
 # ---- What customers order ------------------------------------------------------------------------------------
 
 
-def baskets(load: Load) -> list[dict[str, Any]]:
-    """The bodies of all orders: the same ones for the same seed."""
+def order_bodies(load: Load) -> list[dict[str, Any]]:
+    """Return the request bodies of all orders. The same seed gives the same bodies."""
     chance = random.Random(load.seed)
     euros = [product["sku"] for product in samples.catalogue() if product["currency"] == "EUR" and product["stock"]]
     sold_out = next(product["sku"] for product in samples.catalogue() if not product["stock"])
@@ -139,13 +145,13 @@ def baskets(load: Load) -> list[dict[str, Any]]:
 
 
 def send(load: Load, chaos: Chaos) -> None:
-    """Send every order when it is due; returns when each has its answer."""
+    """Send every order when it is due; returns once each has its answer."""
     users = [
-        signin.token_source(load.there, f"load-{number}@example.com", signin.LOCAL_PASSWORD)
+        signin.token_source(load.target, f"load-{number}@example.com", signin.LOCAL_PASSWORD)
         for number in range(CUSTOMERS)
     ]
     tokens = [user.current() for user in users]
-    bodies = [json.dumps(body).encode() for body in baskets(load)]
+    bodies = [json.dumps(body).encode() for body in order_bodies(load)]
     limits = httpx.Limits(max_connections=CLIENTS, max_keepalive_connections=CLIENTS)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
@@ -168,20 +174,20 @@ def send(load: Load, chaos: Chaos) -> None:
         except Interrupted:
             pool.shutdown(cancel_futures=True)
             raise
-    if load.there.local:
-        load.memory_mb = processes.memory_mb(load.there.local.pid)
+    if load.target.local:
+        load.memory_mb = processes.memory_mb(load.target.local.pid)
 
 
 def _one(load: Load, http: httpx.Client, body: bytes, token: str, key: str, due: float) -> None:  # noqa: PLR0917
-    """Send one order, again with the same key for as long as there is no answer that settles it."""
-    tries = 0
+    """Send one order. Retry with the same key until an answer settles it, or GIVE_UP_AFTER_S have passed."""
+    attempts = 0
     pause_s = 0.2
     headers = {"Authorization": token, "Content-Type": "application/json", "Idempotency-Key": key}
     seen: set[str] = set()
     while time.monotonic() - due < GIVE_UP_AFTER_S:
-        tries += 1
+        attempts += 1
         try:
-            answer = http.post(f"{load.there.api_url}/orders", content=body, headers=headers)
+            answer = http.post(f"{load.target.api_url}/orders", content=body, headers=headers)
         except httpx.TransportError:
             answer = None
         if answer is not None and answer.status_code == 202:
@@ -189,7 +195,7 @@ def _one(load: Load, http: httpx.Client, body: bytes, token: str, key: str, due:
             seen.add(order_id)
             with load.lock:
                 load.answered = time.monotonic()
-                load.accepted.append(Accepted(order_id, key, load.answered - due, tries))
+                load.accepted.append(AcceptedOrder(order_id, key, load.answered - due, attempts))
                 if len(seen) > 1:
                     load.doubled_keys.append(key)
             return
@@ -203,11 +209,11 @@ def _one(load: Load, http: httpx.Client, body: bytes, token: str, key: str, due:
         load.refused.append(f"{key}: no answer in {GIVE_UP_AFTER_S:.0f} s")
 
 
-# ---- What is done to the system ------------------------------------------------------------------------------
+# ---- The faults ----------------------------------------------------------------------------------------------
 
 
 class Chaos:
-    """Puts the run's faults into the system, each in a thread of its own."""
+    """Injects the run's faults, each from a thread of its own."""
 
     def __init__(self, load: Load, cloud: Cloud) -> None:
         self._load = load
@@ -216,9 +222,9 @@ class Chaos:
         self._up = threading.Event()
         self._up.set()
         self._threads: list[threading.Thread] = []
-        # Made here: making a client is not thread-safe.
+        # Here, because making a client is not thread-safe.
         for service in ("sqs", "events", "iam", "lambda", "cloudformation", "dynamodb", "s3"):
-            load.there.client(service)
+            load.target.client(service)
 
     def begin(self, start: float) -> None:
         """Start the faults of the run's profile; `start` is when the first order is due."""
@@ -235,41 +241,41 @@ class Chaos:
             self._threads.append(thread)
 
     def end(self) -> None:
-        """Let what was begun be ended; afterwards everything works again."""
+        """End every fault; returns once everything works again."""
         self._over.set()
         for thread in self._threads:
             thread.join()
 
     def _sleep_until(self, moment: float) -> bool:
-        """Whether the run still goes on at this moment."""
+        """Sleep until a moment of the monotonic clock; returns whether the run still goes on then."""
         return not self._over.wait(max(0.0, moment - time.monotonic()))
 
     def _provider_outages(self, start: float) -> None:
-        """The payment functions may not use the provider's ledger for a while, twice."""
-        lasts_s = min(OUTAGE_S, self._load.lasts_s / 5)
+        """Deny the payment functions the provider's ledger for a while, twice."""
+        lasts_s = min(OUTAGE_S, self._load.duration_s / 5)
         deny = {
             "Effect": "Deny",
             "Action": "dynamodb:*",
-            "Resource": f"*table/{self._load.there.output('PaymentsTable')}",
+            "Resource": f"*table/{self._load.target.output('PaymentsTable')}",
         }
         document = json.dumps({"Version": "2012-10-17", "Statement": [deny]})
-        iam = self._load.there.client("iam")
+        iam = self._load.target.client("iam")
         roles = [self._role_of(name) for name in ("ProcessPaymentFunction", "RefundPaymentFunction")]
         for share in (0.2, 0.7):
-            if not self._sleep_until(start + self._load.lasts_s * share):
+            if not self._sleep_until(start + self._load.duration_s * share):
                 return
             try:
                 for role in roles:
                     put = partial(iam.put_role_policy, RoleName=role, PolicyName=DENIED, PolicyDocument=document)
-                    self._calmly(put)
+                    self._retry(put)
                 self._load.count("provider outages")
                 self._sleep_until(time.monotonic() + lasts_s)
             finally:
                 for role in roles:
-                    self._calmly(partial(iam.delete_role_policy, RoleName=role, PolicyName=DENIED))
+                    self._retry(partial(iam.delete_role_policy, RoleName=role, PolicyName=DENIED))
 
     def _duplicates(self, _: float) -> None:
-        """Some of the placed orders' events come again."""
+        """Publish some orders' OrderPlaced event a second time."""
         chance = random.Random(self._load.seed + 1)
         looked_at = 0
         while not self._over.wait(1.0):
@@ -277,78 +283,70 @@ class Chaos:
                 fresh, looked_at = self._load.accepted[looked_at:], len(self._load.accepted)
             chosen = [each.order_id for each in fresh if chance.random() < DUPLICATE_SHARE]
             for order_id in chosen:
-                self._calmly(partial(self._publish_again, order_id))
+                self._retry(partial(self._publish_duplicate, order_id))
 
-    def _publish_again(self, order_id: str) -> None:
-        from orderctl.stack import records  # noqa: PLC0415
-
-        order = records.find_order(self._load.there, order_id)
+    def _publish_duplicate(self, order_id: str) -> None:
+        order = placing.find_order(self._load.target, order_id)
         if order is None:
             return
-        data = {name: order[name] for name in ("customerId", "orderId", "currency", "lines")}
-        metadata = {
-            "eventId": f"{order_id}#1",
-            "correlationId": order["correlationId"],
-            "schemaVersion": 1,
-            "occurredAt": order["placedAt"],
-        }
-        detail = {
-            "metadata": metadata,
-            "data": {**data, "status": "PLACED", "version": 1, "email": order.get("email")},
-        }
-        if detail["data"]["email"] is None:
-            del detail["data"]["email"]
-        self._put_event("OrderPlaced", detail)
-        self._load.count("events repeated")
+        placed = msgspec.structs.replace(
+            order,
+            status=Status.PLACED,
+            version=1,
+            updated_at=order.placed_at,
+            lines=[msgspec.structs.replace(line, unit_price=None) for line in order.lines],
+            total=None,
+            reason=None,
+        )
+        self._put_event(bus_entry(event_of(placed), self._load.target.output("EventBusName")))
+        self._load.count("duplicate events")
 
     def _poison(self, start: float) -> None:
-        """Messages and events that nobody can read."""
+        """Send messages and events that no consumer can read."""
         number = max(4, int(self._load.orders * POISON_SHARE))
-        there = self._load.there
-        sqs = there.client("sqs")
+        target = self._load.target
+        sqs = target.client("sqs")
         for each in range(number):
-            if not self._sleep_until(start + self._load.lasts_s * (each + 0.5) / number):
+            if not self._sleep_until(start + self._load.duration_s * (each + 0.5) / number):
                 return
             text = f"poison {self._load.run_id} {each}"
             match each % 4:
                 case 0 | 1:
-                    queue = there.output("FulfilmentQueueUrl" if each % 4 else "NotificationsQueueUrl")
-                    self._calmly(partial(sqs.send_message, QueueUrl=queue, MessageBody=text))
-                case 2:
-                    self._calmly(partial(self._put_event, "OrderFulfilled", {"poison": text}))
-                case 3:
-                    self._calmly(partial(self._put_event, "OrderPlaced", {"poison": text}))
+                    queue = target.output("FulfilmentQueueUrl" if each % 4 else "NotificationsQueueUrl")
+                    self._retry(partial(sqs.send_message, QueueUrl=queue, MessageBody=text))
+                case remainder:
+                    detail_type = DETAIL_TYPES[Status.FULFILLED if remainder == 2 else Status.PLACED]
+                    entry = {
+                        "EventBusName": target.output("EventBusName"),
+                        "Source": SOURCE,
+                        "DetailType": detail_type,
+                        "Detail": json.dumps({"poison": text}),
+                    }
+                    self._retry(partial(self._put_event, entry))
             self._load.count("poison messages")
 
-    def _put_event(self, detail_type: str, detail: dict[str, Any]) -> None:
-        there = self._load.there
-        entry = {
-            "EventBusName": there.output("EventBusName"),
-            "Source": "orders",
-            "DetailType": detail_type,
-            "Detail": json.dumps(detail),
-        }
-        answer = there.client("events").put_events(Entries=[entry])
+    def _put_event(self, entry: dict[str, Any]) -> None:
+        answer = self._load.target.client("events").put_events(Entries=[entry])
         if answer["FailedEntryCount"]:
-            raise OSError("the bus did not take the event")
+            raise OSError("the bus refused the event")
 
     def _kills(self, start: float) -> None:
-        """One function's process after the other is killed hard."""
+        """Kill one process of a function every KILL_EVERY_S."""
         chance = random.Random(self._load.seed + 2)
         moment = start + KILL_EVERY_S
         while self._sleep_until(moment):
             moment += KILL_EVERY_S
             self._up.wait()
-            workers = _workers(self._load.there.local)
+            workers = _workers(self._load.target.local)
             if workers:
                 with suppress(ProcessLookupError):
                     os.kill(chance.choice(workers), signal.SIGKILL)
                     self._load.count("environments killed")
 
     def _restart(self, start: float) -> None:
-        """The whole local cloud is stopped and started again with what it had saved."""
-        state = self._load.there.local
-        if state is None or not self._sleep_until(start + self._load.lasts_s / 2):
+        """Stop the local cloud in the middle of the run, and start it with its saved state."""
+        state = self._load.target.local
+        if state is None or not self._sleep_until(start + self._load.duration_s / 2):
             return
         self._up.clear()
         try:
@@ -357,8 +355,8 @@ class Chaos:
         finally:
             self._up.set()
 
-    def _calmly(self, act: Callable[[], object]) -> None:
-        """Do something to a system that may just be down: again until it is done or the run is over."""
+    def _retry(self, act: Callable[[], object]) -> None:
+        """Call `act`, and retry while the system is down and the run goes on."""
         while True:
             self._up.wait()
             try:
@@ -370,31 +368,31 @@ class Chaos:
                     return
 
     def _role_of(self, function: str) -> str:
-        """The name of a function's role."""
+        """Return the name of a function's role."""
         found: list[str] = []
 
         def look() -> None:
-            described = self._load.there.client("cloudformation").describe_stack_resource(
+            described = self._load.target.client("cloudformation").describe_stack_resource(
                 StackName=STACK_NAME, LogicalResourceId=f"{function}Role"
             )
             found.append(described["StackResourceDetail"]["PhysicalResourceId"])
 
-        self._calmly(look)
+        self._retry(look)
         return found[0].rpartition("/")[2]
-
-    def _table(self, output: str) -> str:
-        return self._load.there.output(output)
 
 
 def _workers(state: CloudState | None) -> list[int]:
-    """The processes of the local cloud's functions."""
+    """Return the processes of the local cloud's functions."""
     commands = processes.command_lines()
     members = processes.group_members(state.pid) if state else []
     return [pid for pid in members if "worker.py" in commands.get(pid, "")]
 
 
 def restart(cloud: Cloud, state: CloudState) -> None:
-    """Stop the local cloud cleanly, so that it saves its state, and start it again; `state` is brought up to date."""
+    """Stop the local cloud cleanly, so that it saves its state, and start it. Updates `state`.
+
+    Stop(STEP_FAILED) if a process does not end.
+    """
     left = processes.end_group(state.pid, grace_s=60.0)
     if left:
         raise Stop(Exit.STEP_FAILED, f"Processes of the local cloud could not be ended: {left}.")
@@ -406,17 +404,12 @@ def restart(cloud: Cloud, state: CloudState) -> None:
 
 
 def local_target(cloud: Cloud, faults: frozenset[Fault]) -> Target:
-    """Return the running local cloud; Stop if it does not run, or can't keep its state over a restart."""
-    from orderctl.stack.target import local_target as running  # noqa: PLC0415
-
-    there = running(cloud)
-    if Fault.RESTART in faults and not (there.local and there.local.persist):
+    """Return the running local cloud. Stop if it does not run, or a restart is asked for and it keeps no state."""
+    target = targets.local_target(cloud)
+    if Fault.RESTART in faults and not (target.local and target.local.persist):
         raise Stop(
             Exit.USAGE,
             f"The local cloud {cloud.name!r} does not keep its state over a restart.",
             f"Start it anew: {hints.command('down', name=cloud.name)}; {hints.command('up', name=cloud.name)}",
         )
-    return there
-
-
-__all__ = ["PROFILES", "Accepted", "Chaos", "Fault", "Load", "local_target", "send"]
+    return target

@@ -1,4 +1,4 @@
-"""The reckoning after a load: every 202 that a client saw against tables, ledgers, events, receipts and inbox."""
+"""The reckoning after a load: each accepted order against tables, ledgers, events, receipts and inbox."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+from orderctl import redrive
 from orderctl.cloud.state import STACK_NAME
 from orderctl.commands import replay
 from orderctl.stack.records import plain
@@ -20,12 +21,11 @@ from orderctl.stack.target import Target
 from orderctl.ui import console
 
 from measure.load import Fault, Load
-from orderctl import redrive
 from orders.inbox.record import FailureStatus
 
 TERMINAL = frozenset({"FULFILLED", "FAILED", "CANCELLED"})
 LOOK_EVERY_S = 1.0
-# Nothing has moved for so long and every queue is empty: what isn't done by now won't be.
+# With no change for this long and every queue empty, nothing more will happen.
 QUIET_S = 8.0
 QUEUES = ("FulfilmentQueueUrl", "NotificationsQueueUrl", "FailuresQueueUrl")
 ROUNDS = 6
@@ -34,15 +34,15 @@ REPLAY_TIMEOUT_S = 300.0
 
 
 class EventLog:
-    """Every order event that the bus carries during a run, by its id; a queue of the run's own takes them down."""
+    """Counts the order events that the bus carries during a run, by their ids, with a rule and a queue of its own."""
 
     def __init__(self, load: Load) -> None:
         self.seen: Counter[str] = Counter()
         self._load = load
         self._name = f"load-{load.run_id}"
         self._over = threading.Event()
-        there = load.there
-        sqs, events = there.client("sqs"), there.client("events")
+        target = load.target
+        sqs, events = target.client("sqs"), target.client("events")
         self._url = sqs.create_queue(QueueName=self._name)["QueueUrl"]
         arn = sqs.get_queue_attributes(QueueUrl=self._url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
         allow = {
@@ -53,7 +53,7 @@ class EventLog:
         }
         policy = json.dumps({"Version": "2012-10-17", "Statement": [allow]})
         sqs.set_queue_attributes(QueueUrl=self._url, Attributes={"Policy": policy})
-        bus = there.output("EventBusName")
+        bus = target.output("EventBusName")
         pattern = json.dumps({"source": ["orders"]})
         events.put_rule(Name=self._name, EventBusName=bus, EventPattern=pattern)
         events.put_targets(
@@ -73,7 +73,7 @@ class EventLog:
             self._over.wait(1.0)
 
     def _take(self) -> int:
-        sqs = self._load.there.client("sqs")
+        sqs = self._load.target.client("sqs")
         messages = sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10).get("Messages", [])
         for message in messages:
             self.seen[message["Body"].strip('"')] += 1
@@ -86,15 +86,15 @@ class EventLog:
         return len(messages)
 
     def close(self) -> None:
-        """Take what is left and remove the rule and the queue."""
+        """Count the remaining messages, and remove the rule and the queue."""
         self._over.set()
         self._thread.join()
         while self._take():
             pass
-        events, bus = self._load.there.client("events"), self._load.there.output("EventBusName")
+        events, bus = self._load.target.client("events"), self._load.target.output("EventBusName")
         events.remove_targets(Rule=self._name, EventBusName=bus, Ids=["log"])
         events.delete_rule(Name=self._name, EventBusName=bus)
-        self._load.there.client("sqs").delete_queue(QueueUrl=self._url)
+        self._load.target.client("sqs").delete_queue(QueueUrl=self._url)
 
 
 @dataclass
@@ -115,14 +115,14 @@ class Reckoning:
 
 def reckon(load: Load, log: EventLog | None, *, final: bool) -> Reckoning:
     """Compare what clients were told with what there is. Without `final`, what stands still isn't lost yet."""
-    there = load.there
-    orders = {order["orderId"]: order for order in _scan(there, "OrdersTable")}
-    payments = {entry["idempotencyKey"]: entry for entry in _scan(there, "PaymentsTable")}
-    shipments = {entry["orderId"]: entry for entry in _scan(there, "ShipmentsTable")}
-    failures = list(_scan(there, "FailuresTable"))
+    target = load.target
+    orders = {order["orderId"]: order for order in _scan(target, "OrdersTable")}
+    payments = {entry["idempotencyKey"]: entry for entry in _scan(target, "PaymentsTable")}
+    shipments = {entry["orderId"]: entry for entry in _scan(target, "ShipmentsTable")}
+    failures = list(_scan(target, "FailuresTable"))
     open_failures = [each for each in failures if each["status"] in (FailureStatus.NEW, FailureStatus.REDRIVEN)]
     inbox = {each.get("orderId") for each in open_failures}
-    receipts = _receipts(there)
+    receipts = _receipts(target)
     found = Reckoning(accepted=len(load.accepted))
     found.poison_in_inbox = sum(f"poison {load.run_id}" in json.dumps(each) for each in failures)
     for each in load.accepted:
@@ -154,7 +154,7 @@ def reckon(load: Load, log: EventLog | None, *, final: bool) -> Reckoning:
         found.doubled[key] = "one Idempotency-Key made two orders"
     ids = Counter(each.order_id for each in load.accepted)
     found.doubled |= {order_id: "two keys made one order" for order_id, number in ids.items() if number > 1}
-    found.lost |= _wrong_with_stock(there, list(orders.values()))
+    found.lost |= _wrong_with_stock(target, list(orders.values()))
     return found
 
 
@@ -186,7 +186,7 @@ def wrong_with(order: dict[str, Any], payment: dict[str, Any], shipment: dict[st
     return ""
 
 
-def _wrong_with_stock(there: Target, orders: list[dict[str, Any]]) -> dict[str, str]:
+def _wrong_with_stock(target: Target, orders: list[dict[str, Any]]) -> dict[str, str]:
     """What products say is reserved and sold against what all orders, of this run or not, have taken."""
     held: Counter[str] = Counter()
     sold: Counter[str] = Counter()
@@ -196,7 +196,7 @@ def _wrong_with_stock(there: Target, orders: list[dict[str, Any]]) -> dict[str, 
             if count is not None:
                 count[line["sku"]] += line["quantity"]
     wrong = {}
-    for product in _scan(there, "CatalogueTable"):
+    for product in _scan(target, "CatalogueTable"):
         sku = product["sku"]
         if (product["reserved"], product["sold"]) != (held[sku], sold[sku]) or product["available"] < 0:
             wrong[sku] = (
@@ -207,15 +207,15 @@ def _wrong_with_stock(there: Target, orders: list[dict[str, Any]]) -> dict[str, 
 
 
 def settle(load: Load, timeout_s: float) -> list[Reckoning]:
-    """Wait until nothing moves; then sweep, redrive the inbox and wait again, until every order has ended.
+    """Wait until nothing changes. Then sweep, redrive the inbox and wait once more, until every order has ended.
 
-    Returns the reckonings: the first before anything was redriven, the last at the end. The final one is for
-    the caller, once the event log is complete.
+    Returns the reckonings: the first before anything was redriven, the last at the end. The caller makes the final
+    one, once the event log is complete.
     """
     deadline = time.monotonic() + timeout_s
     reckonings = []
     for number in range(ROUNDS):
-        with console.step("Waiting until nothing moves any more" if not number else "Waiting for what was redriven"):
+        with console.step("Waiting for the redriven orders" if number else "Waiting until nothing changes any more"):
             wait_until_quiet(load, deadline)
         found = reckon(load, None, final=False)
         reckonings.append(found)
@@ -223,44 +223,44 @@ def settle(load: Load, timeout_s: float) -> list[Reckoning]:
         if not (open_orders or _redrivable(load)) or time.monotonic() > deadline:
             break
         if open_orders:
-            # Also what was redriven in vain, such as a message that the warehouse refuses though no workflow waits.
-            _sweep(load.there)
+            # The sweep restarts orders whose redrive had no effect, such as a message that no workflow waits for.
+            _sweep(load.target)
         _redrive(load)
     if Fault.RESTART in load.faults:
         _replay(load)
-        with console.step("Waiting for what was replayed"):
+        with console.step("Waiting for the replayed events"):
             wait_until_quiet(load, deadline)
     return reckonings
 
 
 def _replay(load: Load) -> None:
-    """Send the run's OrderFulfilled events to their rule again, from the bus's archive.
+    """Replay the run's OrderFulfilled events from the bus's archive to their rule.
 
-    Lambda keeps an asynchronous event until its function has had it; the local cloud has it in memory only, so
-    what was on its way when it was stopped is fetched as an operator would fetch it.
+    Lambda keeps an asynchronous event until its function has handled it. The local cloud holds such events in memory
+    only and loses those in flight when it stops, so they are replayed as an operator would replay them.
     """
-    there = load.there
+    target = load.target
     since = datetime.now(UTC) - timedelta(seconds=time.monotonic() - load.began + 60)
-    archive = replay.archive_of(there)["ArchiveArn"]
-    rules = sorted(replay.rules_of(there, ["OrderFulfilled"]).values())
-    name = replay.begin(there, archive, since, datetime.now(UTC), rules)
-    replay.wait_for(there.client("events"), name, REPLAY_TIMEOUT_S)
+    archive = replay.archive_of(target)["ArchiveArn"]
+    rules = sorted(replay.rules_of(target, ["OrderFulfilled"]).values())
+    name = replay.begin(target, archive, since, datetime.now(UTC), rules)
+    replay.wait_for(target.client("events"), name, REPLAY_TIMEOUT_S)
     load.count("replays of the archive")
 
 
-def _sweep(there: Target) -> None:
-    described = there.client("cloudformation").describe_stack_resource(
+def _sweep(target: Target) -> None:
+    described = target.client("cloudformation").describe_stack_resource(
         StackName=STACK_NAME, LogicalResourceId="SweepOrdersFunction"
     )
     name = described["StackResourceDetail"]["PhysicalResourceId"]
     request = json.dumps({"promiseSeconds": QUIET_S / 2, "quietSeconds": QUIET_S / 2}).encode()
-    there.client("lambda").invoke(FunctionName=name, Payload=request)
+    target.client("lambda").invoke(FunctionName=name, Payload=request)
 
 
 def _redrivable(load: Load) -> list[str]:
-    """The ids of the NEW failures that concern the run's orders."""
+    """Return the ids of the NEW failures of the run's orders."""
     accepted = {each.order_id for each in load.accepted}
-    table = redrive.open_table(load.there)
+    table = redrive.open_table(load.target)
     return [each.failure_id for each in table.with_status(FailureStatus.NEW) if each.order_id in accepted]
 
 
@@ -268,15 +268,15 @@ def _redrive(load: Load) -> None:
     failure_ids = _redrivable(load)
     if failure_ids:
         with console.step(f"Redriving {len(failure_ids)} failures from the inbox"):
-            redrive.redrive_many(load.there, failure_ids, "load", rate=REDRIVES_PER_S)
+            redrive.redrive_many(load.target, failure_ids, "load", rate=REDRIVES_PER_S)
 
 
 def wait_until_quiet(load: Load, deadline: float) -> None:
-    """Return once no order has changed for a while and every queue is empty, or at the deadline."""
+    """Return once no order has changed for QUIET_S and every queue is empty, or at the deadline."""
     before: tuple[int, ...] = ()
     since = time.monotonic()
     while time.monotonic() < deadline:
-        now = _movement(load.there)
+        now = _progress(load.target)
         if now != before or any(now[1:]):
             before, since = now, time.monotonic()
         if time.monotonic() - since >= QUIET_S:
@@ -284,29 +284,29 @@ def wait_until_quiet(load: Load, deadline: float) -> None:
         time.sleep(LOOK_EVERY_S)
 
 
-def _movement(there: Target) -> tuple[int, ...]:
-    """A number that changes with every change of status, and how many messages each queue holds."""
-    versions = sum(order["version"] for order in _scan(there, "OrdersTable", "version"))
-    sqs = there.client("sqs")
+def _progress(target: Target) -> tuple[int, ...]:
+    """Return a number that grows with every change of status, and how many messages each queue holds."""
+    versions = sum(order["version"] for order in _scan(target, "OrdersTable", "version"))
+    sqs = target.client("sqs")
     waiting = []
     for queue in QUEUES:
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-        held = sqs.get_queue_attributes(QueueUrl=there.output(queue), AttributeNames=names)["Attributes"]
+        held = sqs.get_queue_attributes(QueueUrl=target.output(queue), AttributeNames=names)["Attributes"]
         waiting.append(sum(int(held.get(name, 0)) for name in names))
     return (versions, *waiting)
 
 
-def _scan(there: Target, output: str, *attributes: str) -> Iterator[dict[str, Any]]:
+def _scan(target: Target, output: str, *attributes: str) -> Iterator[dict[str, Any]]:
     only = {"ProjectionExpression": "#a", "ExpressionAttributeNames": {"#a": attributes[0]}} if attributes else {}
-    pages = there.client("dynamodb").get_paginator("scan").paginate(TableName=there.output(output), **only)
+    pages = target.client("dynamodb").get_paginator("scan").paginate(TableName=target.output(output), **only)
     for page in pages:
         for item in page["Items"]:
             yield plain(item)
 
 
-def _receipts(there: Target) -> set[str]:
-    """The ids of the orders that have a receipt."""
-    pages = there.client("s3").get_paginator("list_objects_v2").paginate(Bucket=there.output("ReceiptsBucket"))
+def _receipts(target: Target) -> set[str]:
+    """Return the ids of the orders that have a receipt."""
+    pages = target.client("s3").get_paginator("list_objects_v2").paginate(Bucket=target.output("ReceiptsBucket"))
     keys = [found["Key"] for page in pages for found in page.get("Contents", [])]
     return {key.rpartition("/")[2].removesuffix(".json") for key in keys}
 
@@ -317,7 +317,7 @@ def _seconds_between(order: dict[str, Any], first: str, last: str) -> float:
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
-    """p50, p95, p99 and the longest, in seconds; empty without values."""
+    """Return p50, p95, p99 and the maximum of values in seconds; empty if there are no values."""
     if not values:
         return {}
     ordered = sorted(values)
@@ -329,7 +329,7 @@ def percentiles(values: list[float]) -> dict[str, float]:
 
 
 def report(load: Load, first: Reckoning, last: Reckoning) -> dict[str, Any]:
-    """Everything that the run found, for JSON. Orders a second count from the first order's due time."""
+    """Return all findings, for JSON. Orders a second count from when the first order was due."""
     accepting_s = load.answered - load.began
     ended = first.fulfilled + first.failed
     ending_s = (datetime.fromisoformat(first.last_end) - load.began_at).total_seconds() if ended else 0.0
@@ -352,14 +352,11 @@ def report(load: Load, first: Reckoning, last: Reckoning) -> dict[str, Any]:
             "standingStill": len(first.under_way),
         },
         "poisonInInbox": last.poison_in_inbox,
-        "doneToIt": load.done_to,
-        "requestsRepeated": sum(each.tries - 1 for each in load.accepted),
+        "injected": load.injected,
+        "requestRetries": sum(each.attempts - 1 for each in load.accepted),
         "acceptanceSeconds": percentiles([each.seconds for each in load.accepted]),
         "placedToFulfilledSeconds": percentiles(last.placed_to_fulfilled_s),
         "acceptedPerSecond": round(last.accepted / accepting_s, 1) if last.accepted else 0,
         "endedPerSecond": round(ended / ending_s, 1) if ended else 0,
         "memoryMb": load.memory_mb,
     }
-
-
-__all__ = ["EventLog", "Reckoning", "percentiles", "reckon", "report", "settle"]

@@ -1,30 +1,34 @@
-"""What the benchmarks share: a table on stdout, the same figures as JSON in .local/bench/."""
+"""What all measurements share: tables for people, the same figures as JSON, and the files that keep them."""
 
-# ruff: noqa: T201 - what a benchmark finds goes to stdout
 from __future__ import annotations
 
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from orderctl.cloud.state import ROOT, shown
+from orderctl.ui import console
+from rich.console import RenderableType
+from rich.table import Column, Table
+
 RESULTS = ROOT / ".local" / "bench"
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table; the first column is text, the others are aligned to the right."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(len(row[index]) for row in [list(columns), *cells]) for index in range(len(columns))]
+def table(title: str, columns: Sequence[str | Column], rows: Iterable[Sequence[object]]) -> Table:
+    """Return a table of cells in rich markup. The first column is text, the others are aligned to the right.
 
-    def line(row: Sequence[str]) -> str:
-        first = row[0].ljust(widths[0])
-        return "  ".join([first, *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
-
-    print(f"\n{title}\n", line(columns), "  ".join("-" * width for width in widths), *map(line, cells), sep="\n")
+    A column that is given as a `Column` is aligned as that says.
+    """
+    first, *others = columns
+    aligned = [Column(other, justify="right") if isinstance(other, str) else other for other in others]
+    result = Table(first, *aligned, title=f"\n{title}", title_justify="left", box=None, show_header=any(columns))
+    for row in rows:
+        result.add_row(*map(str, row))
+    return result
 
 
 def save(name: str, figures: dict[str, Any]) -> Path:
@@ -39,3 +43,14 @@ def save(name: str, figures: dict[str, Any]) -> Path:
     }
     path.write_text(json.dumps({**measured, **figures}, indent=2) + "\n")
     return path
+
+
+def deliver(name: str, figures: dict[str, Any], tables: Iterable[RenderableType], *, as_json: bool) -> None:
+    """Save a benchmark's figures in .local/bench/, then write them to stdout: as JSON, or as tables."""
+    path = save(name, figures)
+    if as_json:
+        console.emit_json(figures)
+        return
+    for each in tables:
+        console.out.print(each)
+    console.say(f"\nThe figures are in {shown(path)}.")

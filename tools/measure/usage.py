@@ -1,8 +1,8 @@
 """Counts what an order uses of AWS, on the running local cloud, one order at a time.
 
-Nothing is estimated here: API calls come from CloudTrail, invocations with their duration and log bytes from
-CloudWatch Logs, state transitions from execution histories, write units from the images in the orders table's
-stream and the items that the other calls wrote. One order at a time means batches of one, the dearest case.
+Nothing is estimated here. API calls come from CloudTrail. Invocations, their duration and log bytes come from
+CloudWatch Logs. State transitions come from execution histories. Write units come from the images in the orders
+table's stream, and from the items that other calls wrote. One order at a time means batches of one, the dearest case.
 """
 
 from __future__ import annotations
@@ -19,21 +19,27 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import httpx
 from orderctl.demo import samples
 from orderctl.exits import Exit, Stop
-from orderctl.stack import records, rest, signin
+from orderctl.stack import rest, signin
 from orderctl.stack.target import Target
+
+from measure import placing
+from orders.domain.order import Status
+from orders.inbox.parse import component_of
 
 KB = 1024
 LOG_EVENT_OVERHEAD = 26  # bytes that CloudWatch Logs adds to each event it bills (PutLogEvents)
 QUIET_S = 0.8
-INDEX_KEYS = {  # attribute whose presence and value make an entry of the index, beside the table's own keys
+END_TIMEOUT_S = 120.0
+INDEX_KEYS = {  # the attribute whose value, beside the table's own keys, makes an entry of the index
     "newest-first": "placedAt",
     "by-order-id": "orderId",
     "open-orders": "openShard",
 }
 # Written by TransactWriteItems, which takes two units for each of a plain write's.
-TRANSACTIONAL = {"RESERVED", "FULFILLED", "FAILED", "CANCELLED"}
+TRANSACTIONAL = {Status.RESERVED, Status.FULFILLED, Status.FAILED, Status.CANCELLED}
 UNTOUCHED_BY_TRANSACTION = {"OrderFailed"}  # the state that writes FAILED by a plain UpdateItem
 BY_THE_CLOCK = {"SweepOrders"}  # invoked on a schedule, however many orders there are
 _REPORT = re.compile(r"REPORT RequestId: \S+\tDuration: ([\d.]+) ms")
@@ -62,12 +68,12 @@ def _value_bytes(attribute: dict[str, Any]) -> int:
 
 
 def write_units(size: int) -> int:
-    """Return the write request units of an item of so many bytes: one for each KB begun."""
+    """Return the write request units of an item of `size` bytes: one for each KB begun."""
     return max(1, -(-size // KB))
 
 
 def read_units(size: int, *, consistent: bool) -> float:
-    """Return the read request units of an item of so many bytes: 4 KB each, half of that if not consistent."""
+    """Return the read request units of an item of `size` bytes: one for each 4 KB begun, half if not consistent."""
     return max(1, -(-size // (4 * KB))) * (1.0 if consistent else 0.5)
 
 
@@ -84,7 +90,7 @@ def order_write_units(before: dict[str, Any] | None, after: dict[str, Any], *, t
 
 
 class Meter:
-    """Counts on one target; Stop(USAGE) if that isn't a local cloud."""
+    """Counts on one target. Stop(USAGE) if the target isn't a local cloud."""
 
     def __init__(self, target: Target) -> None:
         if target.endpoint is None:
@@ -93,12 +99,13 @@ class Meter:
         self._api = rest.OrdersApi(target.api_url, signin.token_source(target, None, None))
         self._seen: set[str] = set()
         self._stream: str | None = None
+        self._last_order_id = ""
         self._functions: dict[str, dict[str, Any]] = {}
         self._keys: dict[str, str] = {}
         lambdas = target.client("lambda")
         for page in lambdas.get_paginator("list_functions").paginate():
             for function in page["Functions"]:
-                name = _logical(function["FunctionName"])
+                name = _resource(function["FunctionName"])
                 if name in BY_THE_CLOCK:
                     continue
                 self._functions[name] = function
@@ -109,7 +116,7 @@ class Meter:
                     self._keys[f"ASIA{digest[:16].upper()}"] = name
 
     def measure(self, journeys: list[str], orders: int) -> dict[str, Any]:
-        """Return the usage of each sample order named, each the mean of `orders` orders, and of one read."""
+        """Return the mean usage of `orders` orders of each sample order named, and of one read."""
         with self._recording():
             for _ in range(3):
                 self._one(samples.read_order(journeys[0]))  # cold starts are no part of it
@@ -127,8 +134,6 @@ class Meter:
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
-        import httpx  # noqa: PLC0415
-
         def switch(on: str) -> None:
             url = f"{self._target.endpoint}/_ministack/config"
             httpx.post(url, json={"cloudtrail._recording_enabled": on}, trust_env=False).raise_for_status()
@@ -140,24 +145,22 @@ class Meter:
             switch("false")
 
     def _one(self, body: str | bytes) -> dict[str, Any]:
-        """Place an order, wait until everything has come to rest, and count."""
-        self._stream_records()  # what others have left behind
+        """Place an order, wait until no function makes a call any more, and count."""
+        self._stream_records()  # skips those of earlier orders
         began = time.time()
         answer = self._api.submit(body, str(uuid.uuid4()))
         rest.require_success(answer)
         order_id = answer.json()["orderId"]
-        deadline = began + 120
-        while True:
-            found = records.find_order(self._target, order_id)
-            if found and found["status"] in rest.TERMINAL:
-                break
-            if time.time() > deadline:
-                raise Stop(Exit.NOT_AS_EXPECTED, f"Order {order_id} did not end.", "Look at it with: orderctl order")
-            time.sleep(0.1)
+        placing.wait_until_ended(self._target, order_id, END_TIMEOUT_S)
+        self._last_order_id = order_id
         calls = self._settled_calls(began)
         usage = self._count(began, calls)
         if not usage["functions"]["AcceptOrder"]["calls"]:
-            raise Stop(Exit.NOT_AS_EXPECTED, "CloudTrail has no call of accept_order: its key is derived otherwise.")
+            raise Stop(
+                Exit.NOT_AS_EXPECTED,
+                "CloudTrail has no call of accept_order.",
+                "Does MiniStack derive the access key of a function's role in another way than measure/usage.py?",
+            )
         usage["api"] = {"requests": 1, "responseBytes": len(answer.content) + len(str(answer.headers))}
         usage["workflow"] = self._workflow(began)
         self._add_order_writes(usage, order_id)
@@ -170,16 +173,14 @@ class Meter:
         return usage
 
     def _read(self) -> dict[str, Any]:
-        began = time.time()
-        orders = self._api.orders(1)
-        calls = self._settled_calls(began)
-        began = time.time()
-        self._api.order(orders[0]["orderId"])
-        calls = self._settled_calls(began)
+        for _ in range(2):  # the first may be a cold start, which is no part of the count
+            began = time.time()
+            self._api.order(self._last_order_id)
+            calls = self._settled_calls(began)
         return self._count(began, calls)
 
     def _settled_calls(self, began: float) -> list[tuple[str, dict[str, Any]]]:
-        """Return the functions' calls since `began` once no new one has come for QUIET_S."""
+        """Return the functions' calls since `began`, once there has been no new call for QUIET_S."""
         found: dict[str, tuple[str, dict[str, Any]]] = {}
         last = time.monotonic()
         trail = self._target.client("cloudtrail")
@@ -223,12 +224,12 @@ class Meter:
         if name == "BatchGetItem":
             for table, wanted in request["RequestItems"].items():
                 halves = len(wanted["Keys"]) * 0.5
-                usage["readUnits"][_logical(table)] = usage["readUnits"].get(_logical(table), 0) + halves
+                usage["readUnits"][_resource(table)] = usage["readUnits"].get(_resource(table), 0) + halves
             return
         if name == "TransactWriteItems":
             _count_transaction(usage, request)
             return
-        table = _logical(request["TableName"])
+        table = _resource(request["TableName"])
         if table == "OrdersTable" and name != "GetItem":
             return  # counted from the stream, which has the item before and after
         item = request.get("Item")
@@ -286,7 +287,7 @@ class Meter:
                 if scheduled:
                     _count_task(usage, scheduled)
                 if scheduled or (event["type"].endswith("StateEntered") and event["type"] != "TaskStateEntered"):
-                    # A retry is a transition too, and schedules the task again.
+                    # A retry is a transition too: it schedules the task once more.
                     usage["states"][state] += 1
         usage["transitions"] = sum(usage["states"].values())
         return usage
@@ -324,7 +325,7 @@ class Meter:
                 return found
 
     def _deliveries(self, calls: list[tuple[str, dict[str, Any]]], queue_url: str) -> int:
-        """Return how many of the published events the rules of the bus send to a queue."""
+        """Return how many of the published events the bus's rules send to a queue."""
         events = self._target.client("events")
         bus, queue = self._target.output("EventBusName"), queue_url.rsplit("/", 1)[1]
         entries = [
@@ -358,21 +359,20 @@ def _count_task(usage: dict[str, Any], scheduled: dict[str, Any]) -> None:
 def _count_transaction(usage: dict[str, Any], request: dict[str, Any]) -> None:
     for item in request["TransactItems"]:
         ((_, write),) = item.items()
-        table = _logical(write["TableName"])
-        if table != "OrdersTable":  # that is counted from the stream
+        table = _resource(write["TableName"])
+        if table != "OrdersTable":  # counted from the stream
             usage["writeUnits"][table] = usage["writeUnits"].get(table, 0) + 2  # products are below 1 KB
 
 
-def _logical(physical: str) -> str:
-    """Return the template's name in a generated name: `stack-OrdersTable-1A2B` is OrdersTable."""
-    name = physical.rpartition("-")[0].rpartition("-")[2] or physical
-    return name.removesuffix("Function")
+def _resource(physical: str) -> str:
+    """Return the name under which usage.json counts a function or table: the template's, without "Function"."""
+    return component_of(physical).removesuffix("Function")
 
 
 def mean(usages: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the mean of equally shaped counts; what one of them lacks counts as 0, durations as the median.
+    """Return the mean of counts of the same shape; a key that one lacks counts as 0 there.
 
-    The median because one slow invocation on a busy laptop says nothing of the others.
+    Of durations it returns the median: one slow invocation on a busy laptop says nothing of the others.
     """
     result: dict[str, Any] = {}
     for key in dict.fromkeys(key for usage in usages for key in usage):

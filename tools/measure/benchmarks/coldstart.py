@@ -1,16 +1,16 @@
-"""Measures cold starts: the artifact of `sam build` under Lambda's own runtime interface emulator.
+"""`measure coldstart`: the artifact of `sam build` under Lambda's own runtime interface emulator.
 
-Each round starts every function once, in random order, in a fresh process: Lambda's runtime client loads the
-handler (INIT) and answers one event. AWS is a stub on 127.0.0.1 that answers at once. References, built the
-same way in the same run, give ratios that hold on other machines:
+Each round starts every function once, in random order, in a fresh process. Lambda's runtime client loads the
+handler (INIT) and answers one event. AWS is a stub on 127.0.0.1 that answers at once. References are built the
+same way and run in the same rounds, so the ratios to them hold on other machines:
 
   bare       a handler that does nothing
   floor      bare plus one boto3 DynamoDB client, all with bytecode
   idiomatic  what templates ship: REST resolver, pydantic, auto-patching tracer, no bytecode
 """
-# ruff: noqa: T201 - a table is what this is for
 
-import argparse
+from __future__ import annotations
+
 import contextlib
 import http.server
 import json
@@ -31,39 +31,43 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+from orderctl.cloud import server
+from orderctl.cloud.state import LOCAL, ROOT
+from orderctl.exits import Exit, Stop
+from orderctl.options import Json
+from orderctl.ui import console
+from rich.table import Table
 
 import build_artifact
 from measure import report
+from measure.options import require_known
 
-ROOT = report.ROOT
-SAM = ROOT / ".local" / "venv-sam" / "bin" / "sam"
+SAM = LOCAL / "venv-sam" / "bin" / "sam"
 BUDGETS = Path(__file__).with_name("coldstart_budgets.toml")
 REFERENCES = Path(__file__).with_name("coldstart_references")
 FUNCTIONS = sorted(path.stem for path in (ROOT / "src/orders/functions").glob("[a-z]*.py"))
 
-# Lambda's runtime has its client and boto3 with bytecode; ours are pinned, so that runs can be compared.
+# Lambda's runtime has its client and boto3 with bytecode. They are pinned here, so that runs can be compared.
 RUNTIME_CLIENT = ("awslambdaric==4.2.2", "simplejson==4.3.0", "snapshot-restore-py==1.0.0")
-MEASURES = ("init_ms", "first_answer_ms", "first_invoke_ms", "cpu_ms", "memory_mb")
+MEASURES = {
+    "init_ms": "INIT",
+    "first_answer_ms": "first answer",
+    "first_invoke_ms": "first invoke",
+    "cpu_ms": "CPU",
+    "memory_mb": "memory",
+}
 RUNTIME_BOTO3 = ("boto3==1.44.5", "botocore==1.44.5")
 IDIOMATIC = ("aws-lambda-powertools[tracer]==3.37.0", "pydantic==2.14.3", "wrapt==2.5.2")
-
-HELP = """
-INIT is what the emulator reports, the first answer counts from process start, the first invoke is the time in
-the handler; CPU and memory (peak) are the runtime process's until its first answer. On a busy machine trust the
-ratios of CPU; a budget is exceeded where the ratio of INIT and that of CPU both are beyond it. The results go to
-.local/bench/coldstart.json, with each run's figures.
-
-examples:
-  python -m measure.benchmarks.coldstart
-  python -m measure.benchmarks.coldstart --function accept_order --function query_orders --rounds 21
-  python -m measure.benchmarks.coldstart --function accept_order --variants
-
-exit codes: 0 all within budget, 1 a budget is exceeded, 2 wrong usage, 3 something that it needs is missing"""
+# The settings that choose a provider: a function refuses a name that it does not know.
+PROVIDERS = {"PAYMENT_PROVIDER": "simulated", "WAREHOUSE": "simulated", "MAILER": "simulated"}
 
 
-class Unavailable(Exception):
-    """Something that the benchmark needs is missing; the message is for the person at the terminal."""
+def _unavailable(what: str) -> Stop:
+    """Return the error for something that the benchmark needs and that is missing."""
+    return Stop(Exit.STEP_FAILED, what)
 
 
 @dataclass
@@ -74,7 +78,7 @@ class Subject:
     handler: str
     path: list[Path]
     event: dict[str, Any]
-    runs: list["Run"] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class Run:
 
 
 class Stub(http.server.BaseHTTPRequestHandler):
-    """Stands for AWS: accepts whatever is written and finds nothing."""
+    """The stub for AWS: accepts every write and finds nothing."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -114,43 +118,43 @@ class Stub(http.server.BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def stub() -> Iterator[str]:
     """Run the stub for AWS; yields its URL."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stub)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    listener = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stub)
+    thread = threading.Thread(target=listener.serve_forever, args=(0.05,))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http://127.0.0.1:{listener.server_port}"
     finally:
-        server.shutdown()
+        listener.shutdown()
         thread.join()
-        server.server_close()
+        listener.server_close()
 
 
 def emulator() -> Path:
-    """The runtime interface emulator in the SAM CLI's package."""
+    """Return the runtime interface emulator in the SAM CLI's package. Stop(STEP_FAILED) if there is none."""
     machine = {"x86_64": "x86_64", "aarch64": "arm64"}.get(platform.machine())
     found = list(ROOT.glob(f".local/venv-sam/lib/*/site-packages/samcli/local/rapid/aws-lambda-rie-{machine}"))
     if platform.system() != "Linux" or not found:
-        raise Unavailable("Cold starts are measured on Linux with the SAM CLI installed: run `make install` there.")
+        raise _unavailable("Cold starts are measured on Linux with the SAM CLI installed: run `make install` there.")
     return found[0]
 
 
 def choose_interpreter(runtimes: list[str]) -> tuple[str, str]:
-    """The first of the runtimes that there is an interpreter for, and that interpreter."""
+    """Return the first of the runtimes that has an interpreter here, and that interpreter."""
     for runtime in runtimes:
         if interpreter := build_artifact.find_interpreter(runtime):
             return runtime, interpreter
-    raise Unavailable(f"There is no {' or '.join(runtimes)} here: choose another --runtime.")
+    raise _unavailable(f"There is no {' or '.join(runtimes)} here: choose another --runtime.")
 
 
 def installed(name: str, requirements: tuple[str, ...], interpreter: str, *, bytecode: bool) -> Path:
-    """A directory with these packages for the interpreter, as pip lays them out; kept from run to run."""
+    """Return a directory with these packages for the interpreter, as pip lays them out. It is kept between runs."""
 
     def fill(directory: Path) -> None:
         command = ["pip", "install", "--quiet", "--link-mode", "copy", "--only-binary", ":all:"]
         command += ["--python", interpreter, "--target", str(directory), *requirements]
         done = subprocess.run([*build_artifact.find_uv(), *command], capture_output=True, text=True, check=False)
         if done.returncode:
-            raise Unavailable(f"The packages of {name} could not be installed:\n{done.stderr.strip()}")
+            raise _unavailable(f"The packages of {name} could not be installed:\n{done.stderr.strip()}")
         build_artifact.compile_bytecode(directory, interpreter if bytecode else None)
 
     key = [interpreter.encode(), *(text.encode() for text in requirements), str(bytecode).encode()]
@@ -159,8 +163,8 @@ def installed(name: str, requirements: tuple[str, ...], interpreter: str, *, byt
 
 
 def sam_build(runtime: str) -> Path:
-    """Run the real `sam build` for this machine's processor; all functions share the artifact that it makes."""
-    directory = ROOT / ".local" / "bench" / f"sam-{runtime}"
+    """Run `sam build` for this machine's processor; returns the artifact that all functions share."""
+    directory = report.RESULTS / f"sam-{runtime}"
     done = subprocess.run(
         [SAM, "build", "AcceptOrderFunction", "--build-dir", directory, "--template-file", ROOT / "template.yaml",
          "--parameter-overrides", f"LambdaRuntime={runtime}"],
@@ -168,12 +172,12 @@ def sam_build(runtime: str) -> Path:
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
-        raise Unavailable(f"`sam build` failed:\n{done.stderr.strip()}")
+        raise _unavailable(f"`sam build` failed:\n{done.stderr.strip()}")
     return directory / "AcceptOrderFunction"
 
 
 def sample_event(function: str) -> dict[str, Any]:
-    """The first good sample event of a function; a plain order where there is none."""
+    """Return the first sample event of a function, or a request to place an order if the function has none."""
     order = {
         "currency": "EUR",
         "lines": [{"sku": "TEA-ASSAM-250", "quantity": 2}, {"sku": "CUP-STONEWARE", "quantity": 1}],
@@ -209,7 +213,7 @@ def sample_event(function: str) -> dict[str, Any]:
 
 
 def subjects(functions: list[str], runtime: str, interpreter: str, scratch: Path, *, variants: bool) -> list[Subject]:
-    """The references, the functions, and on request accept_order with one measure undone at a time."""
+    """Return the references, the functions, and with `variants` accept_order with one measure undone at a time."""
     client = installed("runtime-client", RUNTIME_CLIENT, interpreter, bytecode=True)
     boto3 = installed("runtime-boto3", RUNTIME_BOTO3, interpreter, bytecode=True)
     idiomatic = installed("idiomatic", IDIOMATIC, interpreter, bytecode=False)
@@ -245,23 +249,16 @@ def subjects(functions: list[str], runtime: str, interpreter: str, scratch: Path
     return found
 
 
-def free_ports() -> list[int]:
-    """Two ports on 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as first, socket.socket() as second:
-        for probe in (first, second):
-            probe.bind(("127.0.0.1", 0))
-        return [first.getsockname()[1], second.getsockname()[1]]
-
-
 def start_once(subject: Subject, interpreter: str, aws: str, log: Path) -> Run:
-    """Start the subject in a fresh process, have one event answered, and stop it again."""
-    public, internal = free_ports()
+    """Start the subject in a fresh process, send it one event, and stop it. Stop(STEP_FAILED) if it fails."""
+    public, internal = server.free_port(), server.free_port()
     sources = "".join(path.read_text() for path in (ROOT / "src/orders").rglob("*.py"))
     environment = {
         **dict.fromkeys(re.findall(r'environ\["(\w+)', sources), "bench"),
+        **PROVIDERS,
         "PATH": "/usr/bin:/bin",
         "PYTHONPATH": os.pathsep.join(map(str, subject.path)),
-        "PYTHONDONTWRITEBYTECODE": "1",  # what Lambda's read-only file system comes to
+        "PYTHONDONTWRITEBYTECODE": "1",  # as on Lambda's read-only file system
         "LAMBDA_TASK_ROOT": str(subject.path[0]),
         "AWS_LAMBDA_FUNCTION_NAME": subject.name.split(" ")[0],
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
@@ -296,7 +293,7 @@ def start_once(subject: Subject, interpreter: str, aws: str, log: Path) -> Run:
             cpu_ms, memory_mb = consumption(process.pid)
         except OSError as error:
             text = log.read_text(errors="replace")
-            raise Unavailable(f"{subject.name} did not answer: {error}\n{text[-2000:]}") from error
+            raise _unavailable(f"{subject.name} did not answer: {error}\n{text[-2000:]}") from error
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, 9)
@@ -305,7 +302,7 @@ def start_once(subject: Subject, interpreter: str, aws: str, log: Path) -> Run:
     init = re.search(r"INIT REPORT\(durationMs: ([\d.]+)", text)
     invoke = re.search(r"INVOKE RTDONE\(status: success, .*?duration: ([\d.]+)ms", text)
     if init is None or invoke is None or "status: success" not in text:
-        raise Unavailable(f"{subject.name} did not start:\n{text[-2000:]}")
+        raise _unavailable(f"{subject.name} did not start:\n{text[-2000:]}")
     failure = answer.get("errorMessage") if isinstance(answer, dict) else None
     if isinstance(answer, dict) and int(answer.get("statusCode") or 0) >= 400:
         failure = answer["body"]
@@ -313,17 +310,17 @@ def start_once(subject: Subject, interpreter: str, aws: str, log: Path) -> Run:
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Return once somebody listens. Raises Unavailable if the process ends or 10 seconds pass before."""
+    """Return once a process listens on the port. Stop(STEP_FAILED) if `process` ends or 10 seconds pass before."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.002)
-    raise Unavailable("The runtime interface emulator did not start.")
+    raise _unavailable("The runtime interface emulator did not start.")
 
 
 def consumption(emulator_pid: int) -> tuple[float, float]:
-    """CPU milliseconds of all threads and peak megabytes of the runtime, which is the emulator's child."""
+    """Return the runtime's CPU milliseconds (all threads) and its peak megabytes. It is the emulator's child."""
     children = " ".join(p.read_text() for p in Path(f"/proc/{emulator_pid}/task").glob("*/children")).split()
     runtime = Path("/proc") / children[0]
     nanoseconds = sum(int(p.read_text().split()[0]) for p in runtime.glob("task/*/schedstat"))
@@ -332,7 +329,7 @@ def consumption(emulator_pid: int) -> tuple[float, float]:
 
 
 def summary(subject: Subject, references: list[Subject], budgets: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """Medians, their ratios to the references', and the budgets that the subject exceeds."""
+    """Return the subject's medians, their ratios to the references', and the budgets that it exceeds."""
 
     def ratios(of: str) -> dict[str, float]:
         return {ref.name: round(median(subject, of) / median(ref, of), 3) for ref in references}
@@ -344,26 +341,71 @@ def summary(subject: Subject, references: list[Subject], budgets: dict[str, dict
         "initRatios": init,
         "cpuRatios": cpu,
         "budgets": budget,
-        # Time alone may be another process's doing; more CPU than allowed is ours.
+        # Another process may cost time alone. Only our code costs CPU.
         "exceeded": [name for name, most in budget.items() if min(init[name], cpu[name]) > most],
         "error": subject.runs[-1].error,
     }
 
 
 def median(subject: Subject, of: str) -> float:
-    """The median of one measure over the rounds."""
+    """Return the median of one of `MEASURES` over the rounds."""
     return float(statistics.median(getattr(run, of) for run in subject.runs))
 
 
-def print_tables(results: list[dict[str, Any]]) -> None:
-    """Print the medians and the ratios; then what is beyond its budget."""
-    report.table(
+def run(functions: list[str], rounds: int, *, runtime: str | None = None, variants: bool = False) -> dict[str, Any]:
+    """Start each of `functions` (all, if none is named) and each reference `rounds` times; returns the figures.
+
+    Raises Stop(STEP_FAILED) where something that the benchmark needs is missing.
+    """
+    log = report.RESULTS / "coldstart.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    emulator()
+    # As in the Makefile: the build looks for uv on PATH, and `make install` may have put uv into the checkout.
+    os.environ["PATH"] = os.pathsep.join([str(LOCAL / "uv" / "bin"), os.environ["PATH"]])
+    os.environ.setdefault("UV_SYSTEM_CERTS", "1")
+    wanted = [runtime] if runtime else ["python3.13", f"python3.{sys.version_info.minor}"]
+    try:
+        chosen, interpreter = choose_interpreter(wanted)
+        with tempfile.TemporaryDirectory() as scratch, stub() as aws:
+            with console.step(f"Building for {chosen}"):
+                measured = subjects(functions or FUNCTIONS, chosen, interpreter, Path(scratch), variants=variants)
+            with console.step(f"Starting {len(measured)} functions {rounds} times each") as note:
+                for number in range(rounds + 1):  # the first round warms the page cache and is dropped
+                    note(f"round {number} of {rounds}")
+                    for subject in random.sample(measured, len(measured)):
+                        started = start_once(subject, interpreter, aws, log)
+                        if number:
+                            subject.runs.append(started)
+    except build_artifact.BuildError as error:
+        raise _unavailable(str(error)) from error
+    budgets = tomllib.loads(BUDGETS.read_text())
+    return {
+        "runtime": chosen,
+        "results": [summary(subject, measured[:3], budgets) for subject in measured],
+        "runs": {subject.name: [asdict(started) for started in subject.runs] for subject in measured},
+    }
+
+
+def exceeded(figures: dict[str, Any]) -> list[str]:
+    """Return a sentence for each budget that `run`'s figures exceed."""
+    return [
+        f"{row['name']}: INIT is {row['initRatios'][name]} x {name} and CPU {row['cpuRatios'][name]} x; "
+        f"the budget is {row['budgets'][name]}."
+        for row in figures["results"]
+        for name in row["exceeded"]
+    ]
+
+
+def shown(figures: dict[str, Any]) -> Iterator[Table | str]:
+    """Yield the tables of `run`'s figures: medians, ratios, and the budgets that are exceeded."""
+    results = figures["results"]
+    yield report.table(
         "Cold start: medians in ms; memory in MB",
-        ["", "INIT", "first answer", "first invoke", "CPU", "memory"],
-        [[row["name"], *(row[of] for of in MEASURES)] for row in results],
+        ["", *MEASURES.values()],
+        [[row["name"], *(row[measure] for measure in MEASURES)] for row in results],
     )
     names = list(results[0]["initRatios"])
-    report.table(
+    yield report.table(
         "Ratios to the references",
         ["", *(f"INIT/{name}" for name in names), *(f"CPU/{name}" for name in names), "budget"],
         [
@@ -376,58 +418,37 @@ def print_tables(results: list[dict[str, Any]]) -> None:
             for row in results
         ],
     )
-    for row in results:
-        for name in row["exceeded"]:
-            ratios = f"INIT is {row['initRatios'][name]} x {name} and CPU {row['cpuRatios'][name]} x"
-            print(f"{row['name']}: {ratios}; the budget is {row['budgets'][name]}")
+    yield from exceeded(figures)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Measure and report; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--function", action="append", choices=FUNCTIONS, metavar="NAME", help="repeatable; default: all"
-    )
-    parser.add_argument("--rounds", type=int, default=11, help="cold starts of each (default 11)")
-    parser.add_argument(
-        "--runtime", choices=build_artifact.RUNTIMES, help="default: python3.13, or this Python where that is missing"
-    )
-    parser.add_argument("--variants", action="store_true", help="also accept_order with one measure undone each")
-    options = parser.parse_args(arguments)
-    if options.rounds < 1:
-        parser.error("--rounds must be at least 1")
-    log = ROOT / ".local" / "bench" / "coldstart.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        emulator()
-        wanted = [options.runtime] if options.runtime else ["python3.13", f"python3.{sys.version_info.minor}"]
-        runtime, interpreter = choose_interpreter(wanted)
-        with tempfile.TemporaryDirectory() as scratch, stub() as aws:
-            measured = subjects(
-                options.function or FUNCTIONS, runtime, interpreter, Path(scratch), variants=options.variants
-            )
-            for number in range(options.rounds + 1):  # the first round warms the page cache and is dropped
-                print(f"\rround {number} of {options.rounds}", end="", file=sys.stderr, flush=True)
-                for subject in random.sample(measured, len(measured)):
-                    run = start_once(subject, interpreter, aws, log)
-                    if number:
-                        subject.runs.append(run)
-            print(file=sys.stderr)
-    except (Unavailable, build_artifact.BuildError) as error:
-        print(error, file=sys.stderr)
-        return 3
-    except KeyboardInterrupt:
-        return 130
-    budgets = tomllib.loads(BUDGETS.read_text())
-    results = [summary(subject, measured[:3], budgets) for subject in measured]
-    print_tables(results)
-    runs = {subject.name: [asdict(run) for run in subject.runs] for subject in measured}
-    path = report.save("coldstart", {"runtime": runtime, "results": results, "runs": runs})
-    print(f"\n{path.relative_to(ROOT)} has the figures of each run.")
-    return 1 if any(row["exceeded"] for row in results) else 0
+def command(
+    *,
+    function: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Which function; repeatable. Default: all."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Cold starts of each function.")] = 11,
+    runtime: Annotated[
+        str | None,
+        typer.Option(help="Default: python3.13, or this Python where python3.13 is missing."),
+    ] = None,
+    variants: Annotated[
+        bool, typer.Option("--variants", help="Measure accept_order also with one measure undone at a time.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure cold starts of the built functions against references and budgets.
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    INIT is what the emulator reports. The first answer counts from the start of the process. The first invoke is the
+    time in the handler. CPU and memory (peak) are the runtime's until its first answer. On a busy machine trust the
+    ratios of CPU. A budget is exceeded where the ratio of INIT and the ratio of CPU both are above it; then the exit
+    code is 5.
+    """
+    for name in function or []:
+        require_known("function", name, FUNCTIONS)
+    if runtime:
+        require_known("runtime", runtime, build_artifact.RUNTIMES)
+    figures = run(function or [], rounds, runtime=runtime, variants=variants)
+    report.deliver("coldstart", figures, shown(figures), as_json=as_json)
+    if exceeded(figures):
+        raise SystemExit(int(Exit.NOT_AS_EXPECTED))

@@ -1,25 +1,28 @@
-"""What two well-known public order samples would cost by the same count: `python -m measure.benchmarks.cost_peers`.
+"""`measure cost-peers`: what two well-known public order samples would cost by the same count.
 
-Their units are read from their templates and sources, for one order of two products that goes well, with
-batches of one, and priced from the same table as ours. Neither was run: where a unit can't be read there
-(duration, log bytes), ours stands in, and the entry says so. Both do less or other things than this project.
+Their units are read from their templates and sources, for one order of two products that ends well, in batches of
+one. Prices come from the same table as ours. Neither sample was run. Where a unit can't be read (duration, log
+bytes), ours stands in. Both do less than this project, or other things.
 """
 
-# ruff: noqa: T201 - what a benchmark finds goes to stdout
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from orderctl.options import Json
+from rich.table import Table
 
 from measure import cost, report
 
 KB = 1024
-LOG_BYTES_A_CALL = 1 * KB  # ours is about as much
+LOG_BYTES_A_CALL = 1 * KB  # about as much as ours
 CALL_SECONDS = 0.02 * 2  # ours, with the same factor
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Units an order of another project, by the price they are billed at."""
+    """Another project, what it does, and its units an order by the name of their price."""
 
     name: str
     does: str
@@ -59,28 +62,40 @@ ECOMMERCE_PLATFORM = Peer(
 )
 
 
+PEERS = (LONG_LIVED_TRANSACTIONS, ECOMMERCE_PLATFORM)
+
+
 def per_million(peer: Peer, prices: cost.Prices) -> float:
-    """Return dollars for a million orders."""
+    """Return dollars for a million orders of a peer."""
     return sum(units * prices.unit(name) for name, units in peer.units.items()) * cost.MILLION
 
 
-def main() -> None:
-    """Print and save the comparison."""
+def run() -> dict[str, dict[str, float]]:
+    """Return dollars for a million orders by project: all in, and those for state transitions."""
     prices = cost.load_prices()
     ours = cost.report(cost.load_usage(), prices, "clean", None)
-    rows: list[list[object]] = [
-        ["this project", f"{ours['perMillionOrders']:.0f}", f"{ours['byService']['Step Functions']:.0f}"]
-    ]
-    figures = {"ours": ours["perMillionOrders"]}
-    for peer in (LONG_LIVED_TRANSACTIONS, ECOMMERCE_PLATFORM):
-        figures[peer.name] = round(per_million(peer, prices), 2)
+    rows = {"this project": {"allIn": ours["perMillionOrders"], "transitions": ours["byService"]["Step Functions"]}}
+    for peer in PEERS:
         states = peer.units.get("states.standard", 0) * prices.unit("states.standard") * cost.MILLION
-        rows.append([peer.name, f"{figures[peer.name]:.0f}", f"{states:.0f}"])
-    report.table("Dollars for a million orders", ["", "all in", "of it state transitions"], rows)
-    for peer in (LONG_LIVED_TRANSACTIONS, ECOMMERCE_PLATFORM):
-        print(f"\n{peer.name}: {peer.does}.")
-    print(f"\n{report.save('cost-peers', figures)}")
+        rows[peer.name] = {"allIn": round(per_million(peer, prices), 2), "transitions": round(states, 2)}
+    return rows
 
 
-if __name__ == "__main__":
-    main()
+def shown(figures: dict[str, dict[str, float]]) -> Iterator[Table | str]:
+    """Yield the table of `run`'s figures, and a sentence about each peer."""
+    yield report.table(
+        "Dollars for a million orders",
+        ["", "all in", "of it state transitions"],
+        [[name, f"{row['allIn']:.0f}", f"{row['transitions']:.0f}"] for name, row in figures.items()],
+    )
+    for peer in PEERS:
+        yield f"\n{peer.name}: {peer.does}."
+
+
+def command(*, as_json: Json = False) -> None:
+    """Show what two public order samples would cost by the same count and prices.
+
+    Their units are read from their templates and sources. Neither was run.
+    """
+    figures = run()
+    report.deliver("cost-peers", figures, shown(figures), as_json=as_json)

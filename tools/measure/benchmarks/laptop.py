@@ -1,31 +1,35 @@
-"""How long a newcomer waits: clean clone to first fulfilled order, a second `make run`, and latencies of orders.
+"""`measure laptop`: how long a newcomer waits.
 
-Clones the committed state of this checkout into a temporary directory, and stops and removes it afterwards.
+Clean clone to first fulfilled order, a second `make run`, and latencies of orders. The benchmark clones the committed
+state of this checkout into a temporary directory. Afterwards it stops that local cloud and removes the directory.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-import uuid
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from orderctl.cloud import server
-from orderctl.cloud.state import CloudState
+from orderctl.cloud.state import ROOT, CloudState
 from orderctl.demo import samples
-from orderctl.stack import target
-from orderctl.stack.rest import OrdersApi
-from orderctl.stack.signin import token_source
+from orderctl.exits import Exit, Stop
+from orderctl.options import Json
+from orderctl.stack import target as targets
+from orderctl.stack.target import Target
+from orderctl.ui import console
+from rich.table import Table
 
-from measure.report import ROOT, save, table
+from measure import placing, report
 
 GOALS = {
     "cloneToFirstOrderS": 90.0,
@@ -34,12 +38,13 @@ GOALS = {
     "placedToFulfilledP50S": 3.0,
     "testsS": 360.0,
 }
+END_TIMEOUT_S = 60.0
 
 
 def make(checkout: Path, *arguments: str, until: str | None = None) -> tuple[float, float]:
     """Run make; returns seconds until a line of its output holds `until`, and until its end.
 
-    Raises SystemExit, with its output, if it fails.
+    Raises Stop(STEP_FAILED), with the end of its output, if it fails.
     """
     environment = {
         name: value
@@ -63,40 +68,40 @@ def make(checkout: Path, *arguments: str, until: str | None = None) -> tuple[flo
             if until and until in line and not seen:
                 seen = time.monotonic() - began
     if process.returncode:
-        sys.exit(f"make {' '.join(arguments)} failed:\n{''.join(output[-40:])}")
+        raise Stop(Exit.STEP_FAILED, f"`make {' '.join(arguments)}` failed:\n{''.join(output[-40:])}")
     return seen, time.monotonic() - began
 
 
-def api_of(checkout: Path) -> OrdersApi:
-    """Return the REST API of the checkout's local cloud, signed in as the demo user."""
+def target_of(checkout: Path) -> Target:
+    """Return the default local cloud of another checkout."""
     state = CloudState(**json.loads((checkout / ".local/cloud/default/state.json").read_text()))
-    there = target.of_state(state)
-    return OrdersApi(there.api_url, token_source(there, None, None))
+    return targets.of_state(state)
 
 
-def submission_ms(api: OrdersApi, count: int) -> list[float]:
-    """Return how long `count` submissions took, one after the other, in milliseconds."""
-    body = json.dumps(samples.sample("fulfilled"))
+def submission_ms(customer: placing.Customer, count: int) -> list[float]:
+    """Place `count` orders one after the other; returns milliseconds to each one's answer."""
+    body = samples.read_order("fulfilled")
     taken = []
     for _ in range(count):
         began = time.perf_counter()
-        answer = api.submit(body, str(uuid.uuid4()))
+        customer.place(body)
         taken.append((time.perf_counter() - began) * 1000)
-        if answer.status_code != 202:
-            sys.exit(f"an order was refused: {answer.text}")
     return taken
 
 
-def follow_orders(api: OrdersApi, count: int) -> tuple[list[float], list[float]]:
-    """Place and follow orders one at a time; return the submissions in ms, and PLACED to FULFILLED in seconds."""
-    body = json.dumps(samples.sample("fulfilled"))
+def follow_orders(target: Target, customer: placing.Customer, count: int) -> tuple[list[float], list[float]]:
+    """Place orders one at a time, each once the one before has ended.
+
+    Returns milliseconds to each one's answer, and seconds from PLACED to FULFILLED.
+    """
+    body = samples.read_order("fulfilled")
     submitted, fulfilled = [], []
     for _ in range(count):
         began = time.perf_counter()
-        answer = api.submit(body, str(uuid.uuid4()))
+        order_id = customer.place(body)
         submitted.append((time.perf_counter() - began) * 1000)
-        *_, ended = api.follow(answer.json()["orderId"], 60)
-        at = {entry["what"]: datetime.fromisoformat(entry["at"]) for entry in ended["timeline"]}
+        ended = placing.wait_until_ended(target, order_id, END_TIMEOUT_S)
+        at = {entry.what: datetime.fromisoformat(entry.at) for entry in ended.timeline}
         fulfilled.append((at["FULFILLED"] - at["PLACED"]).total_seconds())
     return submitted, fulfilled
 
@@ -107,7 +112,7 @@ def percentile(values: list[float], percent: int) -> float:
 
 
 def measure(checkout: Path, port: int, orders: int, *, tests: bool, cold_cache: bool) -> dict[str, float]:
-    """Run everything in a fresh clone and return the figures."""
+    """Run everything in a fresh clone at `checkout`; returns the figures."""
     figures: dict[str, float] = {}
     if cold_cache:
         os.environ["UV_CACHE_DIR"] = str(checkout.parent / "uv-cache")
@@ -115,59 +120,59 @@ def measure(checkout: Path, port: int, orders: int, *, tests: bool, cold_cache: 
     began = time.monotonic()
     subprocess.run(["git", "clone", "--quiet", ROOT, checkout], check=True)
     clone_s = time.monotonic() - began
-    first, whole = make(checkout, "run", f"PORT={port}", until="FULFILLED")
+    with console.step("The first `make run`"):
+        first, whole = make(checkout, "run", f"PORT={port}", until="FULFILLED")
     figures["cloneToFirstOrderS"] = clone_s + first
     figures["firstRunS"] = whole
-    _, figures["secondRunS"] = make(checkout, "run", f"PORT={port}")
-    api = api_of(checkout)
-    submission_ms(api, 20)  # warm-up
-    time.sleep(5)  # let their journeys end
-    submissions, journeys = follow_orders(api, max(10, orders // 10))
-    figures["submitP50Ms"] = percentile(submissions, 50)
-    figures["submitP95Ms"] = percentile(submissions, 95)
-    figures["placedToFulfilledP50S"] = percentile(journeys, 50)
-    figures["placedToFulfilledP95S"] = percentile(journeys, 95)
-    # Without a pause the journeys of the orders before take the processors that the next submission needs.
-    submissions = submission_ms(api, orders)
+    with console.step("The second `make run`"):
+        _, figures["secondRunS"] = make(checkout, "run", f"PORT={port}")
+    target = target_of(checkout)
+    customer = placing.Customer(target)
+    with console.step(f"Placing {orders} orders"):
+        submission_ms(customer, 20)  # warm-up
+        time.sleep(5)  # until these orders have ended
+        submissions, journeys = follow_orders(target, customer, max(10, orders // 10))
+        figures["submitP50Ms"] = percentile(submissions, 50)
+        figures["submitP95Ms"] = percentile(submissions, 95)
+        figures["placedToFulfilledP50S"] = percentile(journeys, 50)
+        figures["placedToFulfilledP95S"] = percentile(journeys, 95)
+        # Without a pause, the orders before take the processors that the next submission needs.
+        submissions = submission_ms(customer, orders)
     figures["submitBackToBackP50Ms"] = percentile(submissions, 50)
     figures["submitBackToBackP95Ms"] = percentile(submissions, 95)
     if tests:
-        _, figures["testsS"] = make(checkout, "test")
+        with console.step("`make test`"):
+            _, figures["testsS"] = make(checkout, "test")
     return {name: round(value, 3) for name, value in figures.items()}
 
 
-def main() -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--orders", type=int, default=200, help="submissions to measure (default: %(default)s)")
-    parser.add_argument("--tests", action="store_true", help="also time `make test`")
-    parser.add_argument("--cold-cache", action="store_true", help="download every package anew")
-    parser.add_argument("--json", action="store_true", help="the figures as JSON")
-    options = parser.parse_args()
-    target.forget_aws_environment()
+def run(orders: int, *, tests: bool, cold_cache: bool) -> dict[str, float]:
+    """Measure in a temporary clone and remove it; returns the figures in seconds (S) and milliseconds (Ms)."""
+    targets.forget_aws_environment()
     directory = Path(tempfile.mkdtemp(prefix="order-pipeline-"))
+    orderctl = directory / "clone/.venv/bin/orderctl"
     try:
-        figures = measure(
-            directory / "clone",
-            server.free_port(),
-            options.orders,
-            tests=options.tests,
-            cold_cache=options.cold_cache,
-        )
+        figures = measure(directory / "clone", server.free_port(), orders, tests=tests, cold_cache=cold_cache)
     finally:
-        if (directory / "clone/.venv/bin/orderctl").exists():
-            subprocess.run(
-                [directory / "clone/.venv/bin/orderctl", "down", "--all"], capture_output=True, check=False
-            )
+        if orderctl.exists():
+            subprocess.run([orderctl, "down", "--all"], capture_output=True, check=False)
         shutil.rmtree(directory, ignore_errors=True)
-    load = os.getloadavg()[0]
-    save("laptop", {**figures, "loadAverage": load})
-    if options.json:
-        sys.stdout.write(json.dumps(figures, indent=2) + "\n")
-        return
-    rows = [[name, value, f"<= {GOALS[name]:g}" if name in GOALS else ""] for name, value in figures.items()]
-    table(f"From clone to order (load average {load:.1f})", ["", "measured", "goal"], rows)
+    return {**figures, "loadAverage": round(os.getloadavg()[0], 1)}
 
 
-if __name__ == "__main__":
-    main()
+def shown(figures: dict[str, float]) -> Iterator[Table]:
+    """Yield the table of `run`'s figures."""
+    rows = [[name, f"{value:g}", f"<= {GOALS[name]:g}" if name in GOALS else ""] for name, value in figures.items()]
+    yield report.table("From clone to order", ["", "measured", "goal"], rows)
+
+
+def command(
+    *,
+    orders: Annotated[int, typer.Option(min=1, help="Submissions to measure.")] = 200,
+    tests: Annotated[bool, typer.Option("--tests", help="Measure `make test`, too.")] = False,
+    cold_cache: Annotated[bool, typer.Option("--cold-cache", help="Download every package anew.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure clean clone to first order, a second `make run`, and latencies, on a local cloud of its own."""
+    figures = run(orders, tests=tests, cold_cache=cold_cache)
+    report.deliver("laptop", figures, shown(figures), as_json=as_json)

@@ -1,117 +1,118 @@
-"""How long it takes to redrive many failures; each order ends, none twice: `python -m measure.benchmarks.redrive`.
+"""`measure redrive`: how long it takes to redrive many failures. Each order ends, none happens twice.
 
-Needs a running local cloud (`orderctl up`). The rule that starts workflows loses its permission, orders are placed,
-each event lands in the failure inbox; then the permission comes back and all are redriven, some of them by a second
-operator at the same time, and all once more.
+The rule that starts workflows loses its permission. Orders are placed, and each one's event lands in the failure
+inbox. Then the permission comes back and all failures are redriven. A second operator redrives some of them at the
+same time. At last all are redriven once more, which must send nothing.
 """
 
-# ruff: noqa: T201 - what a benchmark finds goes to stdout
 from __future__ import annotations
 
-import argparse
 import json
-import threading
 import time
-import uuid
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Annotated, Any
 
-from orderctl.cloud import lifecycle
-from orderctl.cloud.state import Cloud
+import typer
+from orderctl.cloud.state import DEFAULT_NAME, STACK_NAME, Cloud
 from orderctl.demo import samples
-from orderctl.stack import records, rest, signin, target
+from orderctl.exits import Exit, Stop
+from orderctl.options import Json, Name
+from orderctl.redrive import open_table, redrive_many
+from orderctl.stack.target import Target, local_target
+from orderctl.ui import console
+from rich.table import Table
 
-from measure import report
-from measure.benchmarks.throughput import wait
-from orderctl import redrive
+from measure import placing, report
 from orders.inbox.record import FailureStatus
+from orders.storage.dynamodb import from_item, to_item
 
 CLIENTS = 8
 PRODUCTS = 20
+RULE_ROLE = "OrderPlacedRuleRole"
 POLICY = "start-workflow"
+CAPTURE_TIMEOUT_S = 300.0
+END_TIMEOUT_S = 1200.0
 
 
-def place_all(there: target.Target, count: int) -> list[str]:
-    """Place orders, as many as asked for; returns their ids."""
-    tokens = signin.token_source(there, None, None)
+def put_products(target: Target, count: int) -> None:
+    """Put products on sale that only this benchmark orders, `count` pieces of each."""
+    for number in range(PRODUCTS):
+        product = {
+            "sku": f"BENCH-{number}",
+            "name": f"Benchmark {number}",
+            "currency": "EUR",
+            "price": 100,
+            "available": count,
+            "reserved": 0,
+            "sold": 0,
+        }
+        target.client("dynamodb").put_item(TableName=target.output("CatalogueTable"), Item=to_item(product))
+
+
+def place_all(target: Target, count: int) -> list[str]:
+    """Place `count` orders; returns their ids."""
+    customer = placing.Customer(target)
     body = json.loads(samples.read_order("fulfilled"))
-    local = threading.local()
 
     def place(number: int) -> str:
-        if not hasattr(local, "api"):
-            local.api = rest.OrdersApi(there.api_url, tokens)
         line = {"sku": f"BENCH-{number % PRODUCTS}", "quantity": 1}
-        answer = local.api.submit(json.dumps({**body, "lines": [line]}), str(uuid.uuid4()))
-        rest.require_success(answer)
-        return str(answer.json()["orderId"])
+        return customer.place(json.dumps({**body, "lines": [line]}))
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         return list(pool.map(place, range(count)))
 
 
-def seed(there: target.Target, count: int) -> None:
-    """Put products on sale that are sold out by nobody else."""
-    for number in range(PRODUCTS):
-        product = {"name": f"Benchmark {number}", "price": 100, "available": count, "reserved": 0, "sold": 0}
-        there.client("dynamodb").put_item(
-            TableName=there.output("CatalogueTable"),
-            Item={
-                "sku": {"S": f"BENCH-{number}"},
-                "currency": {"S": "EUR"},
-                **{
-                    name: {"S": value} if isinstance(value, str) else {"N": str(value)}
-                    for name, value in product.items()
-                },
-            },
-        )
-
-
-def new_failures(there: target.Target, order_ids: set[str], count: int, timeout_s: float = 300) -> list[str]:
-    """Return the ids of these orders' failures once so many are in the inbox; SystemExit if they don't come."""
-    table = redrive.open_table(there)
-    deadline = time.monotonic() + timeout_s
+def new_failures(target: Target, order_ids: set[str]) -> list[str]:
+    """Return the ids of these orders' failures once each order has one. Stop(NOT_AS_EXPECTED) if that takes long."""
+    table = open_table(target)
+    deadline = time.monotonic() + CAPTURE_TIMEOUT_S
     while True:
         found = [each.failure_id for each in table.with_status(FailureStatus.NEW) if each.order_id in order_ids]
-        if len(found) >= count:
+        if len(found) >= len(order_ids):
             return found
         if time.monotonic() > deadline:
-            raise SystemExit(f"Only {len(found)} of {count} failures are in the inbox.")
+            raise Stop(Exit.NOT_AS_EXPECTED, f"Only {len(found)} of {len(order_ids)} failures are in the inbox.")
         time.sleep(1)
 
 
-def run(there: target.Target, count: int, rate: float) -> dict[str, Any]:
-    """Fail, redrive, and check; returns the figures."""
-    seed(there, count)
-    role = next(
-        str(each["PhysicalResourceId"])
-        for page in there.client("cloudformation")
-        .get_paginator("list_stack_resources")
-        .paginate(StackName=there.output("EventBusName").removesuffix("-orders"))
-        for each in page["StackResourceSummaries"]
-        if each["LogicalResourceId"] == "OrderPlacedRuleRole"
+def charges_of(target: Target, order_ids: list[str]) -> Counter[int]:
+    """Return how many orders were charged how often."""
+    payments = target.client("dynamodb").get_paginator("scan").paginate(TableName=target.output("PaymentsTable"))
+    entries = [from_item(item) for page in payments for item in page["Items"]]
+    charges = {entry["idempotencyKey"]: int(entry.get("charges", 0)) for entry in entries}
+    return Counter(charges.get(order_id, 0) for order_id in order_ids)
+
+
+def run(target: Target, count: int, rate: float) -> dict[str, Any]:
+    """Let `count` orders fail, redrive them at `rate` a second, and check the charges; returns the figures."""
+    put_products(target, count)
+    described = target.client("cloudformation").describe_stack_resource(
+        StackName=STACK_NAME, LogicalResourceId=RULE_ROLE
     )
-    iam = there.client("iam")
+    role = described["StackResourceDetail"]["PhysicalResourceId"]
+    iam = target.client("iam")
     document = iam.get_role_policy(RoleName=role, PolicyName=POLICY)["PolicyDocument"]
     iam.delete_role_policy(RoleName=role, PolicyName=POLICY)
     try:
         began = time.monotonic()
-        order_ids = place_all(there, count)
+        order_ids = place_all(target, count)
         placed_s = time.monotonic() - began
-        failures = new_failures(there, set(order_ids), count)
+        failures = new_failures(target, set(order_ids))
         captured_s = time.monotonic() - began
     finally:
         iam.put_role_policy(RoleName=role, PolicyName=POLICY, PolicyDocument=json.dumps(document))
     began = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
-        everything = pool.submit(redrive.redrive_many, there, failures, "first", rate=rate)
-        some = pool.submit(redrive.redrive_many, there, failures[: count // 10], "second", rate=rate)
-        outcomes = everything.result().outcomes + some.result().outcomes
+        first = pool.submit(redrive_many, target, failures, "first", rate=rate)
+        second = pool.submit(redrive_many, target, failures[: count // 10], "second", rate=rate)
+        outcomes = first.result().outcomes + second.result().outcomes
     redriven_s = time.monotonic() - began
-    wait(there, order_ids, timeout_s=1200)
+    placing.wait_until_fulfilled(target, order_ids, END_TIMEOUT_S)
     ended_s = time.monotonic() - began
-    again = redrive.redrive_many(there, failures, "first", rate=1000)
-    charges = Counter(int((records.payment_of(there, order_id) or {}).get("charges", 0)) for order_id in order_ids)
+    again = redrive_many(target, failures, "first", rate=1000)
+    charges = charges_of(target, order_ids)
     return {
         "failures": len(failures),
         "secondsToPlace": round(placed_s, 1),
@@ -128,21 +129,24 @@ def run(there: target.Target, count: int, rate: float) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", default="default", help="which local cloud")
-    parser.add_argument("--failures", type=int, default=1000)
-    parser.add_argument("--rate", type=float, default=200, help="redrives a second, at most")
-    options = parser.parse_args()
-    there = target.local_target(Cloud(options.name))
-    lifecycle.seed_catalogue(there)
-    found = run(there, options.failures, options.rate)
-    report.table("Redriving on the local cloud", ["", ""], [[name, value] for name, value in found.items()])
-    print(f"\n{report.save('redrive', found)}")
-    if found["chargedOtherwise"] or found["sentWhenRedrivenAgain"] or found["sent"] != found["failures"]:
-        raise SystemExit("Something was lost or happened twice.")
+def shown(figures: dict[str, Any]) -> Iterator[Table]:
+    """Yield the table of `run`'s figures."""
+    yield report.table("Redriving on the local cloud", ["", ""], figures.items())
 
 
-if __name__ == "__main__":
-    main()
+def command(
+    *,
+    failures: Annotated[int, typer.Option(min=1, help="How many failures.")] = 1000,
+    rate: Annotated[float, typer.Option(min=0.1, help="Redrives a second, at most.")] = 200,
+    name: Name = DEFAULT_NAME,
+    as_json: Json = False,
+) -> None:
+    """Measure how fast failures are redriven on the running local cloud, and check that nothing happens twice.
+
+    Ends with exit code 5 if a failure was not sent exactly once or an order was not charged exactly once.
+    """
+    with console.step(f"Letting {failures} orders fail and redriving them"):
+        figures = run(local_target(Cloud(name)), failures, rate)
+    report.deliver("redrive", figures, shown(figures), as_json=as_json)
+    if figures["chargedOtherwise"] or figures["sentWhenRedrivenAgain"] or figures["sent"] != figures["failures"]:
+        raise Stop(Exit.NOT_AS_EXPECTED, "Something was lost or happened twice.")

@@ -1,29 +1,37 @@
-"""Which AWS quota is met first, and what a best-seller does to the stock: `python -m measure.benchmarks.scaling`.
+"""`measure scaling`: which AWS quota is met first, and what a best-seller does to the stock.
 
-The demands of an order are the units counted on the local cloud (tools/measure/usage.json); the quotas are AWS's
-defaults for us-east-1. Each formula of docs/scaling.md is checked here against a simulation with a fixed
-seed, so that the same numbers come out everywhere.
+The demands of an order are the units counted on the local cloud (tools/measure/usage.json). The quotas are AWS's
+defaults for us-east-1. Each formula of docs/scaling.md is checked against a simulation with a fixed seed, so the same
+numbers come out everywhere.
 """
 
-# ruff: noqa: T201 - what a benchmark finds goes to stdout
 from __future__ import annotations
 
 import heapq
 import math
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from orderctl.exits import Exit, Stop
+from orderctl.options import Json
+from rich.table import Table
+
 from measure import cost, report
+from orders.domain.order import OPEN_SHARDS
 
 RATES = (1, 100, 1_000, 10_000)
 FACTOR = cost.Assumptions().duration_factor
+HOLD_S = 0.010  # how long a transaction holds a stock item
+BEST_SELLER_RATES = {1: (1, 5, 10, 20, 30, 40), 10: (100, 300), 32: (300, 1_000)}  # orders/s by stock items
+BURSTS = ((300, 60), (500, 5), (1_000, 1), (1_000, 10), (10_000, 1))  # orders/s, minutes
 DOCS = "https://docs.aws.amazon.com/"
 
 
 @dataclass(frozen=True)
 class Quota:
-    """A quota, what it allows (a second unless it says otherwise) and what an order takes of it."""
+    """A quota: what it allows (a second, unless its name says otherwise) and what an order takes of it."""
 
     service: str
     name: str
@@ -34,7 +42,7 @@ class Quota:
 
     @property
     def orders_a_second(self) -> float:
-        """Orders a second at which it is met."""
+        """Orders a second at which the quota is met."""
         return self.default / self.an_order if self.an_order else math.inf
 
 
@@ -43,14 +51,20 @@ def quotas(order: dict[str, Any]) -> list[Quota]:
     functions, writes = order["functions"], order["writeUnits"]
     seconds = {name: function["durationMs"] / 1000 * FACTOR for name, function in functions.items()}
     rules = 1 + order["queues"]["NotificationsQueue"] + order["objects"]["puts"]
-    at_once = "Step Functions"
     states = f"{DOCS}step-functions/latest/dg/service-quotas.html"
     tables = f"{DOCS}amazondynamodb/latest/developerguide/ServiceQuotas.html"
     return [
-        Quota(at_once, "StartExecution refill rate (bucket 1,300)", 300, 1, "request an increase", states),
-        Quota(at_once, "SendTaskSuccess refill rate (bucket 3,000)", 500, 1, "request an increase", states),
-        Quota(at_once, "StateTransition refill rate", 5_000, order["workflow"]["transitions"], "request", states),
-        Quota(at_once, "open executions, at 60 s an order", 1_000_000, 60, "request", states),
+        Quota("Step Functions", "StartExecution refill rate (bucket 1,300)", 300, 1, "request an increase", states),
+        Quota("Step Functions", "SendTaskSuccess refill rate (bucket 3,000)", 500, 1, "request an increase", states),
+        Quota(
+            "Step Functions",
+            "StateTransition refill rate",
+            5_000,
+            order["workflow"]["transitions"],
+            "request",
+            states,
+        ),
+        Quota("Step Functions", "open executions, at 60 s an order", 1_000_000, 60, "request", states),
         Quota(
             "API Gateway",
             "ThrottlingRateLimit of the stage, our own",
@@ -121,8 +135,8 @@ def quotas(order: dict[str, Any]) -> list[Quota]:
         ),
         Quota(
             "DynamoDB",
-            "open-orders: 16 partitions of 1,000 units",
-            16_000,
+            f"open-orders: {OPEN_SHARDS} partitions of 1,000 units",
+            OPEN_SHARDS * 1_000,
             writes["open-orders"],
             "more shards (OPEN_SHARDS)",
             f"{DOCS}amazondynamodb/latest/developerguide/bp-partition-key-design.html",
@@ -149,13 +163,15 @@ def quotas(order: dict[str, Any]) -> list[Quota]:
 def conflicts(rate: float, hold_s: float, shards: int = 1, seconds: float = 600, seed: int = 1) -> dict[str, float]:
     """Simulate orders of one product: two transactions each on its item, one at a time.
 
-    A transaction holds the item for `hold_s`; another one that comes meanwhile is cancelled
-    (TransactionConflict). The reservation comes again after 1 to 3 s, as ReserveAgain has it, at most 10 times;
-    the last write after ship_order's pauses and, every fifth time, when its message does, which comes five times.
+    A transaction holds the item for `hold_s`. Another transaction in that time is cancelled (TransactionConflict).
+    The reservation is retried after 1 to 3 s, at most 10 times (ReserveAgain). The last write is retried after
+    ship_order's pauses, five attempts for each of the five times that its message is received.
+
+    Returns the retries an order, those of reservations alone, and the share of orders that end in the inbox.
     """
     chance = random.Random(seed)
     free_at = [0.0] * shards
-    queue: list[tuple[float, int, int]] = []  # when, which try, first or second transaction
+    queue: list[tuple[float, int, int]] = []  # when, which attempt, first or second transaction
     clock = 0.0
     while clock < seconds:
         clock += chance.expovariate(rate)
@@ -164,8 +180,8 @@ def conflicts(rate: float, hold_s: float, shards: int = 1, seconds: float = 600,
     def pause_s(step: int, attempt: int) -> float:
         if step == 0:
             return chance.randint(1, 3) + chance.uniform(0, 0.2)
-        receive, again = divmod(attempt, 5)
-        return 0.05 * 2**again * chance.uniform(0.5, 1.5) if again < 4 else 2.0 ** (receive + 1)
+        receive, retry = divmod(attempt, 5)
+        return 0.05 * 2**retry * chance.uniform(0.5, 1.5) if retry < 4 else 2.0 ** (receive + 1)
 
     most = (10, 24)
     cancelled = [0, 0]
@@ -182,7 +198,7 @@ def conflicts(rate: float, hold_s: float, shards: int = 1, seconds: float = 600,
             continue
         free_at[shard] = now + hold_s
         if step == 0:
-            heapq.heappush(queue, (now + chance.uniform(0.3, 3), 0, 1))  # paid and shipped meanwhile
+            heapq.heappush(queue, (now + chance.uniform(0.3, 3), 0, 1))  # between them it is paid and shipped
         else:
             done += 1
     orders = done + stuck
@@ -196,15 +212,15 @@ def conflicts(rate: float, hold_s: float, shards: int = 1, seconds: float = 600,
 def retries_formula(rate: float, hold_s: float, shards: int = 1) -> float:
     """Return the retries an order: two transactions, each cancelled u/(1-u) times where the item is busy u.
 
-    A cancelled transaction holds nothing, so with u = 2 * rate * hold / shards of the time taken, a try
-    meets a busy item with probability u.
+    A cancelled transaction holds nothing. The item is held for u = 2 * rate * hold / shards of the time, so an
+    attempt meets a busy item with probability u.
     """
     busy = 2 * rate * hold_s / shards
     return 2 * busy / (1 - busy) if busy < 1 else math.inf
 
 
 def concurrency(rate: float, mean_s: float, seconds: float = 60, seed: int = 1) -> tuple[float, float]:
-    """Simulate invocations with log-normal durations; returns the mean and the 99.9th percentile at once."""
+    """Simulate invocations with log-normal durations; returns the mean and the 99.9th percentile of concurrency."""
     chance = random.Random(seed)
     sigma = 0.6
     mu = math.log(mean_s) - sigma**2 / 2
@@ -242,12 +258,12 @@ def burst_delay(rate: float, minutes: float, bucket: float = 1_300, refill: floa
 
 
 def burst_formula(rate: float, minutes: float, bucket: float = 1_300, refill: float = 300) -> float:
-    """Return the wait that a burst builds up: what came beyond bucket and refill, at the refill rate."""
+    """Return the longest wait of a burst, in seconds: the orders beyond bucket and refill, at the refill rate."""
     return max(0.0, (rate - refill) * minutes * 60 - bucket) / refill
 
 
 def fullest_shard(orders: int, shards: int, seed: int = 1) -> float:
-    """Simulate how evenly ids spread: the fullest of the shards against the mean."""
+    """Simulate how evenly ids spread; returns the fullest shard as a multiple of the mean."""
     chance = random.Random(seed)
     counts = [0] * shards
     for _ in range(orders):
@@ -256,119 +272,174 @@ def fullest_shard(orders: int, shards: int, seed: int = 1) -> float:
 
 
 def sharded_sale(stock: int, shards: int, seed: int = 1) -> dict[str, float]:
-    """Simulate selling out a stock that is split into shards; a buyer tries another shard when one is empty."""
+    """Simulate selling out a stock that is split into shards. An order that meets an empty one takes another."""
     chance = random.Random(seed)
     left = [stock // shards + (shard < stock % shards) for shard in range(shards)]
-    tries = sold = 0
+    attempts = sold = 0
     while any(left):
         order = list(range(shards))
         chance.shuffle(order)
         for shard in order:
-            tries += 1
+            attempts += 1
             if left[shard]:
                 left[shard] -= 1
                 sold += 1
                 break
-    return {"sold": sold, "triesAnOrder": tries / sold}
+    return {"sold": sold, "attemptsAnOrder": attempts / sold}
 
 
-def _at(rate: int, quota: Quota) -> str:
-    share = rate / quota.orders_a_second
-    return f"{share:.0%}" + ("!" if share > 1 else "")
-
-
-def _print_quotas(found: list[Quota]) -> None:
-    rows = [
-        [f"{quota.service}: {quota.name}", f"{quota.orders_a_second:,.0f}", *(_at(rate, quota) for rate in RATES)]
-        for quota in sorted(found, key=lambda quota: quota.orders_a_second)
-    ]
-    columns = ["quota (default, us-east-1)", "met at orders/s", *(f"at {rate:,}/s" for rate in RATES)]
-    report.table("Share of each quota that a rate of orders takes", columns, rows)
-
-
-def _check(what: str, simulated: float, formula: float, tolerance: float) -> None:
+def _require_close(what: str, simulated: float, formula: float, tolerance: float) -> None:
+    """Stop(NOT_AS_EXPECTED) if a simulation and its formula differ by more than the tolerance, a share."""
     if not math.isclose(simulated, formula, rel_tol=tolerance, abs_tol=0.02):
-        raise SystemExit(f"{what}: the simulation says {simulated:.3f}, the formula {formula:.3f}")
+        raise Stop(Exit.NOT_AS_EXPECTED, f"{what}: the simulation says {simulated:.3f}, the formula {formula:.3f}.")
 
 
-def main() -> None:
-    """Print the tables, check the formulas, save the figures."""
-    order = cost.of_profile(cost.load_usage(), "clean")
-    found = quotas(order)
-    _print_quotas(found)
-
-    rows: list[list[object]] = []
-    held: dict[str, Any] = {}
-    for shards, rates in ((1, (1, 5, 10, 20, 30, 40)), (10, (100, 300)), (32, (300, 1_000))):
+def best_seller() -> list[dict[str, float]]:
+    """Simulate rates of orders of one product whose stock is in one item or in shards, held for 10 ms each."""
+    found = []
+    for shards, rates in BEST_SELLER_RATES.items():
         for rate in rates:
-            result = conflicts(rate, 0.010, shards, seconds=max(100, 6_000 / rate))
-            formula = retries_formula(rate, 0.010, shards)
+            result = conflicts(rate, HOLD_S, shards, seconds=max(100, 6_000 / rate))
+            formula = retries_formula(rate, HOLD_S, shards)
             if formula < 2:
-                _check(f"conflicts at {rate}/s", result["retriesAnOrder"], formula, 0.15)
-            transitions = result["reservationRetriesAnOrder"] * 3 * 25
-            label = f"{rate:,} orders/s on one product, stock in {shards} item{'s' if shards > 1 else ''}"
-            rows.append(
-                [
-                    label,
-                    f"{result['retriesAnOrder']:.2f}",
-                    f"{formula:.2f}",
-                    f"{result['stuckShare']:.1%}",
-                    f"{transitions:.0f}",
-                    f"{4 * rate / shards:,.0f}",
-                ]
+                _require_close(f"conflicts at {rate}/s", result["retriesAnOrder"], formula, 0.15)
+            found.append(
+                {
+                    "ordersASecond": rate,
+                    "shards": shards,
+                    **result,
+                    "retriesByFormula": formula,
+                    # ReserveAgain takes three state transitions, $25 a million each.
+                    "dollarsAMillion": result["reservationRetriesAnOrder"] * 3 * 25,
+                    "writeUnitsASecondAnItem": 4 * rate / shards,
+                }
             )
-            held[label] = result
-    report.table(
-        "A best-seller: conflicts of transactions that hold an item for 10 ms",
-        ["", "retries an order", "by formula", "stuck", "$ a million", "write units/s an item"],
-        rows,
-    )
+    return found
 
-    for hold in (0.005, 0.010, 0.020):
-        limit = next(rate for rate in range(1, 400) if retries_formula(rate, hold) > 1)
-        print(f"Held for {hold * 1000:.0f} ms, one retry an order is reached at {limit} orders/s a stock item.")
 
-    sale = {shards: sharded_sale(10_000, shards) for shards in (1, 10, 32)}
-    report.table(
-        "Selling out a stock of 10,000 that is split into shards",
-        ["shards", "sold", "tries an order"],
-        [[shards, f"{result['sold']:.0f}", f"{result['triesAnOrder']:.2f}"] for shards, result in sale.items()],
-    )
-
-    rows = []
+def lambda_concurrency(order: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return each function's concurrency by Little's law, rate x duration, checked against a simulation."""
+    found = []
     for name, function in order["functions"].items():
         mean_s = function["durationMs"] / 1000 * FACTOR / function["invocations"]
         mean, peak = concurrency(100 * function["invocations"], mean_s)
-        _check(f"concurrency of {name}", mean, 100 * function["invocations"] * mean_s, 0.1)
-        needed = [math.ceil(rate * function["invocations"] * mean_s) for rate in RATES]
-        rows.append([name, f"{mean_s * 1000:.0f}", f"{mean:.1f}", f"{peak:.0f}", *needed])
-    report.table(
+        _require_close(f"concurrency of {name}", mean, 100 * function["invocations"] * mean_s, 0.1)
+        needed = {str(rate): math.ceil(rate * function["invocations"] * mean_s) for rate in RATES}
+        found.append({"function": name, "ms": mean_s * 1000, "meanAt100": mean, "p999At100": peak, "needed": needed})
+    return found
+
+
+def bursts() -> list[dict[str, float]]:
+    """Return how long StartExecution makes bursts of orders wait."""
+    found = []
+    for rate, minutes in BURSTS:
+        simulated, formula = burst_delay(rate, minutes), burst_formula(rate, minutes)
+        _require_close(f"burst of {rate}/s", simulated, formula, 0.1)
+        found.append({"ordersASecond": rate, "minutes": minutes, "longestWaitS": simulated, "byFormulaS": formula})
+    return found
+
+
+def run() -> dict[str, Any]:
+    """Simulate everything; returns the figures. Stop(NOT_AS_EXPECTED) where a formula is wrong."""
+    order = cost.of_profile(cost.load_usage(), "clean")
+    by_rate = sorted(quotas(order), key=lambda quota: quota.orders_a_second)
+    return {
+        "quotas": [
+            {"service": quota.service, "name": quota.name, "ordersASecond": quota.orders_a_second}
+            for quota in by_rate
+        ],
+        "bestSeller": best_seller(),
+        "oneRetryAnOrderAt": {
+            str(hold_s): next(rate for rate in range(1, 400) if retries_formula(rate, hold_s) > 1)
+            for hold_s in (0.005, 0.010, 0.020)
+        },
+        "sale": [{"shards": shards, **sharded_sale(10_000, shards)} for shards in (1, 10, 32)],
+        "concurrency": lambda_concurrency(order),
+        "bursts": bursts(),
+        "fullestShard": {str(shards): fullest_shard(100_000, shards) for shards in (16, 64, 256)},
+    }
+
+
+def shown(figures: dict[str, Any]) -> Iterator[Table | str]:
+    """Yield the tables of `run`'s figures."""
+    yield report.table(
+        "Share of each quota that a rate of orders takes",
+        ["quota (default, us-east-1)", "met at orders/s", *(f"at {rate:,}/s" for rate in RATES)],
+        [
+            [
+                f"{quota['service']}: {quota['name']}",
+                f"{quota['ordersASecond']:,.0f}",
+                *(_share(rate / quota["ordersASecond"]) for rate in RATES),
+            ]
+            for quota in figures["quotas"]
+        ],
+    )
+    yield report.table(
+        "A best-seller: conflicts of transactions that hold an item for 10 ms",
+        [
+            "orders/s",
+            "stock items",
+            "retries an order",
+            "by formula",
+            "stuck",
+            "$ a million",
+            "write units/s an item",
+        ],
+        [
+            [
+                f"{row['ordersASecond']:,}",
+                row["shards"],
+                f"{row['retriesAnOrder']:.2f}",
+                f"{row['retriesByFormula']:.2f}",
+                f"{row['stuckShare']:.1%}",
+                f"{row['dollarsAMillion']:.0f}",
+                f"{row['writeUnitsASecondAnItem']:,.0f}",
+            ]
+            for row in figures["bestSeller"]
+        ],
+    )
+    for hold_s, rate in figures["oneRetryAnOrderAt"].items():
+        yield f"Held for {float(hold_s) * 1000:.0f} ms, a stock item has one retry an order at {rate} orders/s."
+    yield report.table(
+        "Selling out a stock of 10,000 that is split into shards",
+        ["shards", "sold", "attempts an order"],
+        [[row["shards"], f"{row['sold']:.0f}", f"{row['attemptsAnOrder']:.2f}"] for row in figures["sale"]],
+    )
+    yield report.table(
         "Lambda concurrency (Little's law: rate x duration), simulated at 100 orders/s",
         ["", "ms", "mean at 100/s", "p99.9 at 100/s", *(f"{rate:,}/s" for rate in RATES)],
-        rows,
+        [
+            [
+                row["function"],
+                f"{row['ms']:.0f}",
+                f"{row['meanAt100']:.1f}",
+                f"{row['p999At100']:.0f}",
+                *row["needed"].values(),
+            ]
+            for row in figures["concurrency"]
+        ],
     )
-
-    rows = []
-    for rate, minutes in ((300, 60), (500, 5), (1_000, 1), (1_000, 10), (10_000, 1)):
-        simulated, formula = burst_delay(rate, minutes), burst_formula(rate, minutes)
-        _check(f"burst of {rate}/s", simulated, formula, 0.1)
-        rows.append([f"{rate:,} orders/s for {minutes} min", f"{simulated:,.0f}", f"{formula:,.0f}"])
-    report.table(
-        "How long StartExecution (300/s, bucket 1,300) makes a burst wait; EventBridge tries again for 12 h",
+    yield report.table(
+        "How long StartExecution (300/s, bucket 1,300) makes a burst wait; EventBridge retries for 12 h",
         ["", "longest wait, s", "by formula"],
-        rows,
+        [
+            [
+                f"{row['ordersASecond']:,} orders/s for {row['minutes']} min",
+                f"{row['longestWaitS']:,.0f}",
+                f"{row['byFormulaS']:,.0f}",
+            ]
+            for row in figures["bursts"]
+        ],
     )
-
-    spread = {shards: fullest_shard(100_000, shards) for shards in (16, 64)}
-    for shards, ratio in spread.items():
-        print(f"\nThe fullest of {shards} shards of open-orders has {ratio:.3f} of the mean.", end="")
-    figures = {
-        "quotas": [{"service": q.service, "name": q.name, "ordersASecond": q.orders_a_second} for q in found],
-        "bestSeller": held,
-        "sale": {str(shards): result for shards, result in sale.items()},
-    }
-    print(f"\n\n{report.save('scaling', figures)}")
+    for shards, ratio in figures["fullestShard"].items():
+        yield f"The fullest of {shards} shards of open-orders has {ratio:.3f} of the mean."
 
 
-if __name__ == "__main__":
-    main()
+def _share(share: float) -> str:
+    return f"{share:.0%}" + ("!" if share > 1 else "")
+
+
+def command(*, as_json: Json = False) -> None:
+    """Show which AWS quota a rate of orders meets first, and check the formulas of docs/scaling.md by simulation."""
+    figures = run()
+    report.deliver("scaling", figures, shown(figures), as_json=as_json)

@@ -1,103 +1,42 @@
-"""What an accepted order costs in CPU once the function is warm: `python -m measure.benchmarks.warm`.
+"""`measure warm`: what an accepted order costs in CPU once the function is warm.
 
-Our `accept_order` and a reference handler run in processes of their own, block by block in turn, each block
-in another order, so that a busy machine slows both alike: the ratio is the result, the microseconds are for
-orientation. AWS is left out in two places: at botocore's `before-send`, so that all of the SDK but the socket
-is counted, and at the client's `put_item`, so that only the code in front of the SDK is.
-
-`python -m measure.benchmarks.warm --profile` shows where the time of our handler goes.
+Our `accept_order` and a reference handler run in processes of their own, block by block in turn, each round in
+another order. So a busy machine slows both alike: the ratio is the result, the microseconds are for orientation.
+AWS is left out in two places. At botocore's `before-send`, all of the SDK but the socket is counted. At the
+client's `put_item`, only the code in front of the SDK is counted.
 """
 
-# ruff: noqa: T201 - what a benchmark finds goes to stdout
 from __future__ import annotations
 
-import argparse
-import cProfile
-import importlib
-import json
 import os
-import pstats
 import random
 import statistics
 import subprocess
 import sys
-import time
-from pathlib import Path
-from types import SimpleNamespace
-from typing import IO, Any
+from collections.abc import Iterator
+from typing import Annotated, Any
 
-ROOT = Path(__file__).resolve().parents[3]
-HANDLERS = {
-    "ours": "orders.functions.accept_order",
-    "reference": "measure.benchmarks.warm_references.handler",
-    "floor": "measure.benchmarks.warm_references.floor",
-}
-STUBS = {"http": "AWS stubbed at before-send", "client": "client stubbed"}
+import typer
+from orderctl.cloud.state import ROOT
+from orderctl.exits import Exit, Stop
+from orderctl.options import Json
+from orderctl.ui import console
+from rich.table import Table
+
+from measure import report
+from measure.benchmarks.warm_worker import STUBS
+from measure.options import require_known
+
 GOALS = {"http": 1000, "client": 220}
 GOAL_RATIO = 0.75
+TRACES = {"sampled": "trace sampled", "notSampled": "trace not sampled"}
 TRACE = "Root=1-67891233-abcdef012345678912345678;Parent=53995c3f42cd8ad8;Sampled="
+PROFILED_CALLS = 2000
+WORKER = [sys.executable, "-m", "measure.benchmarks.warm_worker"]
 
 
-def event() -> dict[str, Any]:
-    """API Gateway's proxy event for a REST POST /orders with three lines, as it comes from AWS."""
-    body = {
-        "currency": "EUR",
-        "lines": [
-            {"sku": "TEA-ASSAM-250", "quantity": 2},
-            {"sku": "CUP-STONEWARE", "quantity": 1},
-            {"sku": "TEA-DARJEELING-100", "quantity": 3},
-        ],
-        "shippingAddress": {
-            "name": "Ada Lovelace",
-            "line1": "12 St James's Square",
-            "city": "London",
-            "postalCode": "SW1Y 4JH",
-            "country": "GB",
-        },
-        "paymentMethod": "tok_visa",
-    }
-    headers = {
-        "Accept": "*/*",
-        "Accept-Encoding": "gzip, deflate",
-        "Authorization": "Bearer " + "e" * 900,
-        "Content-Type": "application/json",
-        "Host": "abcdefghij.execute-api.us-east-1.amazonaws.com",
-        "Idempotency-Key": "5f0c9a5e-30c5-4f1c-9d5c-3a1f0f6f9b11",
-        "User-Agent": "python-httpx/0.28.1",
-        "X-Amzn-Trace-Id": "Root=1-67891233-abcdef012345678912345678",
-        "X-Forwarded-For": "203.0.113.7",
-        "X-Forwarded-Port": "443",
-        "X-Forwarded-Proto": "https",
-    }
-    return {
-        "resource": "/orders",
-        "path": "/orders",
-        "httpMethod": "POST",
-        "headers": headers,
-        "multiValueHeaders": {name: [value] for name, value in headers.items()},
-        "queryStringParameters": None,
-        "multiValueQueryStringParameters": None,
-        "pathParameters": None,
-        "stageVariables": None,
-        "requestContext": {
-            "accountId": "123456789012",
-            "apiId": "abcdefghij",
-            "authorizer": {"claims": {"sub": "a1b2c3d4-0000-4000-8000-000000000001", "email": "ada@example.com"}},
-            "httpMethod": "POST",
-            "identity": {"sourceIp": "203.0.113.7", "userAgent": "python-httpx/0.28.1"},
-            "path": "/v1/orders",
-            "protocol": "HTTP/1.1",
-            "requestId": "c6af9ac6-7b61-11e6-9a41-93e8deadbeef",
-            "resourcePath": "/orders",
-            "stage": "v1",
-        },
-        "body": json.dumps(body),
-        "isBase64Encoded": False,
-    }
-
-
-def environment(sampled: bool) -> dict[str, str]:
-    """A function's environment; nothing answers at any address in it."""
+def function_environment(sampled: bool) -> dict[str, str]:
+    """The environment of a function. Nothing answers at the addresses in it."""
     return {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tools")]),
@@ -121,76 +60,13 @@ def environment(sampled: bool) -> dict[str, str]:
     }
 
 
-def context() -> Any:
-    """A function's context, as far as Powertools reads it."""
-    return SimpleNamespace(
-        function_name="orders-AcceptOrderFunction-AbCdEfGhIjKl",
-        function_version="$LATEST",
-        memory_limit_in_mb=512,
-        invoked_function_arn="arn:aws:lambda:us-east-1:123456789012:function:orders-AcceptOrderFunction",
-        aws_request_id="8f5a5f4e-7c0b-4b7e-9a41-93e8deadbeef",
-        log_group_name="orders-AcceptOrderLogs-AbCdEfGhIjKl",
-        log_stream_name="2026/01/01/[$LATEST]abcdef",
-        get_remaining_time_in_millis=lambda: 10_000,
-    )
-
-
-def stub_http(client: Any) -> None:
-    """Answer every request of a client as DynamoDB answers a PutItem, without a socket."""
-    from botocore.awsrequest import AWSResponse  # noqa: PLC0415 - the worker's import, not the parent's
-
-    class Raw:
-        def stream(self, **_: Any) -> Any:
-            yield b"{}"
-
-    headers: Any = {
-        "Server": "Server",
-        "Content-Type": "application/x-amz-json-1.0",
-        "Content-Length": "2",
-        "x-amzn-RequestId": "UB1KMNV2HHHV3Q8VVCKA0S7RNBVV4KQNSO5AEMVJF66Q9ASUAAJG",
-        "x-amz-crc32": "2745614147",
-    }
-
-    def answer(request: Any, **_: Any) -> Any:
-        return AWSResponse(request.url, 200, headers, Raw())
-
-    client.meta.events.register("before-send.dynamodb.PutItem", answer)
-
-
-def work(handler: str, stub: str, lines: IO[str], profile: int) -> None:
-    """A worker: for each number read, handle so many events and write the CPU seconds that they took."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where the function's log goes
-    module = importlib.import_module(HANDLERS[handler])
-    if handler != "floor":
-        client = module._orders._client if handler == "ours" else module.dynamodb
-        if stub == "http":
-            stub_http(client)
-        else:
-            client.put_item = lambda **_: {}
-    handle, trigger, where = module.handler, event(), context()
-    if handle(trigger, where)["statusCode"] != 202:
-        raise SystemExit(f"{handler}: the order was not accepted")
-    if profile:
-        profiler = cProfile.Profile()
-        profiler.runcall(lambda: [handle(trigger, where) for _ in range(profile)])
-        pstats.Stats(profiler, stream=answers).sort_stats("cumtime").print_stats(60)
-        answers.flush()
-        return
-    for line in lines:
-        began = time.process_time()
-        for _ in range(int(line)):
-            handle(trigger, where)
-        print(time.process_time() - began, file=answers, flush=True)
-
-
 class Worker:
     """One handler in a process of its own."""
 
     def __init__(self, handler: str, stub: str, sampled: bool) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "measure.benchmarks.warm", "--worker", handler, "--stub", stub],
-            env=environment(sampled),
+            [*WORKER, handler, stub],
+            env=function_environment(sampled),
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -199,13 +75,13 @@ class Worker:
         self.block_us: list[float] = []
 
     def run(self, calls: int) -> float:
-        """Handle so many events; returns microseconds of CPU an event."""
+        """Handle `calls` events; returns microseconds of CPU an event. Stop(STEP_FAILED) if the worker has ended."""
         if self._process.stdin is None or self._process.stdout is None:
             raise RuntimeError("the worker has no pipes")
         print(calls, file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit("a worker ended early")
+            raise Stop(Exit.STEP_FAILED, "A worker of the benchmark ended early.")
         return float(line) / calls * 1e6
 
     def close(self) -> None:
@@ -215,8 +91,8 @@ class Worker:
         self._process.wait(timeout=10)
 
 
-def measure(rounds: int, calls: int, sampled: bool) -> dict[str, Any]:
-    """Measure every handler with every stub, in turn; medians over `rounds` blocks of `calls` events."""
+def _measure(rounds: int, calls: int, *, sampled: bool) -> dict[str, Any]:
+    """Measure every handler with every stub in turn; returns medians over `rounds` blocks of `calls` events."""
     workers = {(handler, stub): Worker(handler, stub, sampled) for stub in STUBS for handler in ("ours", "reference")}
     workers["floor", "client"] = Worker("floor", "client", sampled)
     try:
@@ -246,49 +122,51 @@ def measure(rounds: int, calls: int, sampled: bool) -> dict[str, Any]:
     return figures
 
 
-def main() -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--calls", type=int, default=200, help="events a block")
-    parser.add_argument("--profile", action="store_true", help="profile our handler instead")
-    parser.add_argument("--worker", choices=HANDLERS, help=argparse.SUPPRESS)
-    parser.add_argument("--stub", choices=STUBS, default="http")
-    options = parser.parse_args()
-    if options.worker:
-        profile = int(os.environ.get("PROFILE_CALLS", "0"))
-        work(options.worker, options.stub, sys.stdin, profile)
-        return
-    if options.profile:
-        command = [sys.executable, "-m", "measure.benchmarks.warm", "--worker", "ours", "--stub", options.stub]
-        subprocess.run(command, env={**environment(True), "PROFILE_CALLS": "2000"}, cwd=ROOT, check=True)
-        return
-    from measure import report  # noqa: PLC0415 - a worker doesn't need it
+def run(rounds: int = 15, calls: int = 200) -> dict[str, Any]:
+    """Measure with a sampled trace and without; returns the figures of both by the names in `TRACES`."""
+    return {name: _measure(rounds, calls, sampled=name == "sampled") for name in TRACES}
 
-    measured = {
-        name: measure(options.rounds, options.calls, sampled)
-        for name, sampled in (("sampled", True), ("notSampled", False))
-    }
-    rows = [
+
+def shown(figures: dict[str, Any]) -> Iterator[Table]:
+    """Yield the table of `run`'s figures."""
+    rows: list[list[object]] = [
         [
-            f"{STUBS[stub]}, trace {'sampled' if name == 'sampled' else 'not sampled'}",
-            *(measured[name][stub][key] for key in ("oursUs", "oursMinUs", "referenceUs", "ratio", "ratioOfMinima")),
+            f"{STUBS[stub]}, {trace}",
+            *(figures[name][stub][key] for key in ("oursUs", "oursMinUs", "referenceUs", "ratio", "ratioOfMinima")),
             f"<= {GOALS[stub]} us" + (f", <= {GOAL_RATIO}" if stub == "http" else ""),
         ]
-        for name in measured
+        for name, trace in TRACES.items()
         for stub in STUBS
     ]
     rows += [
-        [f"Logger, Tracer and Metrics alone, trace {words}", measured[name]["floorUs"], "", "", "", "", ""]
-        for name, words in (("sampled", "sampled"), ("notSampled", "not sampled"))
+        [f"Logger, Tracer and Metrics alone, {trace}", figures[name]["floorUs"]] for name, trace in TRACES.items()
     ]
-    report.table(
+    yield report.table(
         "CPU of an accepted order, warm (microseconds, median of blocks)",
         ["", "ours", "ours min", "reference", "ratio", "of minima", "goal"],
         rows,
     )
-    print(f"\n{report.save('warm', measured)}")
 
 
-if __name__ == "__main__":
-    main()
+def command(
+    *,
+    rounds: Annotated[int, typer.Option(min=1, help="Blocks of each handler.")] = 15,
+    calls: Annotated[int, typer.Option(min=1, help="Events a block.")] = 200,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Show where the time of our handler goes instead.")
+    ] = False,
+    stub: Annotated[str, typer.Option(help=f"With --profile, where AWS is left out: {' or '.join(STUBS)}.")] = "http",
+    as_json: Json = False,
+) -> None:
+    """Measure the CPU of an accepted order on a warm function, against a reference handler.
+
+    Both handlers run in turn, so the ratios hold on a busy machine. The microseconds do not.
+    """
+    if profile:
+        require_known("stub", stub, STUBS)
+        environment = {**function_environment(True), "PROFILE_CALLS": str(PROFILED_CALLS)}
+        subprocess.run([*WORKER, "ours", stub], env=environment, cwd=ROOT, check=True)
+        return
+    with console.step(f"Measuring {rounds} rounds of {calls} events, twice"):
+        figures = run(rounds, calls)
+    report.deliver("warm", figures, shown(figures), as_json=as_json)

@@ -1,6 +1,6 @@
 """The reference for the warm cost: plain json, Powertools' Logger, Tracer and Metrics, a default boto3 client.
 
-It does what `accept_order` promises, the way most would write it: checks by hand, no library but those.
+It keeps the promises of `accept_order` as most would write it: checks by hand, no other library.
 """
 
 import json

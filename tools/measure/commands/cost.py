@@ -1,4 +1,4 @@
-"""The command `orderctl cost`: what an order uses of AWS and what that costs."""
+"""`measure cost`: what an order uses of AWS, and what that costs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import json
 from typing import Annotated, Any
 
 import typer
-from orderctl.cloud.state import DEFAULT_NAME, ROOT
+from orderctl.cloud.state import DEFAULT_NAME, ROOT, Cloud
 from orderctl.options import Json, Name
+from orderctl.stack.target import local_target
 from orderctl.ui import console
-from rich.table import Table
+from rich.table import Column, Table
 
-from measure import cost
+from measure import cost, report, usage
 
 JOURNEYS = ["fulfilled", "declined", "out-of-stock", "provider-down"]
 
@@ -22,22 +23,17 @@ def command(
     profile: Annotated[
         str, typer.Option(help=f"Which orders: {', '.join(cost.PROFILES)}, or the name of a sample order.")
     ] = "clean",
-    measure: Annotated[
-        bool, typer.Option("--measure", help="Count again on the running local cloud and keep the counts.")
+    count: Annotated[
+        bool, typer.Option("--count", help="Count the units again on the running local cloud and keep the counts.")
     ] = False,
-    orders: Annotated[int, typer.Option(min=1, max=1000, help="With --measure: how many of each sample order.")] = 20,
+    orders: Annotated[int, typer.Option(min=1, max=1000, help="With --count: how many of each sample order.")] = 20,
     name: Name = DEFAULT_NAME,
     as_json: Json = False,
 ) -> None:
-    """Show what a million orders cost on AWS, from units counted on the local cloud and list prices."""
-    if measure:
-        from orderctl.cloud.state import Cloud  # noqa: PLC0415
-        from orderctl.stack import target  # noqa: PLC0415
-
-        from measure import usage  # noqa: PLC0415
-
+    """Show what a million orders cost on AWS: units counted on the local cloud times list prices."""
+    if count:
         with console.step(f"Counting what {orders} of each of {len(JOURNEYS)} sample orders use"):
-            counted = usage.Meter(target.local_target(Cloud(name))).measure(JOURNEYS, orders)
+            counted = usage.Meter(local_target(Cloud(name))).measure(JOURNEYS, orders)
         cost.USAGE_FILE.write_text(json.dumps(counted, indent=2) + "\n")
         console.say(f"The counts are in {cost.USAGE_FILE.relative_to(ROOT)}.")
     counted = cost.load_usage()
@@ -65,51 +61,44 @@ def _show(found: dict[str, Any], counted: dict[str, Any]) -> None:
 
 
 def _calls(average: dict[str, Any], read: dict[str, Any]) -> Table:
-    table = Table(title="What an order uses", title_justify="left", box=None, header_style="bold")
-    table.add_column("")
-    for column in ("invocations", "ms", "log bytes", "AWS calls"):
-        table.add_column(column, justify="right")
-    table.add_column("", overflow="fold")
     functions = [*average["functions"].items(), *((f"{name} (a read)", f) for name, f in read["functions"].items())]
-    for name, function in functions:
-        calls = "\n".join(f"{count:g} {call}" for call, count in function["calls"].items())
-        table.add_row(
+    rows = [
+        [
             name,
             f"{function['invocations']:g}",
             f"{function['durationMs']:.0f}",
             f"{sum(function['logBytes'].values()):.0f}",
-            f"{sum(function['calls'].values()):g}",
-            calls,
-        )
+            *_counted(function["calls"]),
+        ]
+        for name, function in functions
+    ]
     workflow = average["workflow"]
-    calls = "\n".join(f"{count:g} {call}" for call, count in workflow["calls"].items())
-    table.add_row(
-        "workflow", f"{workflow['transitions']:g} states", "", "", f"{sum(workflow['calls'].values()):g}", calls
-    )
+    rows.append(["workflow", f"{workflow['transitions']:g} states", "", "", *_counted(workflow["calls"])])
     in_all = sum(sum(function["calls"].values()) for function in average["functions"].values())
-    table.add_row("the whole journey", "", "", "", f"[bold]{in_all + sum(workflow['calls'].values()):g}[/]", "")
-    return table
+    rows.append(["the whole journey", "", "", "", f"[bold]{in_all + sum(workflow['calls'].values()):g}[/]"])
+    columns: list[str | Column] = ["", "invocations", "ms", "log bytes", "AWS calls", Column("", overflow="fold")]
+    return report.table("What an order uses", columns, rows)
+
+
+def _counted(calls: dict[str, float]) -> tuple[str, str]:
+    return f"{sum(calls.values()):g}", "\n".join(f"{number:g} {call}" for call, number in calls.items())
 
 
 def _lines(found: dict[str, Any]) -> Table:
-    table = Table(title="\nDollars for a million orders", title_justify="left", box=None, header_style="bold")
-    table.add_column("")
-    table.add_column("units an order", justify="right")
-    table.add_column("dollars", justify="right")
+    rows = []
     for service, dollars in found["byService"].items():
-        table.add_row(f"[bold]{service}[/]", "", f"[bold]{dollars:.2f}[/]")
-        for line in found["lines"]:
-            if line["service"] == service and line["perMillion"] >= 0.005:
-                table.add_row(f"  {line['what']}", f"{line['units']:.4g}", f"{line['perMillion']:.2f}")
-    table.add_row("[bold]all in[/]", "", f"[bold]{found['perMillionOrders']:.2f}[/]")
-    return table
+        rows.append([f"[bold]{service}[/]", "", f"[bold]{dollars:.2f}[/]"])
+        rows += [
+            [f"  {line['what']}", f"{line['units']:.4g}", f"{line['perMillion']:.2f}"]
+            for line in found["lines"]
+            if line["service"] == service and line["perMillion"] >= 0.005
+        ]
+    rows.append(["[bold]all in[/]", "", f"[bold]{found['perMillionOrders']:.2f}[/]"])
+    return report.table("Dollars for a million orders", ["", "units an order", "dollars"], rows)
 
 
 def _sums(title: str, sums: dict[str, float], base: float | None) -> Table:
-    table = Table(title=f"\nDollars for a million orders, {title}", title_justify="left", box=None, show_header=False)
-    table.add_column("")
-    table.add_column("", justify="right")
-    table.add_column("", justify="right")
-    for what, dollars in sums.items():
-        table.add_row(what, f"{dollars:.2f}", "" if base is None else f"{dollars - base:+.2f}")
-    return table
+    rows = [
+        [what, f"{dollars:.2f}", "" if base is None else f"{dollars - base:+.2f}"] for what, dollars in sums.items()
+    ]
+    return report.table(f"Dollars for a million orders, {title}", ["", "", ""], rows)

@@ -70,8 +70,8 @@ def test_percentiles_are_those_of_the_sorted_values() -> None:
 
 def test_the_same_seed_orders_the_same_and_each_fault_shows_in_what_is_ordered() -> None:
     def bodies(seed: int, *faults: load.Fault) -> list[dict[str, Any]]:
-        there: Any = None
-        return load.baskets(load.Load(there, 300, 10.0, frozenset(faults), seed))
+        target: Any = None
+        return load.order_bodies(load.Load(target, 300, 10.0, frozenset(faults), seed))
 
     assert bodies(1) == bodies(1)
     assert bodies(1) != bodies(2)
@@ -85,7 +85,7 @@ def test_orders_a_second_count_to_the_last_order_and_not_to_the_end_of_waiting()
     # GIVEN ten orders, accepted within 2 s, of which eight had ended after 4 s before anything was redriven
     target: Any = None
     run = load.Load(target, 10, 5.0, frozenset(), seed=1)
-    run.accepted = [load.Accepted(f"order-{number}", f"key-{number}", 0.01, 1) for number in range(10)]
+    run.accepted = [load.AcceptedOrder(f"order-{number}", f"key-{number}", 0.01, 1) for number in range(10)]
     run.answered = run.began + 2
     first = reconcile.Reckoning(accepted=10, fulfilled=7, failed=1, in_inbox=2)
     first.last_end = (run.began_at + timedelta(seconds=4)).isoformat()
