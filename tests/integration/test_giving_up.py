@@ -246,7 +246,7 @@ def test_an_order_that_is_not_there_cannot_be_given_up(world: World) -> None:
         (Status.FAILED, "nothing stays charged or reserved, and nothing is shipped"),
         (Status.FULFILLED, "the parcel had left already: the order is FULFILLED and stays charged"),
         (Status.CANCELLED, "the order is CANCELLED by its customer"),
-        (Status.PAID, "the order is PAID and is being undone; see how far it is"),
+        (Status.PAID, "the order is PAID and is being undone; see its progress"),
     ],
 )
 def test_an_operator_is_told_where_a_given_up_order_has_ended(

@@ -163,9 +163,9 @@ def test_without_its_rule_nobody_knows_what_a_target_would_have_got(
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"redrive": Redrive(Action.NONE)}, "nobody knows where this was going"),
+        ({"redrive": Redrive(Action.NONE)}, "destination is unknown"),
         ({"redrive": Redrive(Action.NONE), "note": "The stream keeps its records for 24 hours."}, "24 hours"),
-        ({"payload_encoding": "base64"}, "no valid text"),
+        ({"payload_encoding": "base64"}, "not valid text"),
     ],
 )
 def test_what_cannot_be_redriven_says_why(

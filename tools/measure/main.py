@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typer
-from orderctl.main import Commands
+from orderctl.commands.group import Commands
 from orderctl.options import examples
 
 from measure.benchmarks import coldstart, cost_peers, goals, laptop, redrive, scaling, throughput, warm

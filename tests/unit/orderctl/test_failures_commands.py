@@ -483,7 +483,7 @@ def test_a_repeated_discard_tells_where_the_order_is(
     run("failures", "discard", given_up, "--reason", "x")
     code, _, said = run("failures", "discard", given_up, "--reason", "x")
     assert code == Exit.REFUSED
-    assert "it is DISCARDED already; the order is PLACED and is being undone; see how far it is" in said
+    assert "it is DISCARDED already; the order is PLACED and is being undone; see its progress" in said
     assert f"explain {ORDER}" in said
 
     world.dynamodb.update_item(

@@ -17,7 +17,8 @@ from typing import Annotated, Any
 
 import typer
 from orderctl.cloud import processes
-from orderctl.cloud.state import DEFAULT_NAME, Cloud
+from orderctl.cloud.state import Cloud
+from orderctl.defaults import DEFAULT_NAME
 from orderctl.demo import samples
 from orderctl.exits import Exit, Stop
 from orderctl.options import Json, Name

@@ -6,7 +6,8 @@ import json
 from typing import Annotated, Any
 
 import typer
-from orderctl.cloud.state import DEFAULT_NAME, ROOT, Cloud
+from orderctl.cloud.state import ROOT, Cloud
+from orderctl.defaults import DEFAULT_NAME
 from orderctl.options import Json, Name
 from orderctl.stack.target import local_target
 from orderctl.ui import console

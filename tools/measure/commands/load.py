@@ -6,7 +6,8 @@ from contextlib import closing
 from typing import Annotated, Any
 
 import typer
-from orderctl.cloud.state import DEFAULT_NAME, Cloud
+from orderctl.cloud.state import Cloud
+from orderctl.defaults import DEFAULT_NAME
 from orderctl.exits import Exit
 from orderctl.options import Json, Name
 from orderctl.ui import console, tables
