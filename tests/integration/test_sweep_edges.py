@@ -99,3 +99,57 @@ def test_a_sweep_refuses_times_that_mean_nothing(
 ) -> None:
     with pytest.raises(msgspec.ValidationError):
         sweep(None, **request_)
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The errors that the sweep logs."""
+    errors: list[str] = []
+    monkeypatch.setattr(function("sweep_orders").logger, "exception", lambda text, **_: errors.append(text))
+    return errors
+
+
+def test_an_order_that_the_index_lists_and_the_table_lacks_is_no_error(
+    world: World, workflows: Any, inbox: FailuresTable, monkeypatch: pytest.MonkeyPatch, logged: list[str]
+) -> None:
+    monkeypatch.setattr(function("sweep_orders")._orders, "open_longest", lambda _: iter([("ada", "gone")]))
+
+    assert (sweep()["fine"], logged) == (1, [])
+
+
+def test_an_order_whose_workflow_cannot_be_started_is_counted_and_logged(
+    world: World, workflows: Any, inbox: FailuresTable, monkeypatch: pytest.MonkeyPatch, logged: list[str]
+) -> None:
+    an_overdue_order(world)
+
+    def refuse(**_: Any) -> None:
+        raise RuntimeError("throttled")
+
+    monkeypatch.setattr(function("sweep_orders")._workflows, "start_execution", refuse)
+
+    assert (sweep()["failed"], logged) == (1, ["order not restarted"])
+
+
+def test_a_failure_that_cannot_be_settled_is_logged_and_stops_no_other(
+    world: World, workflows: Any, inbox: FailuresTable, monkeypatch: pytest.MonkeyPatch, logged: list[str]
+) -> None:
+    first, _ = two_that_are_over(world)
+    table = function("sweep_orders")._failures
+    settle = table.settle
+
+    def settle_unless_first(failure_id: str, *given: Any, **more: Any) -> Any:
+        if failure_id == first:
+            raise RuntimeError("throttled")
+        return settle(failure_id, *given, **more)
+
+    monkeypatch.setattr(table, "settle", settle_unless_first)
+
+    assert (sweep()["resolved"], logged) == (1, ["failure not settled"])
+
+
+def test_a_failure_whose_order_is_gone_stays_open_and_is_no_error(
+    world: World, workflows: Any, inbox: FailuresTable, logged: list[str]
+) -> None:
+    record = a_failure(world, an_order())
+
+    assert (sweep()["resolved"], status_of(inbox, record), logged) == (0, FailureStatus.NEW, [])

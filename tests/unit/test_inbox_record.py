@@ -88,11 +88,12 @@ def test_a_new_occurrence_reopens_with_the_latest_error_and_payload(status: Fail
         record = settled(record, status, at=SECOND, expires_at=1, by="sweep", reason="over")
 
     # WHEN it fails again
-    again = a_failure(occurrence="request-2", error_name="TimeoutError", payload="something else")
+    again = a_failure(occurrence="request-2", error_name="TimeoutError", payload="something else", component="Other")
     record = seen_again(record, again, at=THIRD, message_id="message-2")
 
     # THEN it is as good as new, and doesn't expire
     assert (record.status, record.error_name, record.payload) == (FailureStatus.NEW, "TimeoutError", "something else")
+    assert record.component == "Other"
     assert (record.expires_at, record.claimed_by, record.sent_at, record.redrives) == (None, None, None, 1)
     assert record.history[-1].what == "failed again"
 
@@ -151,3 +152,10 @@ def test_an_executions_name_keeps_to_the_quota() -> None:
     record = msgspec.structs.replace(a_record(), order_id="5" * 128, redrives=1234)
 
     assert len(redrive_execution_name(record, "resume")) <= 80
+
+
+def test_a_stored_record_has_no_empty_fields() -> None:
+    stored = msgspec.to_builtins(claimed(a_record(), at=SECOND, lease_expired=False, by="ada"))
+
+    assert None not in stored.values()
+    assert [entry.keys() for entry in stored["history"]] == [{"at", "by", "what", "detail"}, {"at", "by", "what"}]

@@ -92,7 +92,7 @@ class Failure(Struct, kw_only=True, rename="camel", omit_defaults=True):
     source: dict[str, str] = {}
 
 
-class FailureRecord(Failure, kw_only=True, rename="camel", omit_defaults=True):
+class FailureRecord(Failure, kw_only=True):
     """A failure as the failures table holds it.
 
     `count` is the number of messages about it, `version` the optimistic lock. A redrive claims the record first
