@@ -92,7 +92,7 @@ def run(cloud: Cloud, orders: int, clients: int, rate: float | None) -> dict[str
         "cpuMsAnOrderFunctions": round((sum(cpu.values()) - cpu[server.pid]) / orders * 1000, 1),
         # The server is one Python process, so it fills one core at most.
         "ordersASecondByCpu": round(min(2 * orders / sum(cpu.values()), orders / cpu[server.pid]), 1),
-        "loadAverage": os.getloadavg()[0],
+        "loadAverage": round(os.getloadavg()[0], 1),
     }
 
 
