@@ -48,9 +48,10 @@ status: install ## Show what runs and where
 test: install-all ## Run every test suite, on a local cloud of its own
 	@cd $(HERE) && exec $(PYTHON) -m pytest $(ARGS)
 
-lint: install-all ## Check formatting, lint and types
+lint: install-all ## Check formatting, lint, imports and types
 	cd $(HERE) && .venv/bin/ruff format --check .
 	cd $(HERE) && .venv/bin/ruff check .
+	cd $(HERE) && .venv/bin/lint-imports --no-cache --no-logo
 	cd $(HERE) && .venv/bin/mypy
 
 format: install-all ## Format the code and apply the linter's fixes
@@ -62,6 +63,13 @@ build: install ## Build the functions as AWS gets them (python3.13, arm64)
 
 validate: install ## Check the template with SAM's linter
 	@cd $(HERE) && exec $(SAM) validate --lint
+
+.PHONY: pictures ci
+pictures: install-all ## Draw docs/workflow.md and docs/modules.md anew
+	@cd $(HERE) && exec $(PYTHON) scripts/pictures.py
+
+ci: ## Run everything that must hold before a change is merged
+	@exec $(HERE)scripts/ci
 
 invoke-samples: install ## Run every sample event through `sam local invoke` (needs Docker and a running local cloud)
 	@cd $(HERE) && exec $(PYTHON) scripts/invoke_samples.py $(CLOUD)

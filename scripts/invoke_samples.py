@@ -24,15 +24,15 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import yaml
+from rich.markup import escape
+from rich.table import Table
+
 from orderctl.cloud import deployment
 from orderctl.cloud.state import ROOT, STACK_NAME, Cloud, CloudState, cloud_environment
 from orderctl.defaults import DEFAULT_NAME
 from orderctl.exits import Exit, Stop
 from orderctl.stack.target import Target, local_target
 from orderctl.ui import console
-from rich.markup import escape
-from rich.table import Table
-
 from orders.domain.order import TERMINAL, order_id_for
 
 EVENTS = ROOT / "events"

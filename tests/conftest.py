@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
+
 from orderctl import lifecycle
 from orderctl.cloud import server_process
 from orderctl.cloud.state import CLOUDS, Cloud

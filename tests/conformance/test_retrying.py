@@ -1,6 +1,7 @@
 """Amazon States Language specification: retriers."""
 
 import pytest
+
 from localcloud.retrying import retry_delay_s
 
 

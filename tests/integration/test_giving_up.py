@@ -9,10 +9,10 @@ import boto3
 import msgspec
 import pytest
 from botocore.exceptions import ClientError
+
 from orderctl.redrive import Outcome, await_undoing, discard_one, redrive_one
 from orderctl.stack import records
 from orderctl.stack.target import Target
-
 from orders.domain.clock import timestamp
 from orders.domain.errors import OrderCancelled
 from orders.domain.order import DISCARDED, TERMINAL, Order, Reason, Status

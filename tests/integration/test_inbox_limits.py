@@ -75,3 +75,31 @@ def test_releasing_says_by_whom_though_nobody_is_named(inbox: FailuresTable) -> 
 
     for changed in (sent(record, at=NOW, detail="d"), released(record, at=NOW, detail="d")):
         assert changed.history[-1].by == "?"
+
+
+def test_a_new_failure_that_cannot_be_stored_raises_the_cause(
+    inbox: FailuresTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failure = msgspec.structs.replace(captured(inbox), failure_id="another")
+
+    def put_item(**_: object) -> None:
+        raise ConnectionError("throttled")
+
+    monkeypatch.setattr(inbox._client, "put_item", put_item)
+    with pytest.raises(ConnectionError):
+        inbox.add(failure, "message-9")
+
+
+def test_another_message_with_a_small_payload_leaves_the_large_one_alone(
+    inbox: FailuresTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # GIVEN a failure whose payload lies in the bucket
+    monkeypatch.setattr(store, "MAX_PAYLOAD", 3)
+    small = msgspec.structs.replace(captured(inbox), failure_id="another", payload="{}")
+    large = msgspec.structs.replace(small, payload="a large payload")
+    inbox.add(large, "message-1")
+
+    # WHEN another message tells of the same occurrence
+    record = inbox.add(small, "message-2")
+
+    assert (record.count, inbox.payload_of(record)) == (2, "a large payload")

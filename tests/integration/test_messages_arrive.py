@@ -13,9 +13,9 @@ import boto3
 import msgspec
 import pytest
 from botocore.stub import Stubber
+
 from orderctl import redrive as failures_redrive
 from orderctl.stack.target import Target
-
 from orders.domain.order import Order, PricedLine
 from orders.domain.order import Status as OrderStatus
 from orders.inbox.record import Action, FailureRecord, FailureStatus, Kind

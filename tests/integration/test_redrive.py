@@ -9,13 +9,13 @@ from typing import Any
 import boto3
 import msgspec
 import pytest
+
 from orderctl import redrive as failures_redrive
 from orderctl.exits import Stop
 from orderctl.options import seconds
 from orderctl.redrive import redrive_many, redrive_one
 from orderctl.stack import records
 from orderctl.stack.target import Target
-
 from orders.domain.clock import timestamp
 from orders.inbox.record import Action, FailureRecord, FailureStatus, Kind, Redrive
 from orders.inbox.store import FailuresTable

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from botocore.stub import Stubber
+from scripts.invoke_samples import difference, expectations, sample_names
 
 from orders.domain.order import PricedLine, Status
-from scripts.invoke_samples import difference, expectations, sample_names
 from tests.integration.world import EVENTS, World, an_order, function, invoke, sample
 
 EXPECTED = expectations()

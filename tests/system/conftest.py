@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+
 from orderctl.demo import demonstration, stories
 from orderctl.demo.stories import Journey
 from orderctl.stack.rest import OrdersApi

@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 import pytest
+
 from orderctl.demo import samples
 from orderctl.stack import records
 from orderctl.stack.rest import OrdersApi

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
+
 from orderctl import interrupts, lifecycle
 from orderctl.cloud import server_process
 from orderctl.cloud.state import Cloud
@@ -26,8 +28,6 @@ from orderctl.stack.records import Payment, Stock
 from orderctl.stack.rest import OrdersApi
 from orderctl.stack.signin import token_source
 from orderctl.stack.target import Target, of_state
-from typer.testing import CliRunner
-
 from orders.domain.order import Order
 from orders.storage.dynamodb import from_item, to_item
 

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from orderctl.demo import samples, stories
 from orderctl.demo.stories import Journey
 from orderctl.stack import records
 from orderctl.stack.records import Payment
 from orderctl.stack.rest import OrdersApi
 from orderctl.stack.target import Target
-
 from orders.domain.customer_view import OrderView
 
 DEADLINE_S = 60.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+
 from measure import load, reconcile
 from orderctl.cloud.state import Cloud
 from orderctl.stack.target import Target

@@ -9,12 +9,12 @@ import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
-from orderctl.stack.signin import TokenSource
-from orderctl.stack.target import Target
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
+from orderctl.stack.signin import TokenSource
+from orderctl.stack.target import Target
 from orders.api import openapi
 
 DESCRIPTION = openapi.document("v1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from verify.mutation import accepted
 from verify.mutation.operators import Mutant, mutants_of
 from verify.mutation.reach import places

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 
 import pytest
+
 from localcloud import server
 
 UNLIMITED = resource.RLIM_INFINITY

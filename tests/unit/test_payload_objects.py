@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from verify.scheduler import Actor, Crash, Verdict, pause
 
 from orders.domain.errors import NotAllowed
 from orders.inbox import store as failures_table
 from orders.inbox.record import SETTLED, Action, Failure, FailureStatus, Kind, Redrive
 from orders.inbox.store import FailuresTable
 from orders.storage.dynamodb import from_item
+from verify.scheduler import Actor, Crash, Verdict, pause
 
 FAILURE_ID = "0123456789abcdef0123"
 PAYLOAD = "too big for an item"

@@ -26,6 +26,9 @@ from typing import Any
 import httpx
 import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from measure import placing
 from orderctl import hints
 from orderctl.cloud import processes, server_process
 from orderctl.cloud.state import STACK_NAME, Cloud, CloudState
@@ -36,9 +39,6 @@ from orderctl.stack import target as targets
 from orderctl.stack.rest import POLL_S
 from orderctl.stack.target import Target
 from orderctl.ui import console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from measure import placing
 from orders.domain.events import DETAIL_TYPES, SOURCE, bus_entry, event_of
 from orders.domain.order import Status
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import typer
-from orderctl.commands.group import Commands
-from orderctl.options import examples
 
 from measure.benchmarks import coldstart, cost_peers, goals, laptop, redrive, scaling, throughput, warm
 from measure.commands import cost, load
+from orderctl.commands.group import Commands
+from orderctl.options import examples
 
 app = typer.Typer(
     cls=Commands,

@@ -11,7 +11,6 @@ from datetime import datetime
 from orderctl.exits import Exit, Stop
 from orderctl.stack import records, rest, signin
 from orderctl.stack.target import Target
-
 from orders.domain.order import TERMINAL, Order, Status
 
 

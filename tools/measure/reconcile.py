@@ -13,14 +13,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+
+from measure.load import Fault, Load
 from orderctl import redrive
 from orderctl.cloud.state import STACK_NAME
 from orderctl.stack import archive
 from orderctl.stack.records import failures_table
 from orderctl.stack.target import Target
 from orderctl.ui import console
-
-from measure.load import Fault, Load
 from orders.inbox.record import FailureStatus
 from orders.storage.dynamodb import from_item
 

@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from orderctl.cloud.state import ROOT, shown
-from orderctl.ui import console
 from rich.console import RenderableType
 from rich.table import Column, Table
+
+from orderctl.cloud.state import ROOT, shown
+from orderctl.ui import console
 
 RESULTS = ROOT / ".local" / "bench"
 

@@ -20,12 +20,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx
+
+from measure import placing
 from orderctl.demo import samples
 from orderctl.exits import Exit, Stop
 from orderctl.stack import rest, signin
 from orderctl.stack.target import Target
-
-from measure import placing
 from orders.domain.order import Status
 from orders.inbox.parse import component_of
 

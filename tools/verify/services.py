@@ -22,8 +22,8 @@ from typing import Any
 
 import botocore.handlers
 from botocore.exceptions import ReadTimeoutError
-from localcloud.patching import internal, replace
 
+from localcloud.patching import internal, replace
 from verify import template as blueprint
 from verify.scheduler import Crash, Verdict, pause
 

@@ -25,9 +25,9 @@ from verify.services import Json, ServiceError
 services.prepare()
 
 import boto3  # noqa: E402
-from orderctl.stack.target import Target  # noqa: E402
 
 from orderctl import redrive as failures_redrive  # noqa: E402
+from orderctl.stack.target import Target  # noqa: E402
 from orders.domain.clock import timestamp  # noqa: E402
 from orders.domain.order import TERMINAL, TRANSITIONS, Status  # noqa: E402
 from orders.inbox import record as failures  # noqa: E402

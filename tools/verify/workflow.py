@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 from localcloud.patching import internal, replace
-
 from verify import services as aws
 from verify import template as blueprint
 from verify.scheduler import Aborted, Actor, Crash, Verdict, pause

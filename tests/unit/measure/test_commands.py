@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
+
 from measure import cost, report
 from measure.benchmarks import coldstart, goals, scaling
 from measure.main import app
 from orderctl.cloud import state as clouds
 from orderctl.exits import Exit, Stop
-from typer.testing import CliRunner
 
 BENCHMARKS = ["coldstart", "warm", "scaling", "throughput", "redrive", "laptop", "cost-peers", "all"]
 

@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 import pytest
+
 from measure import cost, usage
 from measure.cost import Assumptions, Design, Prices
 from orderctl.exits import Stop

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from measure import load, placing, usage
 from orderctl.cloud.state import Cloud
 from orderctl.exits import Exit, Stop
-
 from orders.domain.events import event_of
 from orders.domain.order import Order, PricedLine, Reason, Status
 from tests.integration.world import an_order

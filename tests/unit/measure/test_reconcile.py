@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+
 from measure import load, reconcile
 
 CHARGED = {"charges": 1, "amount": 890}

@@ -12,12 +12,12 @@ import httpx
 import msgspec
 import pytest
 from moto import mock_aws
+from typer.testing import CliRunner
+
 from orderctl import interrupts
 from orderctl.main import app
 from orderctl.stack import rest, signin
 from orderctl.stack.target import Target
-from typer.testing import CliRunner
-
 from orders.domain.clock import timestamp
 from orders.inbox.record import Action, FailureRecord, FailureStatus, Kind, Redrive
 from orders.storage.dynamodb import to_item

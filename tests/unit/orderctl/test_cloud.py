@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+
 from orderctl import lifecycle
 from orderctl.cloud import deployment, processes, server_process
 from orderctl.cloud import state as clouds

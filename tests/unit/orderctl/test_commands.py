@@ -14,6 +14,8 @@ from typing import Any
 
 import botocore.session
 import pytest
+from typer.testing import CliRunner
+
 from orderctl import hints, interrupts, lifecycle
 from orderctl.cloud import state as clouds
 from orderctl.demo import demonstration, samples, stories
@@ -22,8 +24,6 @@ from orderctl.main import app
 from orderctl.stack import signin
 from orderctl.stack.target import Target
 from orderctl.ui import tables
-from typer.testing import CliRunner
-
 from orders.domain.order import TimelineEntry
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from orderctl.exits import Exit, Interrupted, Stop
-from orderctl.ui import console, tables
-from orderctl.ui.console import Screen, harmless
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+from orderctl.exits import Exit, Interrupted, Stop
+from orderctl.ui import console, tables
+from orderctl.ui.console import Screen, harmless
 
 TERMINAL = {"TERM": "xterm"}
 OBEYED = [

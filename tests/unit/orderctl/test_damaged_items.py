@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 import pytest
+
 from orderctl.exits import Exit
 from orderctl.stack import records
 from orderctl.stack.records import DamagedOrder
 from orderctl.stack.target import Target
-
 from orders.domain.order import Order
 from orders.storage.dynamodb import to_item
 from tests.integration.world import World, an_order

@@ -7,14 +7,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from rich.console import Console
+
 from orderctl.demo import demonstration, samples, stories
 from orderctl.demo.stories import STORIES, Journey
 from orderctl.stack import records
 from orderctl.stack.records import Payment, Stock
 from orderctl.stack.target import Target
 from orderctl.ui import console
-from rich.console import Console
-
 from orders.domain.customer_view import OrderView, view_of
 from orders.domain.order import Reason, Status, TimelineEntry
 from tests.integration.world import an_order

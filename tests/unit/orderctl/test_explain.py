@@ -6,12 +6,12 @@ import json
 from typing import Any
 
 import pytest
+
 from orderctl import explanation
 from orderctl.stack import executions
 from orderctl.stack.executions import Attempts, Execution
 from orderctl.stack.records import DamagedOrder
 from orderctl.stack.target import Target
-
 from orders.domain.clock import timestamp, timestamp_before
 from orders.domain.order import Order, Reason, Status
 from orders.inbox.record import Action, FailureRecord, FailureStatus, Kind, Redrive

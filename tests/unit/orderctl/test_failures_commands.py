@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from orderctl import redrive
 from orderctl.exits import Exit, Interrupted, Stop
 from orderctl.stack import prefixes, records
 from orderctl.stack.target import Target
 from orderctl.ui import console
-
 from orders.domain.clock import timestamp, timestamp_before
 from orders.inbox.record import Action, FailureRecord, FailureStatus, Redrive
 from orders.inbox.store import FailuresTable

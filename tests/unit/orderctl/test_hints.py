@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from orderctl.hints import program
 from orderctl.stack.target import choose
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
+
 from orderctl.cloud.state import Cloud, CloudState
 from orderctl.commands import logs as logs_command
 from orderctl.exits import Exit, Interrupted
@@ -17,7 +18,6 @@ from orderctl.stack import executions
 from orderctl.stack import logs as log_groups
 from orderctl.stack.target import Target
 from orderctl.ui import console
-
 from orders.domain.clock import timestamp_before
 from orders.domain.order import Order
 from tests.integration.world import World, an_order

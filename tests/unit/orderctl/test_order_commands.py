@@ -9,10 +9,10 @@ from typing import Any
 import boto3
 import pytest
 import typer
+
 from orderctl.exits import Exit
 from orderctl.stack.target import Target
 from orderctl.ui import console, tables
-
 from orders.domain.clock import timestamp_before
 from tests.integration.world import REGION, World, an_order
 from tests.unit.orderctl.conftest import ACCOUNT, QUEUE, Logs, Run, Shop

@@ -34,16 +34,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from orderctl.cloud import server_process
-from orderctl.cloud.state import LOCAL, ROOT
-from orderctl.exits import Exit, Stop
-from orderctl.options import Json
-from orderctl.ui import console
 from rich.table import Table
 
 import build_artifact
 from measure import report
 from measure.options import require_known
+from orderctl.cloud import server_process
+from orderctl.cloud.state import LOCAL, ROOT
+from orderctl.exits import Exit, Stop
+from orderctl.options import Json
+from orderctl.ui import console
 
 SAM = LOCAL / "venv-sam" / "bin" / "sam"
 BUDGETS = Path(__file__).with_name("coldstart_budgets.toml")

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from orderctl.options import Json
 from rich.table import Table
 
 from measure import cost, report
+from orderctl.options import Json
 
 KB = 1024
 LOG_BYTES_A_CALL = 1 * KB  # about as much as ours

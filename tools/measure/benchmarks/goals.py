@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
-from orderctl.exits import Exit, Stop
-from orderctl.options import Json
-from orderctl.ui import console
 from rich.console import RenderableType
 
 from measure import cost, report
 from measure.benchmarks import coldstart, cost_peers, scaling, warm
+from orderctl.exits import Exit, Stop
+from orderctl.options import Json
+from orderctl.ui import console
 
 Figures = dict[str, Any]
 DOLLARS_A_MILLION = 150

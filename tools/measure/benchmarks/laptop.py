@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
+
+from measure import placing, report
 from orderctl.cloud import server_process
 from orderctl.cloud.state import ROOT, CloudState
 from orderctl.demo import samples
@@ -27,9 +30,6 @@ from orderctl.options import Json
 from orderctl.stack import target as targets
 from orderctl.stack.target import Target
 from orderctl.ui import console
-from rich.table import Table
-
-from measure import placing, report
 
 GOALS = {
     "cloneToFirstOrderS": 90.0,

@@ -15,6 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
+
+from measure import placing, report
 from orderctl.cloud.state import STACK_NAME, Cloud
 from orderctl.defaults import DEFAULT_NAME
 from orderctl.demo import samples
@@ -24,9 +27,6 @@ from orderctl.redrive import redrive_many
 from orderctl.stack.records import failures_table
 from orderctl.stack.target import Target, local_target
 from orderctl.ui import console
-from rich.table import Table
-
-from measure import placing, report
 from orders.inbox.record import FailureStatus
 from orders.storage.dynamodb import from_item, to_item
 

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from orderctl.exits import Exit, Stop
-from orderctl.options import Json
 from rich.table import Table
 
 from measure import cost, report
+from orderctl.exits import Exit, Stop
+from orderctl.options import Json
 from orders.domain.order import OPEN_SHARDS
 
 RATES = (1, 100, 1_000, 10_000)

@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
+
+from measure import placing, report
 from orderctl.cloud import processes
 from orderctl.cloud.state import Cloud
 from orderctl.defaults import DEFAULT_NAME
@@ -24,9 +27,6 @@ from orderctl.exits import Exit, Stop
 from orderctl.options import Json, Name
 from orderctl.stack import target as targets
 from orderctl.ui import console
-from rich.table import Table
-
-from measure import placing, report
 
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 END_TIMEOUT_S = 600.0

@@ -17,15 +17,15 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
-from orderctl.cloud.state import ROOT
-from orderctl.exits import Exit, Stop
-from orderctl.options import Json
-from orderctl.ui import console
 from rich.table import Table
 
 from measure import report
 from measure.benchmarks.warm_worker import STUBS
 from measure.options import require_known
+from orderctl.cloud.state import ROOT
+from orderctl.exits import Exit, Stop
+from orderctl.options import Json
+from orderctl.ui import console
 
 GOALS = {"http": 1000, "client": 220}
 GOAL_RATIO = 0.75

@@ -6,14 +6,14 @@ import json
 from typing import Annotated, Any
 
 import typer
+from rich.table import Column, Table
+
+from measure import cost, report, usage
 from orderctl.cloud.state import ROOT, Cloud
 from orderctl.defaults import DEFAULT_NAME
 from orderctl.options import Json, Name
 from orderctl.stack.target import local_target
 from orderctl.ui import console
-from rich.table import Column, Table
-
-from measure import cost, report, usage
 
 JOURNEYS = ["fulfilled", "declined", "out-of-stock", "provider-down"]
 

@@ -6,15 +6,15 @@ from contextlib import closing
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
+
+from measure import load, reconcile
+from measure.options import require_known
 from orderctl.cloud.state import Cloud
 from orderctl.defaults import DEFAULT_NAME
 from orderctl.exits import Exit
 from orderctl.options import Json, Name
 from orderctl.ui import console, tables
-from rich.markup import escape
-
-from measure import load, reconcile
-from measure.options import require_known
 
 MOST_SHOWN = 20
 
