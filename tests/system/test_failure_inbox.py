@@ -430,11 +430,11 @@ def test_a_message_that_nobody_can_classify(cloud: Target, inbox: Inbox) -> None
     text = f"garbage {uuid.uuid4()} \u00fc\u20ac"
     cloud.client("sqs").send_message(QueueUrl=cloud.output("FailuresQueueUrl"), MessageBody=text)
 
-    # THEN it is kept as it is, and says that nobody knows where it was going
+    # THEN it is kept as it is, and says that its destination is unknown
     failure = inbox.wait_for(payload=text)
     assert failure["kind"] == "unknown"
     outcome = inbox.run("failures", "redrive", failure["failureId"], "--wait", "0", code=5)
-    assert "nobody knows" in outcome["outcomes"][0]["detail"]
+    assert "destination is unknown" in outcome["outcomes"][0]["detail"]
 
     # WHEN it is discarded
     inbox.run("failures", "discard", failure["failureId"], "--reason", "only a test")
@@ -599,8 +599,8 @@ def test_the_list_groups_by_cause(inbox: Inbox) -> None:
     [
         (["failures", "show", "0123456789abcdef0123"], 4, "There is no failure"),
         (["failures", "redrive", "0123456789abcdef0123", "--dry-run"], 4, "There is no failure"),
-        (["failures", "redrive"], 2, "Name either"),
-        (["failures", "redrive", "x", "--all"], 2, "Name either"),
+        (["failures", "redrive"], 2, "Name failures by id"),
+        (["failures", "redrive", "x", "--all"], 2, "Name failures by id"),
         (["failures", "redrive", "--all", "--rate", "0"], 2, "--rate"),
         (["failures", "discard", "x", "--reason", " "], 2, "The reason is empty"),
         (["failures", "discard", "x", "--reason", "y" * 501], 2, "501 characters"),
