@@ -28,7 +28,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from orderctl.cloud import deployment
-from orderctl.cloud.state import DEFAULT_NAME, ROOT, STACK_NAME, Cloud, CloudState, cloud_environment
+from orderctl.cloud.state import ROOT, STACK_NAME, Cloud, CloudState, cloud_environment
+from orderctl.defaults import DEFAULT_NAME
 from orderctl.exits import Exit, Stop
 from orderctl.stack.target import Target, local_target
 from orderctl.ui import console

@@ -16,13 +16,13 @@ from contextlib import suppress
 
 import pytest
 
-from orderctl.cloud import lifecycle, server
+from orderctl import lifecycle
+from orderctl.cloud import server_process
 from orderctl.cloud.state import CLOUDS, Cloud
 from orderctl.exits import Stop
-from orderctl.stack import target
 from orderctl.stack.rest import OrdersApi
 from orderctl.stack.signin import TokenSource, token_source
-from orderctl.stack.target import Target
+from orderctl.stack.target import Target, forget_aws_environment, of_state
 
 NAME_VARIABLE = "ORDERS_TEST_CLOUD"
 PREFIX = "test-"
@@ -30,7 +30,7 @@ PREFIX = "test-"
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the developer's AWS settings out of every test, and name this run's cloud."""
-    target.forget_aws_environment()
+    forget_aws_environment()
     # Read once, when the first suite imports the package's telemetry, whichever suite that is.
     os.environ.update(POWERTOOLS_SERVICE_NAME="orders", POWERTOOLS_METRICS_NAMESPACE="OrderPipeline")
     if not hasattr(config, "workerinput"):
@@ -69,8 +69,8 @@ def cloud(request: pytest.FixtureRequest) -> Target:
         _stop_abandoned_clouds()
         mine = Cloud(os.environ[NAME_VARIABLE])
         running = mine.load()
-        state, _ = lifecycle.up(mine, running.port if running else server.free_port())
-    return target.of_state(state)
+        state, _ = lifecycle.up(mine, running.port if running else server_process.free_port())
+    return of_state(state)
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 from botocore.exceptions import ClientError
 
-from orderctl import redrive as failures_redrive
 from orderctl.redrive import Outcome, await_undoing, discard_one, redrive_one
+from orderctl.stack import records
 from orderctl.stack.target import Target
 from orders.domain.clock import timestamp
 from orders.domain.errors import OrderCancelled
@@ -68,7 +68,7 @@ def there(world: World, workflows: Workflows) -> Target:
 
 @pytest.fixture
 def inbox(there: Target) -> FailuresTable:
-    return failures_redrive.open_table(there)
+    return records.failures_table(there)
 
 
 def stream_record(order: Order) -> str:
@@ -246,7 +246,7 @@ def test_an_order_that_is_not_there_cannot_be_given_up(world: World) -> None:
         (Status.FAILED, "nothing stays charged or reserved, and nothing is shipped"),
         (Status.FULFILLED, "the parcel had left already: the order is FULFILLED and stays charged"),
         (Status.CANCELLED, "the order is CANCELLED by its customer"),
-        (Status.PAID, "the order is PAID and is being undone; see how far it is"),
+        (Status.PAID, "the order is PAID and is being undone; see its progress"),
     ],
 )
 def test_an_operator_is_told_where_a_given_up_order_has_ended(

@@ -362,6 +362,15 @@ def test_the_next_page_begins_after_the_last_and_is_the_customers_own(world: Wor
             table.list_newest_first("ada", 2, cursor)
 
 
+def test_an_order_leads_to_its_customer_and_a_customer_to_a_count(world: World) -> None:
+    for number, customer in enumerate(("ada", "ada", "bob")):
+        world.store(an_order(order_id=f"0000000{number}-0000-4000-8000-000000000000", customer_id=customer))
+
+    assert world.orders.customer_of("00000002-0000-4000-8000-000000000000") == "bob"
+    assert world.orders.customer_of("00000003-0000-4000-8000-000000000000") is None
+    assert [world.orders.count_of(customer) for customer in ("ada", "bob", "eve")] == [2, 1, 0]
+
+
 def test_open_orders_are_those_placed_before_a_time_in_every_shard(world: World) -> None:
     for shard in range(16):
         order_id = f"00000000-0000-4000-8000-00000000000{shard:x}"
@@ -371,7 +380,9 @@ def test_open_orders_are_those_placed_before_a_time_in_every_shard(world: World)
     found = list(world.orders.open_longest("2026-01-02T00:00:00.000Z"))
 
     assert len(found) == 16
-    assert {customer for customer, _ in found} == {an_order().customer_id}
+    assert {order.customer_id for order in found} == {an_order().customer_id}
+    assert {order.placed_at for order in found} == {"2026-01-01T00:00:00.000Z"}
+    assert len(list(world.orders.open_longest())) == 17
     assert list(world.orders.open_longest("2026-01-01T00:00:00.000Z")) == []
 
 

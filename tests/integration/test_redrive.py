@@ -14,6 +14,7 @@ from orderctl import redrive as failures_redrive
 from orderctl.exits import Stop
 from orderctl.options import seconds
 from orderctl.redrive import redrive_many, redrive_one
+from orderctl.stack import records
 from orderctl.stack.target import Target
 from orders.domain.clock import timestamp
 from orders.inbox.record import Action, FailureRecord, FailureStatus, Kind, Redrive
@@ -39,7 +40,7 @@ def there(world: World) -> Target:
 
 @pytest.fixture
 def inbox(there: Target) -> FailuresTable:
-    return failures_redrive.open_table(there)
+    return records.failures_table(there)
 
 
 def a_failure(world: World, number: int = 0, **changes: Any) -> str:
@@ -162,9 +163,9 @@ def test_without_its_rule_nobody_knows_what_a_target_would_have_got(
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"redrive": Redrive(Action.NONE)}, "nobody knows where this was going"),
+        ({"redrive": Redrive(Action.NONE)}, "destination is unknown"),
         ({"redrive": Redrive(Action.NONE), "note": "The stream keeps its records for 24 hours."}, "24 hours"),
-        ({"payload_encoding": "base64"}, "no valid text"),
+        ({"payload_encoding": "base64"}, "not valid text"),
     ],
 )
 def test_what_cannot_be_redriven_says_why(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from orderctl.cloud import lifecycle
+from orderctl import lifecycle
 from orderctl.cloud.state import ROOT, CloudState
 from orderctl.exits import Exit, Stop
 from verify.freeze import command, kinds, release

@@ -18,15 +18,17 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from orderctl import interrupts
-from orderctl.cloud import lifecycle, server
+from orderctl import interrupts, lifecycle
+from orderctl.cloud import server_process
 from orderctl.cloud.state import Cloud
 from orderctl.demo import samples
 from orderctl.main import app
-from orderctl.stack import records, target
+from orderctl.stack import records
+from orderctl.stack.records import Payment, Stock
 from orderctl.stack.rest import OrdersApi
 from orderctl.stack.signin import token_source
-from orderctl.stack.target import Target
+from orderctl.stack.target import Target, of_state
+from orders.domain.order import Order
 from orders.storage.dynamodb import from_item, to_item
 from tests.support import eventually
 
@@ -36,9 +38,9 @@ def cloud(request: pytest.FixtureRequest) -> Iterator[Target]:
     mine = Cloud(f"test-inbox-{os.getpid()}")
     capture = request.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
-        state, _ = lifecycle.up(mine, server.free_port())
+        state, _ = lifecycle.up(mine, server_process.free_port())
     failed_before = request.session.testsfailed
-    yield target.of_state(state)
+    yield of_state(state)
     lifecycle.down(mine)
     if request.session.testsfailed == failed_before:
         shutil.rmtree(mine.directory)
@@ -119,22 +121,19 @@ def an_address(postal_code: str) -> dict[str, Any]:
     return {**samples.sample("fulfilled")["shippingAddress"], "postalCode": postal_code}
 
 
-def ends(cloud: Target, order_id: str, status: str) -> dict[str, Any]:
+def ends(cloud: Target, order_id: str, status: str) -> Order:
     """The order, once it has this status."""
 
-    def look() -> dict[str, Any] | None:
+    def look() -> Order | None:
         order = records.find_order(cloud, order_id)
-        return order if order and order["status"] == status else None
+        return order if isinstance(order, Order) and order.status == status else None
 
-    found: dict[str, Any] = eventually(
-        look, f"{order_id} becomes {status}, not {records.find_order(cloud, order_id)}"
-    )
+    found: Order = eventually(look, f"{order_id} becomes {status}, not {records.find_order(cloud, order_id)}")
     return found
 
 
 def charges(cloud: Target, order_id: str) -> int:
-    payment = records.payment_of(cloud, order_id) or {}
-    return int(payment.get("charges", 0))
+    return (records.payment_of(cloud, order_id) or Payment()).charges
 
 
 def resource(cloud: Target, logical_id: str) -> str:
@@ -172,7 +171,7 @@ def test_a_function_that_raises(cloud: Target, api: OrdersApi, inbox: Inbox, und
     # THEN the receipt is in the inbox, with its cause and the whole event
     failure = inbox.wait_for(orderId=order_id, kind="function")
     assert (failure["component"], failure["errorName"]) == ("IssueReceiptFunction", "PaymentProviderError")
-    assert (failure["attempts"], failure["correlationId"]) == (3, order["correlationId"])
+    assert (failure["attempts"], failure["correlationId"]) == (3, order.correlation_id)
     assert json.loads(failure["payload"])["detail"]["data"]["status"] == "FULFILLED"
     assert "issue_receipt" in "".join(failure["stackTrace"])
     assert failure["failureId"] in inbox.sentence(order_id)
@@ -241,7 +240,8 @@ def test_a_discarded_order_is_never_started_again(cloud: Target, api: OrdersApi,
     )
     inbox.run("failures", "redrive", failure["failureId"], code=4)
     order = ends(cloud, order_id, "FAILED")
-    assert (order["reason"]["code"], charges(cloud, order_id)) == ("Discarded", 0)
+    assert order.reason is not None
+    assert (order.reason.code, charges(cloud, order_id)) == ("Discarded", 0)
 
 
 @contextmanager
@@ -328,7 +328,7 @@ def test_a_workflow_that_times_out(cloud: Target, api: OrdersApi, inbox: Inbox, 
 
     # THEN it continues from there, and charges once
     order = ends(cloud, order_id, "FULFILLED")
-    assert [entry["what"] for entry in order["timeline"]].count("RESERVED") == 1
+    assert [entry.what for entry in order.timeline].count("RESERVED") == 1
     assert charges(cloud, order_id) == 1
 
 
@@ -337,7 +337,7 @@ def test_a_stream_record_that_cannot_be_read(
 ) -> None:
     # GIVEN an order that somebody wrote into the table without its lines
     dynamodb, table = cloud.client("dynamodb"), cloud.output("OrdersTable")
-    whole = stored_order(cloud, ends(cloud, place(api), "FULFILLED"))
+    whole = stored_order(cloud, records.as_json(ends(cloud, place(api), "FULFILLED")))
     broken = {name: value for name, value in whole.items() if name != "lines"}
     dynamodb.put_item(TableName=table, Item=to_item(broken))
 
@@ -420,11 +420,11 @@ def test_a_message_that_nobody_can_classify(cloud: Target, inbox: Inbox) -> None
     text = f"garbage {uuid.uuid4()} \u00fc\u20ac"
     cloud.client("sqs").send_message(QueueUrl=cloud.output("FailuresQueueUrl"), MessageBody=text)
 
-    # THEN it is kept as it is, and says that nobody knows where it was going
+    # THEN it is kept as it is, and says that its destination is unknown
     failure = inbox.wait_for(payload=text)
     assert failure["kind"] == "unknown"
     outcome = inbox.run("failures", "redrive", failure["failureId"], "--wait", "0", code=5)
-    assert "nobody knows" in outcome["outcomes"][0]["detail"]
+    assert "destination is unknown" in outcome["outcomes"][0]["detail"]
 
     # WHEN it is discarded
     inbox.run("failures", "discard", failure["failureId"], "--reason", "only a test")
@@ -540,7 +540,7 @@ def test_a_failed_execution(cloud: Target, inbox: Inbox, under_way: dict[str, st
 
     # THEN the order goes on from where it was and is charged once
     order = ends(cloud, order_id, "FULFILLED")
-    assert [entry["what"] for entry in order["timeline"]].count("RESERVED") == 1
+    assert [entry.what for entry in order.timeline].count("RESERVED") == 1
     assert charges(cloud, order_id) == 1
 
     # WHEN it is sent once more all the same
@@ -556,23 +556,22 @@ def test_a_stuck_order_that_is_discarded_is_undone(cloud: Target, inbox: Inbox, 
     order_id = under_way["hopeless"]
     failure = inbox.wait_for(orderId=order_id, kind="execution")
     line = samples.sample("fulfilled")["lines"][0]
-    reserved = stock(cloud, line["sku"])["reserved"]
+    reserved = stock(cloud, line["sku"]).reserved
 
     # WHEN it is given up
     inbox.run("failures", "discard", failure["failureId"], "--reason", "the provider never answers")
 
     # THEN the order has failed, its stock is back, and nothing will ever be charged
     order = ends(cloud, order_id, "FAILED")
-    assert order["reason"]["code"] == "Discarded"
-    assert stock(cloud, line["sku"])["reserved"] == reserved - line["quantity"]
-    payment = records.payment_of(cloud, order_id)
-    assert payment is not None
-    assert payment["status"] == "VOIDED"
+    assert order.reason is not None
+    assert order.reason.code == "Discarded"
+    assert stock(cloud, line["sku"]).reserved == reserved - line["quantity"]
+    assert records.payment_of(cloud, order_id) == Payment("VOIDED")
     assert "everything undone" in inbox.sentence(order_id)
 
 
-def stock(cloud: Target, sku: str) -> dict[str, Any]:
-    found = records.product(cloud, sku)
+def stock(cloud: Target, sku: str) -> Stock:
+    found = records.stock_of(cloud, sku)
     assert found is not None
     return found
 
@@ -590,8 +589,8 @@ def test_the_list_groups_by_cause(inbox: Inbox) -> None:
     [
         (["failures", "show", "0123456789abcdef0123"], 4, "There is no failure"),
         (["failures", "redrive", "0123456789abcdef0123", "--dry-run"], 4, "There is no failure"),
-        (["failures", "redrive"], 2, "Name either"),
-        (["failures", "redrive", "x", "--all"], 2, "Name either"),
+        (["failures", "redrive"], 2, "Name failures by id"),
+        (["failures", "redrive", "x", "--all"], 2, "Name failures by id"),
         (["failures", "redrive", "--all", "--rate", "0"], 2, "--rate"),
         (["failures", "discard", "x", "--reason", " "], 2, "The reason is empty"),
         (["failures", "discard", "x", "--reason", "y" * 501], 2, "501 characters"),

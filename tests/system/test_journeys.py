@@ -12,8 +12,10 @@ import pytest
 from orderctl.demo import samples, stories
 from orderctl.demo.stories import Journey
 from orderctl.stack import records
+from orderctl.stack.records import Payment
 from orderctl.stack.rest import OrdersApi
 from orderctl.stack.target import Target
+from orders.domain.customer_view import OrderView
 from tests.support import eventually
 
 
@@ -21,8 +23,14 @@ def changed(sample: str, **fields: Any) -> str:
     return json.dumps({**samples.sample(sample), **fields})
 
 
-def statuses(order: dict[str, Any]) -> list[str]:
-    return [entry["what"] for entry in order["timeline"]]
+def statuses(order: OrderView) -> list[str]:
+    return [entry.what for entry in order.timeline]
+
+
+def end_of(journey: Journey) -> OrderView:
+    """The order at its end."""
+    assert journey.order is not None
+    return journey.order
 
 
 @pytest.mark.parametrize("story", stories.STORIES, ids=lambda story: story.sample)
@@ -35,13 +43,14 @@ def test_each_story_ends_where_it_should(journeys: dict[str, Journey], story: st
 
 
 def test_a_fulfilled_order_shows_every_step_in_order(journeys: dict[str, Journey]) -> None:
-    assert statuses(journeys["fulfilled"].order) == ["PLACED", "RESERVED", "PAID", "FULFILLED"]
+    assert statuses(end_of(journeys["fulfilled"])) == ["PLACED", "RESERVED", "PAID", "FULFILLED"]
 
 
 def test_a_failed_order_tells_its_customer_why(journeys: dict[str, Journey]) -> None:
-    reason = journeys["declined"].order["reason"]
-    assert reason["code"] == "PaymentDeclined"
-    assert reason["message"]
+    reason = end_of(journeys["declined"]).reason
+    assert reason is not None
+    assert reason.code == "PaymentDeclined"
+    assert reason.message
 
 
 def test_the_total_comes_from_the_catalogue(journeys: dict[str, Journey]) -> None:
@@ -51,7 +60,7 @@ def test_the_total_comes_from_the_catalogue(journeys: dict[str, Journey]) -> Non
     # THEN the order costs what its lines cost
     journey = journeys["fulfilled"]
     expected = sum(prices[line["sku"]] * line["quantity"] for line in journey.request["lines"])
-    assert journey.order["total"] == expected
+    assert end_of(journey).total == expected
 
 
 def test_the_same_key_with_another_order_is_refused(cloud: Target, api: OrdersApi) -> None:
@@ -65,7 +74,7 @@ def test_the_same_key_with_another_order_is_refused(cloud: Target, api: OrdersAp
 
     # THEN it is refused, and the customer still has one order
     assert second.status_code == 422
-    assert [order["orderId"] for order in api.orders(10)] == [first.json()["orderId"]]
+    assert [order.order_id for order in api.orders(10)] == [first.json()["orderId"]]
 
 
 def test_a_customer_sees_only_their_own_orders(
@@ -85,7 +94,7 @@ def test_an_order_can_be_cancelled_until_it_is_paid(cloud: Target, api: OrdersAp
     request = {**samples.sample("fulfilled"), "paymentMethod": "tok_provider_down_4"}
     request["lines"] = [{"sku": "MUG-TRAVEL-USD", "quantity": 1}]
     request["currency"] = "USD"
-    before = records.product(cloud, "MUG-TRAVEL-USD")
+    before = records.stock_of(cloud, "MUG-TRAVEL-USD")
     order_id = api.submit(json.dumps(request), str(uuid.uuid4())).json()["orderId"]
     eventually(lambda: "PaymentAttemptFailed" in statuses(api.order(order_id)))
 
@@ -94,15 +103,15 @@ def test_an_order_can_be_cancelled_until_it_is_paid(cloud: Target, api: OrdersAp
 
     # THEN it is cancelled, what was reserved is available again, and no money is kept
     assert answers == [202, 202]
-    assert api.order(order_id)["status"] == "CANCELLED"
-    eventually(lambda: records.product(cloud, "MUG-TRAVEL-USD") == before)
-    eventually(lambda: (records.payment_of(cloud, order_id) or {}).get("status") == "VOIDED")
+    assert api.order(order_id).status == "CANCELLED"
+    eventually(lambda: records.stock_of(cloud, "MUG-TRAVEL-USD") == before)
+    eventually(lambda: records.payment_of(cloud, order_id) == Payment("VOIDED"))
 
 
 def test_a_fulfilled_order_can_no_longer_be_cancelled(cloud: Target, api: OrdersApi) -> None:
     # GIVEN an order that has been fulfilled
     order_id = api.submit(changed("fulfilled"), str(uuid.uuid4())).json()["orderId"]
-    eventually(lambda: api.order(order_id)["status"] == "FULFILLED")
+    eventually(lambda: api.order(order_id).status == "FULFILLED")
 
     # WHEN its customer cancels it
     answer = api.cancel(order_id)
@@ -110,7 +119,7 @@ def test_a_fulfilled_order_can_no_longer_be_cancelled(cloud: Target, api: Orders
     # THEN it is too late
     assert answer.status_code == 409
     assert answer.headers["Content-Type"] == "application/problem+json"
-    assert api.order(order_id)["status"] == "FULFILLED"
+    assert api.order(order_id).status == "FULFILLED"
 
 
 def test_orders_are_listed_newest_first_page_by_page(cloud: Target, api: OrdersApi) -> None:
@@ -130,7 +139,7 @@ def test_orders_are_listed_newest_first_page_by_page(cloud: Target, api: OrdersA
 def test_an_operator_finds_any_order_by_its_id(cloud: Target, journeys: dict[str, Journey]) -> None:
     found = records.find_order(cloud, journeys["fulfilled"].order_id)
     assert found is not None
-    assert found["status"] == "FULFILLED"
+    assert found.status == "FULFILLED"
     assert records.find_order(cloud, str(uuid.uuid4())) is None
 
 
@@ -144,6 +153,6 @@ def test_orders_under_way_are_listed_as_open_until_they_end(cloud: Target, api: 
     ).json()["orderId"]
 
     # THEN it is listed as open, and no longer when it has ended
-    assert order_id in {order["orderId"] for order in records.open_orders(cloud, 1000)}
-    eventually(lambda: api.order(order_id)["status"] == "FULFILLED")
-    assert order_id not in {order["orderId"] for order in records.open_orders(cloud, 1000)}
+    assert order_id in {order.order_id for order in records.open_orders(cloud, 1000)[0]}
+    eventually(lambda: api.order(order_id).status == "FULFILLED")
+    assert order_id not in {order.order_id for order in records.open_orders(cloud, 1000)[0]}

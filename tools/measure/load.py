@@ -30,7 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from measure import placing
 from orderctl import hints
-from orderctl.cloud import processes, server
+from orderctl.cloud import processes, server_process
 from orderctl.cloud.state import STACK_NAME, Cloud, CloudState
 from orderctl.demo import samples
 from orderctl.exits import Exit, Interrupted, Stop
@@ -396,8 +396,8 @@ def restart(cloud: Cloud, state: CloudState) -> None:
     left = processes.end_group(state.pid, grace_s=60.0)
     if left:
         raise Stop(Exit.STEP_FAILED, f"Processes of the local cloud could not be ended: {left}.")
-    started = server.start(cloud, state.port, state.runtime, persist=True)
-    server.wait_until_healthy(cloud, started, lambda _: None)
+    started = server_process.start(cloud, state.port, state.runtime, persist=True)
+    server_process.wait_until_healthy(cloud, started, lambda _: None)
     started.deployed, started.outputs = state.deployed, state.outputs
     cloud.save(started)
     state.pid, state.process_identity, state.started_at = started.pid, started.process_identity, started.started_at

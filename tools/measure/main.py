@@ -6,7 +6,7 @@ import typer
 
 from measure.benchmarks import coldstart, cost_peers, goals, laptop, redrive, scaling, throughput, warm
 from measure.commands import cost, load
-from orderctl.main import Commands
+from orderctl.commands.group import Commands
 from orderctl.options import examples
 
 app = typer.Typer(

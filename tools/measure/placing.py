@@ -8,8 +8,6 @@ import uuid
 from collections.abc import Iterable
 from datetime import datetime
 
-import msgspec
-
 from orderctl.exits import Exit, Stop
 from orderctl.stack import records, rest, signin
 from orderctl.stack.target import Target
@@ -36,7 +34,9 @@ class Customer:
 def find_order(target: Target, order_id: str) -> Order | None:
     """Return an order by its id alone; None if there is none."""
     found = records.find_order(target, order_id)
-    return None if found is None else msgspec.convert(found, Order)
+    if isinstance(found, records.DamagedOrder):
+        raise Stop(Exit.NOT_AS_EXPECTED, f"Order {order_id} can't be read: {found.problem}")
+    return found
 
 
 def wait_until_ended(target: Target, order_id: str, timeout_s: float) -> Order:

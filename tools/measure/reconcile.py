@@ -17,11 +17,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 from measure.load import Fault, Load
 from orderctl import redrive
 from orderctl.cloud.state import STACK_NAME
-from orderctl.commands import replay
-from orderctl.stack.records import plain
+from orderctl.stack import archive
+from orderctl.stack.records import failures_table
 from orderctl.stack.target import Target
 from orderctl.ui import console
 from orders.inbox.record import FailureStatus
+from orders.storage.dynamodb import from_item
 from verify import invariants
 
 LOOK_EVERY_S = 1.0
@@ -197,10 +198,10 @@ def _replay(load: Load) -> None:
     """
     target = load.target
     since = datetime.now(UTC) - timedelta(seconds=time.monotonic() - load.began + 60)
-    archive = replay.archive_of(target)["ArchiveArn"]
-    rules = sorted(replay.rules_of(target, ["OrderFulfilled"]).values())
-    name = replay.begin(target, archive, since, datetime.now(UTC), rules)
-    replay.wait_for(target.client("events"), name, REPLAY_TIMEOUT_S)
+    archive_arn = archive.archive_of(target)["ArchiveArn"]
+    rules = sorted(archive.rules_of(target, ["OrderFulfilled"]).values())
+    name = archive.begin_replay(target, archive_arn, since, datetime.now(UTC), rules)
+    archive.wait_for_replay(target, name, REPLAY_TIMEOUT_S)
     load.count("replays of the archive")
 
 
@@ -216,7 +217,7 @@ def _sweep(target: Target) -> None:
 def _redrivable(load: Load) -> list[str]:
     """Return the ids of the NEW failures of the run's orders."""
     accepted = {each.order_id for each in load.accepted}
-    table = redrive.open_table(load.target)
+    table = failures_table(load.target)
     return [each.failure_id for each in table.with_status(FailureStatus.NEW) if each.order_id in accepted]
 
 
@@ -257,7 +258,7 @@ def _scan(target: Target, output: str, *attributes: str) -> Iterator[dict[str, A
     pages = target.client("dynamodb").get_paginator("scan").paginate(TableName=target.output(output), **only)
     for page in pages:
         for item in page["Items"]:
-            yield plain(item)
+            yield from_item(item)
 
 
 def _receipts(target: Target) -> set[str]:

@@ -1,4 +1,4 @@
-"""What the process reports back: one exit code for each kind of outcome, and the way to end with it."""
+"""The exit codes of orderctl, and the exceptions that end a command with one of them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ class Exit(IntEnum):
     """Exit codes of every command; scripts may rely on them."""
 
     OK = 0
-    UNEXPECTED = 1  # a bug in orderctl itself
+    UNEXPECTED = 1  # a bug in orderctl
     USAGE = 2  # wrong option or argument
     NO_TARGET = 3  # no local cloud runs, no such stack, no AWS credentials
-    REFUSED = 4  # the service said no: bad request, unknown order, wrong password
-    NOT_AS_EXPECTED = 5  # an order did not end where it should, or not in time
+    REFUSED = 4  # the service refused: bad request, unknown order, wrong password
+    NOT_AS_EXPECTED = 5  # an order has not reached its expected end, or not in time
     STEP_FAILED = 6  # installing, starting, building or deploying failed, or a port is taken
     INTERRUPTED = 130  # Ctrl-C, SIGTERM or SIGHUP
 
@@ -26,7 +26,7 @@ EXIT_CODES_HELP = (
 
 
 class Stop(Exception):
-    """Ends the command with a sentence on what happened and one on what to do next, without a traceback."""
+    """Ends the command without a traceback: `what` says what happened, `next_step` what the user may do."""
 
     def __init__(self, code: Exit, what: str, next_step: str = "") -> None:
         super().__init__(what)
@@ -36,4 +36,4 @@ class Stop(Exception):
 
 
 class Interrupted(BaseException):
-    """The user or the system asked to end; a BaseException, so that no `except Exception` eats it."""
+    """The user or the system ends the command. A BaseException, so that no `except Exception` catches it."""

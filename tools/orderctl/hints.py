@@ -1,4 +1,4 @@
-"""Commands to paste: what orderctl proposes as the next step, in the form that works where it was called."""
+"""Command lines that orderctl proposes as the next step, ready to paste into the caller's shell."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ import shlex
 import sys
 from pathlib import Path
 
-DEFAULT_CLOUD = "default"
+from orderctl.defaults import DEFAULT_NAME
 
 
-def command(arguments: str, *, name: str = DEFAULT_CLOUD, stack: str | None = None) -> str:
+def command(arguments: str, *, name: str = DEFAULT_NAME, stack: str | None = None) -> str:
     """Return a whole command line, such as `.venv/bin/orderctl failures list --name second`.
 
-    `arguments` is what follows `orderctl`. `name` (the local cloud) or `stack` is added where the default would
-    lead elsewhere. The program is written as the shell finds it: bare if it is on PATH, else by its path.
+    `arguments` is the text after `orderctl`. The option `--stack` or `--name` (of the local cloud) is appended where
+    the default means another target.
     """
-    there = (
-        f" --stack {shlex.quote(stack)}" if stack else f" --name {shlex.quote(name)}" if name != DEFAULT_CLOUD else ""
-    )
-    return f"{program()} {arguments}{there}"
+    option = ""
+    if stack:
+        option = f" --stack {shlex.quote(stack)}"
+    elif name != DEFAULT_NAME:
+        option = f" --name {shlex.quote(name)}"
+    return f"{program()} {arguments}{option}"
 
 
 def program(name: str = "orderctl") -> str:
-    """Return how a program of this checkout is called: by name if PATH leads to it, else by its shortest path."""
+    """Return the shell word that starts a program of this checkout: its name if on PATH, else its shortest path."""
     this = Path(sys.prefix) / "bin" / name
     for folder in os.environ.get("PATH", "").split(os.pathsep):
         if folder and (Path(folder) / name).exists():

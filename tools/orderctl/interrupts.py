@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP end a command the same way: by an exception that lets every step clean up."""
+"""Ctrl-C, SIGTERM and SIGHUP raise one exception, so that every step of a command can clean up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _raised = False
 
 
 def _on_signal(_number: int, _frame: FrameType | None) -> None:
-    global _pending  # noqa: PLW0603 - a signal handler has nowhere else to leave a note
+    global _pending  # noqa: PLW0603 - a signal handler has no other place to keep state
     if _deferring:
         _pending = True
     else:
@@ -28,27 +28,27 @@ def _interrupt() -> None:
     global _raised  # noqa: PLW0603
     _raised = True
     for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # cleaning up is under way, takes seconds, and must not stop half-way
+        signal.signal(number, signal.SIG_IGN)  # the clean-up that begins now takes seconds and must finish
     raise Interrupted
 
 
 def install() -> None:
-    """Turn the signals into Interrupted in the main thread."""
+    """Make each signal raise Interrupted in the main thread; a SIGTERM or SIGHUP that is ignored stays ignored."""
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:
             signal.signal(number, _on_signal)
 
 
 def raised() -> bool:
-    """Whether the command was interrupted, whatever exception that has become on its way."""
+    """Whether the command was interrupted, even if a library has turned Interrupted into another exception."""
     return _raised
 
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Hold an interruption back until the block is done: for what must not stop half-way.
+    """Delay an interruption until the block has finished.
 
-    Starting a process and writing down its id is one such block, cleaning up is another.
+    Two kinds of block need this: starting a process and recording its id, and cleaning up.
     """
     global _deferring, _pending  # noqa: PLW0603
     _deferring += 1

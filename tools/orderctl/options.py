@@ -9,27 +9,29 @@ import typer
 from rich.markup import escape
 
 from orderctl import hints
-from orderctl.cloud.state import DEFAULT_PORT
+from orderctl.defaults import DEFAULT_PORT
 from orderctl.exits import Exit, Stop
 
 
 def filled(parameter: typer.CallbackParam, value: str | None) -> str | None:
-    """Return an option's value; Stop(USAGE) if it is given and empty, as a shell variable is that isn't set."""
+    """Return an option's value; Stop(USAGE) if it is blank, as the value of an unset shell variable is."""
     if value is not None and not value.strip():
         option = max(parameter.opts, key=len)
         raise Stop(
             Exit.USAGE,
             f"The value of {option} is empty.",
-            "Give one, or leave the option out. A shell variable that isn't set is empty, too.",
+            "Give one, or leave the option out. An unset shell variable is empty, too.",
         )
     return value
 
 
-Name = Annotated[str, typer.Option("--name", help="Which local cloud.", envvar="ORDERCTL_NAME")]
+Name = Annotated[str, typer.Option("--name", help="The local cloud's name.", envvar="ORDERCTL_NAME")]
 Port = Annotated[
     int | None,
     typer.Option(
-        min=1, max=65535, help=f"Port on 127.0.0.1 (default: the one of last time, at first {DEFAULT_PORT})."
+        min=1,
+        max=65535,
+        help=f"Port on 127.0.0.1 (default: the cloud's last port; {DEFAULT_PORT} for its first start).",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write the result as JSON to stdout.")]
@@ -55,7 +57,7 @@ Password = Annotated[
 OrderId = Annotated[
     str, typer.Argument(metavar="ORDER_ID", help="The order's id; its start is enough for an open or failed order.")
 ]
-Watch = Annotated[bool, typer.Option("--watch", help="Show it anew every 2 seconds, until Ctrl-C.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Refresh every 2 seconds, until Ctrl-C.")]
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -69,7 +71,7 @@ def seconds(text: str) -> int:
 
 
 def examples(*lines: str) -> str:
-    """Return command lines as the epilogue of a command's help, each program as it is called here."""
+    """Return the epilogue of a command's help: example command lines, the program as the caller types it."""
     commands = (line.partition(" ") for line in lines)
     written = (f"[cyan]{escape(f'{hints.program(name)} {rest}')}[/]" for name, _, rest in commands)
     return "Examples:\n\n" + "\n\n".join(written)

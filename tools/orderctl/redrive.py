@@ -1,9 +1,9 @@
-"""Sending what failed on its way again: where each payload goes, and how many at once.
+"""Redrive and discard failures: where each payload is sent, at which rate, and when a redrive stops.
 
-A failure is claimed in the table before its payload is sent and confirmed afterwards, so of two operators who
-redrive the same failure one sends it. Who dies in between leaves an unconfirmed claim, which may be taken over
-after `failures.CLAIM_LEASE_S`; what is sent twice that way is harmless, because every consumer is idempotent and
-executions are named after the redrive.
+A redrive claims the failure in the table, sends the payload, then confirms the claim. So only one of two operators
+who redrive the same failure sends the payload. A process that dies in between leaves an unconfirmed claim, which
+another redrive may take over after `CLAIM_LEASE_S`. The duplicate that may follow is harmless: every consumer is
+idempotent, and an execution's name comes from the redrive.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from orderctl import interrupts
 from orderctl.stack import records
+from orderctl.stack.records import DamagedOrder, StoredOrder
 from orderctl.stack.target import Target
 from orders.domain.clock import timestamp
 from orders.domain.errors import Contended, NotAllowed
-from orders.domain.order import DISCARDED, TERMINAL, Order, undoing_of
+from orders.domain.order import DISCARDED, TERMINAL, undoing_of
 from orders.inbox.parse import component_of
 from orders.inbox.record import SETTLED, Action, FailureRecord, FailureStatus
 from orders.inbox.store import FailuresTable
-from orders.storage.orders import OrdersTable
 from orders.workflow import order_waits_for, redrive_execution_name, resume_input
 
 WORKERS = 8
-# A redrive stops when of at least so many payloads more than this share failed, at once or once more.
+# A redrive stops when more than this share of its payloads could not be sent or have failed again. The share counts
+# from the tenth payload on.
 LEAST_BEFORE_STOP = 10
 TOLERATED_SHARE = 0.2
 CHECK_EVERY_S = 3.0
@@ -41,18 +42,8 @@ class CannotSend(Exception):
     """The payload can't be sent; the message says why."""
 
 
-def open_table(there: Target) -> FailuresTable:
-    """Return the stack's failure inbox."""
-    return FailuresTable(
-        there.client("dynamodb"),
-        there.client("s3"),
-        there.output("FailuresTable"),
-        there.output("FailedPayloadsBucket"),
-    )
-
-
 def describe(record: FailureRecord) -> str:
-    """Return in words what a redrive of this failure does."""
+    """Return what a redrive of this failure does, as a phrase that follows "would"."""
     name = record.redrive.to.rpartition(":")[2]
     match record.redrive.action:
         case Action.SEND:
@@ -62,114 +53,123 @@ def describe(record: FailureRecord) -> str:
         case Action.DELIVER:
             return f"deliver the event to {name}, with the input that its rule gives it"
         case Action.PUBLISH:
-            return "publish the order's event, from the stream's record or the table if that was repaired"
+            return "publish the order's event, as the stream's record or, after a repair, the order's item says"
         case Action.RESUME:
-            return f"start the workflow {name} where order {record.order_id} stands"
-    return "nothing: nobody knows where this was going"
+            return f"start the workflow {name} at the present status of order {record.order_id}"
+    return "do nothing: the payload's destination is unknown"
 
 
-# What rules give their targets, by the rule's ARN: asked for once in a run, since the API takes few calls a second.
 Rules = dict[str, list[dict[str, Any]]]
+"""A cache of rules' targets with their input settings, by the rule's ARN: the API allows few calls a second."""
 
 
-def send(there: Target, record: FailureRecord, payload: str, rules: Rules) -> tuple[str, bool]:
-    """Send a claimed failure's payload to where it was going.
+def send(target: Target, record: FailureRecord, payload: str, rules: Rules) -> tuple[str, bool]:
+    """Send a claimed failure's payload to its destination.
 
-    Returns what was done, and whether that alone settles the failure. Raises CannotSend, and what AWS refuses
-    (botocore ClientError).
+    Returns a description of what was done, and whether that settles the failure. Raises CannotSend, and botocore's
+    ClientError if AWS refuses.
     """
     if record.payload_encoding == "base64":
-        raise CannotSend("the payload is no valid text, so it can't be sent; look at it with `failures show`")
+        raise CannotSend("the payload is not valid text, so it can't be sent; look at it with `failures show`")
     to = record.redrive.to
     match record.redrive.action:
-        case Action.SEND if to == there.outputs.get("FulfilmentQueueArn") and _is_given_up(there, record):
+        case Action.SEND if to == target.outputs.get("FulfilmentQueueArn") and _is_given_up(target, record):
             raise CannotSend("the order was given up: discard this failure, too")
         case Action.SEND:
-            return _send_message(there, to, payload), False
+            return _send_message(target, to, payload), False
         case Action.INVOKE:
-            return _invoke(there, to, payload), False
+            return _invoke(target, to, payload), False
         case Action.DELIVER:
-            return _deliver(there, record, payload, rules), False
+            return _deliver(target, record, payload, rules), False
         case Action.PUBLISH:
-            return _publish(there, payload), True
+            return _publish(target, payload), True
         case Action.RESUME:
-            return _resume(there, record, payload)
-    raise CannotSend(record.note or "nobody knows where this was going: act on the payload by hand, then discard it")
+            return _resume(target, record, payload)
+    raise CannotSend(
+        record.note or "the payload's destination is unknown: process it by hand, then discard the failure"
+    )
 
 
-def _is_given_up(there: Target, record: FailureRecord) -> bool:
-    order = records.find_order(there, record.order_id) if record.order_id else None
-    return bool(order and "givenUp" in order)
+def _is_given_up(target: Target, record: FailureRecord) -> bool:
+    order = _order_of(target, record)
+    return bool(order and order.given_up)
 
 
-def _send_message(there: Target, queue_arn: str, body: str) -> str:
+def _order_of(target: Target, record: FailureRecord) -> StoredOrder | None:
+    return records.find_order(target, record.order_id) if record.order_id else None
+
+
+def _send_message(target: Target, queue_arn: str, body: str) -> str:
     _, _, _, _, account, name = queue_arn.split(":")
-    sqs = there.client("sqs")
+    sqs = target.client("sqs")
     url = sqs.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)["QueueUrl"]
     message_id = sqs.send_message(QueueUrl=url, MessageBody=body)["MessageId"]
     return f"sent to queue {name} as message {message_id}"
 
 
-def _invoke(there: Target, function_arn: str, payload: str) -> str:
-    there.client("lambda").invoke(FunctionName=function_arn, InvocationType="Event", Payload=payload.encode())
+def _invoke(target: Target, function_arn: str, payload: str) -> str:
+    target.client("lambda").invoke(FunctionName=function_arn, InvocationType="Event", Payload=payload.encode())
     return f"invoked {function_arn.rpartition(':')[2]}"
 
 
-def _deliver(there: Target, record: FailureRecord, event: str, rules: Rules) -> str:
-    """Do what the rule would have done: its dead letter holds the event before the rule's input settings."""
+def _deliver(target: Target, record: FailureRecord, event: str, rules: Rules) -> str:
+    """Deliver as the rule does; the dead letter holds the event before the rule's input settings were applied."""
     arn = record.redrive.to
-    given = _input_of(there, record, event, rules)
+    given = _input_of(target, record, event, rules)
     match arn.split(":")[2]:
         case "sqs":
-            return _send_message(there, arn, given)
+            return _send_message(target, arn, given)
         case "lambda":
-            return _invoke(there, arn, given)
+            return _invoke(target, arn, given)
         case "states":
-            return _start(there, arn, redrive_execution_name(record, "again"), given)
+            return _start(target, arn, redrive_execution_name(record, "again"), given)
     raise CannotSend(f"orderctl can't deliver to a target such as {arn}")
 
 
-def _targets_of(there: Target, rule: str) -> list[dict[str, Any]]:
+def _targets_of(target: Target, rule: str) -> list[dict[str, Any]]:
     bus, _, name = rule.partition(":rule/")[2].rpartition("/")
-    events = there.client("events")
+    events = target.client("events")
     try:
         found: list[dict[str, Any]] = events.list_targets_by_rule(
             Rule=name, **({"EventBusName": bus} if bus else {})
         )["Targets"]
     except events.exceptions.ResourceNotFoundException:
-        raise CannotSend(f"the rule {name} is gone: what it would have sent isn't known") from None
+        raise CannotSend(f"the rule {name} is gone, and so are its input settings") from None
     return found
 
 
-def _input_of(there: Target, record: FailureRecord, event: str, rules: Rules) -> str:
-    """Return the target's input as the rule makes it; raises CannotSend if the rule is gone or uses a template."""
+def _input_of(target: Target, record: FailureRecord, event: str, rules: Rules) -> str:
+    """Return the target's input as the rule makes it; CannotSend if the rule is gone or transforms the input."""
     rule = record.redrive.rule
-    targets = rules[rule] if rule in rules else rules.setdefault(rule, _targets_of(there, rule))
-    target: dict[str, Any] = next((each for each in targets if each["Arn"] == record.redrive.to), {})
-    if "InputTransformer" in target:
+    targets = rules[rule] if rule in rules else rules.setdefault(rule, _targets_of(target, rule))
+    settings: dict[str, Any] = next((each for each in targets if each["Arn"] == record.redrive.to), {})
+    if "InputTransformer" in settings:
         raise CannotSend(f"the rule {rule} transforms its input, which orderctl can't repeat; use `orderctl replay`")
-    if "Input" in target:
-        return str(target["Input"])
+    if "Input" in settings:
+        return str(settings["Input"])
+    path = settings.get("InputPath", "$")
+    if path == "$":
+        return event
     value: Any = json.loads(event)
-    for part in target.get("InputPath", "$").split(".")[1:]:
+    for part in path.split(".")[1:]:
         value = value[part]
-    return event if target.get("InputPath", "$") == "$" else json.dumps(value)
+    return json.dumps(value)
 
 
-def _publish(there: Target, payload: str) -> str:
-    """Run publish_events on the record; if the item still has the record's version, on the item as it is now."""
+def _publish(target: Target, payload: str) -> str:
+    """Run publish_events on the stream record; on the present item, if that still has the record's version."""
     record = json.loads(payload)
     change = record["dynamodb"]
-    now = there.client("dynamodb").get_item(
-        TableName=there.output("OrdersTable"), Key=change["Keys"], ConsistentRead=True
+    present = target.client("dynamodb").get_item(
+        TableName=target.output("OrdersTable"), Key=change["Keys"], ConsistentRead=True
     )
-    if "Item" not in now:
+    if "Item" not in present:
         raise CannotSend("the order is no longer in the table")
-    if change.get("NewImage", {}).get("version") in (None, now["Item"].get("version")):
-        record["dynamodb"] = {**change, "NewImage": now["Item"]}
+    if change.get("NewImage", {}).get("version") in (None, present["Item"].get("version")):
+        record["dynamodb"] = {**change, "NewImage": present["Item"]}
     given = {"Records": [record], "redrive": True}
-    answer = there.client("lambda").invoke(
-        FunctionName=there.output("PublishEventsFunction"), Payload=json.dumps(given).encode()
+    answer = target.client("lambda").invoke(
+        FunctionName=target.output("PublishEventsFunction"), Payload=json.dumps(given).encode()
     )
     said = answer["Payload"].read().decode()
     if answer.get("FunctionError"):
@@ -182,29 +182,27 @@ def _publish(there: Target, payload: str) -> str:
     return "published by publish_events"
 
 
-def _resume(there: Target, record: FailureRecord, payload: str) -> tuple[str, bool]:
-    ended = ended_as(there, record)
-    if ended:
-        return f"nothing to do: the order is {ended}", True
+def _resume(target: Target, record: FailureRecord, payload: str) -> tuple[str, bool]:
+    order = _order_of(target, record)
+    if order and order.status in TERMINAL:
+        return f"nothing to do: the order is {order.status}", True
     name = redrive_execution_name(record, "resume")
-    return _start(there, record.redrive.to, name, workflow_input(record, payload)), False
-
-
-def ended_as(there: Target, record: FailureRecord) -> str:
-    """Return the status of the failure's order if it has ended, else ""."""
-    order = records.find_order(there, record.order_id) if record.order_id else None
-    return str(order["status"]) if order and order["status"] in TERMINAL else ""
+    return _start(target, record.redrive.to, name, workflow_input(record, payload)), False
 
 
 def workflow_input(record: FailureRecord, payload: str) -> str:
-    """Return the input of a new execution that goes on from where the order is; the order says if it is undone."""
+    """Return the input, as JSON, of an execution that goes on from the order's present status.
+
+    `payload` is the failed execution's input. If that can't be used, the record's ids replace it. Raises CannotSend
+    if the record has none.
+    """
     try:
         given = json.loads(payload)
     except ValueError:
         given = None
     if not isinstance(given, dict) or not {"data", "metadata"} <= given.keys():
         if not (record.order_id and record.customer_id):
-            raise CannotSend("neither order nor customer can be found in the execution's input")
+            raise CannotSend("the execution's input names no order and no customer")
         given = {
             "metadata": {"correlationId": record.correlation_id or record.order_id},
             "data": {"orderId": record.order_id, "customerId": record.customer_id},
@@ -212,8 +210,8 @@ def workflow_input(record: FailureRecord, payload: str) -> str:
     return json.dumps({"metadata": given["metadata"], "data": given["data"], "path": "resume"})
 
 
-def _start(there: Target, machine_arn: str, name: str, given: str) -> str:
-    states = there.client("stepfunctions")
+def _start(target: Target, machine_arn: str, name: str, given: str) -> str:
+    states = target.client("stepfunctions")
     try:
         states.start_execution(stateMachineArn=machine_arn, name=name, input=given)
     except states.exceptions.ExecutionAlreadyExists:
@@ -223,9 +221,9 @@ def _start(there: Target, machine_arn: str, name: str, given: str) -> str:
 
 @dataclass
 class Outcome:
-    """What became of one failure: "redriven", "resolved", "discarded", "refused" (nothing was sent) or "failed".
+    """The result for one failure: "redriven", "resolved", "discarded", "refused" (nothing was sent) or "failed".
 
-    `order_id` is the order that it is about, as far as that is known; `given_up` says that this was given up with it.
+    `order_id` is the failure's order, None if unknown. `given_up` says that a discard has given that order up.
     """
 
     failure_id: str
@@ -235,7 +233,7 @@ class Outcome:
     given_up: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as it is shown to a program."""
+        """Return the result for a program to read."""
         return {
             "failureId": self.failure_id,
             "orderId": self.order_id,
@@ -245,15 +243,17 @@ class Outcome:
 
 
 def redrive_one(
-    there: Target, table: FailuresTable, failure_id: str, by: str, *, rules: Rules, again: bool = False
+    target: Target, table: FailuresTable, failure_id: str, by: str, *, rules: Rules, again: bool = False
 ) -> Outcome:
-    """Claim, send, confirm."""
+    """Claim a failure, send its payload, confirm the claim. `again` redrives also what was redriven before."""
     try:
         claim = table.claim(failure_id, by=by, again=again)
     except (NotAllowed, LookupError, Contended) as error:
         return Outcome(failure_id, "refused", str(error))
+    except ValueError as error:
+        return Outcome(failure_id, "refused", f"it can't be read: {error}")
     try:
-        done, settles = send(there, claim, table.payload_of(claim), rules)
+        done, settles = send(target, claim, table.payload_of(claim), rules)
     except (CannotSend, ClientError, BotoCoreError, ValueError, LookupError, TypeError) as error:
         table.release(claim, f"{type(error).__name__}: {error}"[:500])
         return Outcome(failure_id, "failed", str(error), claim.order_id)
@@ -264,24 +264,28 @@ def redrive_one(
     return Outcome(failure_id, "redriven", done, claim.order_id)
 
 
-def discard_one(there: Target, table: FailuresTable, failure_id: str, by: str, reason: str) -> Outcome:
-    """Give a failure up, and with it the order that waits for it, which is then only undone.
+def discard_one(target: Target, table: FailuresTable, failure_id: str, by: str, reason: str) -> Outcome:
+    """Discard a failure, and give up the order that waits for it: from then on the order is only undone.
 
-    First the order is marked, then its undoing is started, then the failure is settled: whoever dies in between
-    leaves the failure in the inbox, and discarding it again goes on from there.
+    The order is marked, its undoing is started, then the failure is settled. A process that dies in between leaves
+    the failure in the inbox, and a second discard continues the first.
     """
-    record = table.get(failure_id)
+    problem = "there is no such failure"
+    try:
+        record = table.get(failure_id)
+    except ValueError as error:
+        record, problem = None, f"it can't be read: {error}"
     if record is None:
-        return Outcome(failure_id, "refused", "there is no such failure")
-    waited_for = order_waits_for(record, there.output("FulfilmentQueueArn"))
-    if refusal := _why_not_discarded(there, record, waited_for):
+        return Outcome(failure_id, "refused", problem)
+    waited_for = order_waits_for(record, target.output("FulfilmentQueueArn"))
+    if refusal := _why_not_discarded(target, record, waited_for):
         return Outcome(failure_id, "refused", refusal, record.order_id)
     done, given_up = what_is_dropped(record), False
     try:
         if waited_for:
-            done, given_up = give_order_up(there, table, record)
+            done, given_up = give_order_up(target, table, record)
             reason = f"{reason} ({done})"
-        # Whatever else is sent for an order that was given up only undoes it, so nothing has to be waited for.
+        # Any other redrive of an order that was given up only undoes it, so a changed record may be settled, too.
         version = None if given_up else record.version
         settled = table.settle(failure_id, FailureStatus.DISCARDED, by=by, reason=reason, if_version=version)
     except NotAllowed as error:
@@ -290,52 +294,44 @@ def discard_one(there: Target, table: FailuresTable, failure_id: str, by: str, r
     except (CannotSend, ClientError, BotoCoreError, Contended) as error:
         return Outcome(failure_id, "failed", str(error), record.order_id, given_up)
     if settled.status is not FailureStatus.DISCARDED:
-        what = f"it changed at this moment and is {settled.status}"
-        return Outcome(failure_id, "failed", what, record.order_id)
+        return Outcome(failure_id, "failed", f"it changed meanwhile and is {settled.status}", record.order_id)
     return Outcome(failure_id, "discarded", done, record.order_id, given_up)
 
 
-def await_undoing(there: Target, outcomes: Iterable[Outcome], timeout_s: float, pause_s: float = 0.5) -> None:
-    """Wait until the orders that were given up have ended, and say in each outcome where; or, in time, how far."""
+def await_undoing(target: Target, outcomes: Iterable[Outcome], timeout_s: float, pause_s: float = 0.5) -> None:
+    """Wait at most `timeout_s` for the end of the orders that were given up; each outcome gets its order's status."""
     waiting = [outcome for outcome in outcomes if outcome.given_up and outcome.result == "discarded"]
     deadline = time.monotonic() + timeout_s
     while waiting:
         for outcome in list(waiting):
-            found = records.find_order(there, str(outcome.order_id))
-            order = msgspec.convert(found, Order) if found else None
+            order = records.find_order(target, str(outcome.order_id))
             if order is None or order.status in TERMINAL or time.monotonic() > deadline:
-                outcome.detail = _whereabouts(there, order) if order else "the order is gone"
+                outcome.detail = _progress(target, order) if order else "the order is gone"
                 waiting.remove(outcome)
         if waiting:
             time.sleep(pause_s)
 
 
-def _whereabouts(there: Target, order: Order) -> str:
-    """Return how far the undoing of an order that was given up is, and until it has ended how to see more."""
+def _progress(target: Target, order: StoredOrder) -> str:
+    """Return how far the undoing of an order that was given up is; for an open order, with a command to see more."""
+    if isinstance(order, DamagedOrder):
+        return f"its order {order.order_id} is given up, and can't be read ({order.problem})"
     if order.status in TERMINAL:
         return undoing_of(order)
-    return f"{undoing_of(order)}; see how far it is: {there.command(f'explain {order.order_id}')}"
+    return f"{undoing_of(order)}; see its progress: {target.command(f'explain {order.order_id}')}"
 
 
-def _why_not_discarded(there: Target, record: FailureRecord, waited_for: bool) -> str:
+def _why_not_discarded(target: Target, record: FailureRecord, waited_for: bool) -> str:
     if record.status in SETTLED:
-        return f"it is {record.status} already{_order_given_up_before(there, record)}"
+        order = _order_of(target, record) if record.status is FailureStatus.DISCARDED else None
+        progress = f"; {_progress(target, order)}" if order and order.given_up else ""
+        return f"it is {record.status} already{progress}"
     if record.status is FailureStatus.REDRIVEN and not waited_for:
-        return f"it was redriven at {record.claimed_at}: wait for what comes of it"
+        return f"it was redriven at {record.claimed_at}: wait for the result"
     return ""
 
 
-def _order_given_up_before(there: Target, record: FailureRecord) -> str:
-    found = records.find_order(there, record.order_id) if record.order_id else None
-    if record.status is not FailureStatus.DISCARDED or found is None or "givenUp" not in found:
-        return ""
-    try:
-        return f"; {_whereabouts(there, msgspec.convert(found, Order))}"
-    except msgspec.ValidationError as error:
-        return f"; its order {record.order_id} is given up, and can't be read ({error})"
-
-
-# What never comes once a failure of this component is discarded.
+# The consequence of a discard, by the component that the payload was for.
 DROPPED = {
     "RefundPaymentFunction": "a cancelled order's refund is dropped: if the order was charged, it stays charged",
     "IssueReceiptFunction": "its customer gets no receipt",
@@ -344,27 +340,27 @@ DROPPED = {
 
 
 def what_is_dropped(record: FailureRecord) -> str:
-    """Return what a discard of this failure means, where no order waits for it."""
+    """Return the consequence of discarding a failure that no order waits for."""
     if record.redrive.action is Action.PUBLISH:
-        return "its event is never published: the mail, receipt or refund that follows from it never comes"
+        return "its event is never published: the mail, receipt or refund that follows from the event never comes"
     return DROPPED.get(component_of(record.redrive.to), "nothing needed to be undone")
 
 
-def give_order_up(there: Target, table: FailuresTable, record: FailureRecord) -> tuple[str, bool]:
-    """Mark the order that waits for a failure and start its undoing.
+def give_order_up(target: Target, table: FailuresTable, record: FailureRecord) -> tuple[str, bool]:
+    """Mark the order that waits for a failure as given up, and start its undoing.
 
-    Returns what was done, and whether the order is given up. Raises CannotSend if the undoing can't be started.
+    Returns a description of what was done, and whether the order is given up. Raises CannotSend if the undoing can't
+    be started.
     """
     customer_id = record.customer_id
     if record.order_id and customer_id is None:
-        found = records.find_order(there, record.order_id)
-        customer_id = found["customerId"] if found else None
+        found = records.find_order(target, record.order_id)
+        customer_id = found.customer_id if found else None
     if record.order_id is None or customer_id is None:
         return "it names no order that is in the table, so nothing was undone", False
-    orders = OrdersTable(there.client("dynamodb"), there.output("OrdersTable"), there.output("CatalogueTable"))
     later_event = record.redrive.action is Action.PUBLISH and not _says_placed(table.payload_of(record))
     try:
-        order = orders.give_up(customer_id, record.order_id, DISCARDED, only_placed=later_event)
+        order = records.orders_table(target).give_up(customer_id, record.order_id, DISCARDED, only_placed=later_event)
     except LookupError as error:
         return f"{error}, so nothing was undone", False
     except msgspec.ValidationError as error:
@@ -380,7 +376,7 @@ def give_order_up(there: Target, table: FailuresTable, record: FailureRecord) ->
         return undoing_of(order), True
     name = redrive_execution_name(record, "undo")
     try:
-        started = _start(there, there.output("StateMachineArn"), name, resume_input(order))
+        started = _start(target, target.output("StateMachineArn"), name, resume_input(order))
     except (ClientError, BotoCoreError) as error:
         raise CannotSend(
             f"order {order.order_id} is given up, but its undoing could not be started ({error}): "
@@ -394,7 +390,7 @@ def _and_dropped(record: FailureRecord) -> str:
 
 
 def _says_placed(payload: str) -> bool:
-    """Whether a stream record tells of a new order, for whose event the workflow waits."""
+    """Whether a stream record is that of a new order, whose event starts the workflow."""
     try:
         return bool(json.loads(payload)["dynamodb"]["NewImage"]["status"] == {"S": "PLACED"})
     except (ValueError, LookupError, TypeError):
@@ -403,32 +399,42 @@ def _says_placed(payload: str) -> bool:
 
 @dataclass
 class Run:
-    """A redrive of many: what became of each, and why it was stopped, if it was."""
+    """A redrive of many failures: outcomes, how many failed again, and why the redrive stopped ("" if it did not)."""
 
     outcomes: list[Outcome] = field(default_factory=list)
     came_back: int = 0
     stopped: str = ""
 
     def count(self, result: str) -> int:
-        """How many failures ended that way."""
+        """Return how many failures have this result."""
         return sum(outcome.result == result for outcome in self.outcomes)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the redrive for a program to read."""
+        counts = {result: self.count(result) for result in ("redriven", "resolved", "refused", "failed")}
+        return {
+            **counts,
+            "cameBack": self.came_back,
+            "stopped": self.stopped or None,
+            "outcomes": [outcome.as_json() for outcome in self.outcomes],
+        }
 
 
 class Pace:
-    """Lets so many through a second, evenly."""
+    """Spaces actions evenly, at most `rate` a second."""
 
     def __init__(self, rate: float) -> None:
         self._interval = 1 / rate
         self._next = time.monotonic()
 
     def wait(self) -> None:
-        """Return when the next one may go."""
+        """Wait until the next action is due."""
         self._next = max(self._next + self._interval, time.monotonic() - 1)
         time.sleep(max(0.0, self._next - time.monotonic()))
 
 
 def redrive_many(
-    there: Target,
+    target: Target,
     failure_ids: Iterable[str],
     by: str,
     *,
@@ -437,13 +443,13 @@ def redrive_many(
     progress: Callable[[Run], None] = lambda _: None,
     run: Run | None = None,
 ) -> Run:
-    """Redrive at most `rate` failures a second; stop when too many fail or come back.
+    """Redrive at most `rate` failures a second; stop when too many can't be sent or fail again.
 
-    A `run` that is given has all outcomes even if an interruption ends this.
+    After an interruption, the caller finds the outcomes so far in the `run` that was passed in.
     """
-    table = open_table(there)
+    table = records.failures_table(target)
     for service in ("sqs", "lambda", "stepfunctions", "events"):
-        there.client(service)  # made here: making a client is not thread-safe
+        target.client(service)  # creating a client is not thread-safe
     run = Run() if run is None else run
     rules: Rules = {}
     pace = Pace(rate)
@@ -455,7 +461,7 @@ def redrive_many(
             for failure_id in failure_ids:
                 pace.wait()
                 with interrupts.deferred():
-                    begun.append(pool.submit(redrive_one, there, table, failure_id, by, rules=rules, again=again))
+                    begun.append(pool.submit(redrive_one, target, table, failure_id, by, rules=rules, again=again))
                 under_way.add(begun[-1])
                 if len(under_way) >= WORKERS:
                     done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
@@ -480,7 +486,7 @@ def _reason_to_stop(run: Run) -> str:
 
 
 class ComeBacks:
-    """Counts the redriven failures that are NEW again, looking at most every few seconds."""
+    """Counts the redriven failures that are NEW again; reads the table at most every CHECK_EVERY_S seconds."""
 
     def __init__(self, table: FailuresTable) -> None:
         self._table = table
@@ -489,7 +495,7 @@ class ComeBacks:
         self._last = 0
 
     def count(self, redriven: set[str]) -> int:
-        """Return how many of these have failed again since the run began."""
+        """Return how many of these failure ids have failed again since this object was made."""
         if time.monotonic() - self._checked >= CHECK_EVERY_S:
             self._checked = time.monotonic()
             back = {record.failure_id for record in self._table.with_status(FailureStatus.NEW, since=self._since)}

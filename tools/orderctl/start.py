@@ -1,10 +1,10 @@
-"""Where the program `orderctl` begins: the signals are caught before the long imports, not after them."""
+"""The entry point of the program `orderctl`: the signal handlers are installed before the long imports."""
 
 from __future__ import annotations
 
 import signal
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main` catches it; Python's own answer is a traceback
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main` installs its handlers; Python's default is a traceback
 
 import sys  # noqa: E402
 
@@ -13,10 +13,10 @@ from orderctl.exits import Exit, Interrupted  # noqa: E402
 
 
 def main() -> None:
-    """Run the command line; an interruption ends it with one line, however early it comes."""
+    """Run the command line; an interruption ends the process with one line, even during the imports."""
     try:
         interrupts.install()
-        with interrupts.deferred():  # an exception in the middle of an import may come out as another one
+        with interrupts.deferred():  # an import may turn an exception into another one
             from orderctl.main import app  # noqa: PLC0415
 
         app()

@@ -334,7 +334,7 @@ MUTANTS = (
     Mutant(
         "an order is given up and nobody starts its undoing",
         "tools/orderctl/redrive.py",
-        'started = _start(there, there.output("StateMachineArn"), name, resume_input(order))',
+        'started = _start(target, target.output("StateMachineArn"), name, resume_input(order))',
         'started = "never"',
     ),
     # ---- The template's nets

@@ -104,7 +104,7 @@ class Order(Struct, kw_only=True, rename="camel", omit_defaults=True):
     """An order as the orders table holds it; `version` counts the changes of status.
 
     `given_up` marks an order that an operator has given up, with the reason for the customer. Such an order is only
-    undone, never continued.
+    undone, never continued. `execution_arn` is the execution that reserved the stock; the workflow writes it.
     """
 
     customer_id: str
@@ -126,6 +126,7 @@ class Order(Struct, kw_only=True, rename="camel", omit_defaults=True):
     payment_id: str | None = None
     shipment_id: str | None = None
     open_shard: str | None = None
+    execution_arn: str | None = None
     timeline: list[TimelineEntry] = []
     schema_version: int = msgspec.field(default_factory=lambda: SCHEMA_VERSION)  # never omitted as a default
 

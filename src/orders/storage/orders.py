@@ -38,6 +38,14 @@ class Page(NamedTuple):
     cursor: str | None
 
 
+class OpenOrder(NamedTuple):
+    """An entry of the index of open orders."""
+
+    customer_id: str
+    order_id: str
+    placed_at: str
+
+
 def decode_order(item: dict[str, Any]) -> Order:
     """The order in an item of the table or of its stream. Raises `ValueError` (msgspec) if it isn't one."""
     return msgspec.convert(from_item(item), Order)
@@ -103,8 +111,29 @@ class OrdersTable:
         orders = [found[order_id] for order_id in order_ids if order_id in found]
         return Page(orders, unreadable, _encode_cursor(last) if last else None)
 
-    def open_longest(self, placed_before: str) -> Iterator[tuple[str, str]]:
-        """(customer id, order id) of every open order that was placed before this time, from the sparse index."""
+    def customer_of(self, order_id: str) -> str | None:
+        """The customer of an order; None if there is no such order. The index lags behind the table."""
+        found = self._client.query(
+            TableName=self._name,
+            IndexName="by-order-id",
+            KeyConditionExpression="orderId = :id",
+            ExpressionAttributeValues={":id": {"S": order_id}},
+        )["Items"]
+        return found[0]["customerId"]["S"] if found else None
+
+    def count_of(self, customer_id: str) -> int:
+        """How many orders a customer has."""
+        pages = self._client.get_paginator("query").paginate(
+            TableName=self._name,
+            IndexName="newest-first",
+            KeyConditionExpression="customerId = :customer",
+            ExpressionAttributeValues={":customer": {"S": customer_id}},
+            Select="COUNT",
+        )
+        return sum(page["Count"] for page in pages)
+
+    def open_longest(self, placed_before: str = "9") -> Iterator[OpenOrder]:
+        """The open orders that were placed before this time, all by default, from the sparse index."""
         for shard in open_shards():
             pages = self._client.get_paginator("query").paginate(
                 TableName=self._name,
@@ -114,7 +143,7 @@ class OrdersTable:
             )
             for page in pages:
                 for item in page["Items"]:
-                    yield item["customerId"]["S"], item["orderId"]["S"]
+                    yield OpenOrder(item["customerId"]["S"], item["orderId"]["S"], item["placedAt"]["S"])
 
     def note(self, customer_id: str, order_id: str, what: str, detail: str, *, once: bool = False) -> None:
         """Add an entry to an order's timeline without a change of status; with `once`, unless the entry is there."""

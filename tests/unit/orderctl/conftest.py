@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from orderctl import interrupts
 from orderctl.main import app
-from orderctl.stack import rest, signin, target
+from orderctl.stack import rest, signin
 from orderctl.stack.target import Target
 from orders.domain.clock import timestamp
 from orders.inbox.record import Action, FailureRecord, FailureStatus, Kind, Redrive
@@ -108,7 +108,7 @@ def logs() -> Logs:
 
 
 @pytest.fixture
-def there(world: World, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> Target:
+def target(world: World, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> Target:
     """A stack in memory, which every command takes for the one that was named."""
     queues = {
         f"{name}Url": f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/{name}"
@@ -122,11 +122,12 @@ def there(world: World, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> Target:
         "FulfilmentQueueArn": QUEUE.replace("Notifications", "Fulfilment"),
         "EventBusName": f"{STACK}-orders",
         "StateMachineArn": MACHINE,
+        "SweepOrdersFunction": "sweep-orders",
         **queues,
     }
     found = Target(f"stack {STACK}", outputs, "https://api.test/v1", boto3.session.Session(region_name=REGION))
     found._clients.update(logs=logs, cloudformation=Stacks())
-    monkeypatch.setattr(target, "choose", lambda *_: found)
+    monkeypatch.setattr("orderctl.stack.target.choose", lambda *_: found)
     return found
 
 
@@ -229,6 +230,7 @@ def an_order(**changes: Any) -> dict[str, Any]:
         "updatedAt": now,
         "currency": "EUR",
         "lines": [{"sku": "TEA-ASSAM-250", "quantity": 1}],
+        "shippingAddress": {"name": "Ada", "line1": "1", "city": "London", "postalCode": "W1", "country": "GB"},
         "correlationId": "c",
         "timeline": [{"at": now, "what": "PLACED"}],
         **changes,
@@ -246,7 +248,7 @@ class Tokens:
 
 
 @pytest.fixture
-def shop(there: Target, monkeypatch: pytest.MonkeyPatch) -> Shop:
+def shop(target: Target, monkeypatch: pytest.MonkeyPatch) -> Shop:
     found = Shop()
     monkeypatch.setattr(rest, "_transport", lambda _: httpx.MockTransport(found.answer))
     monkeypatch.setattr(signin, "token_source", lambda *_: Tokens())

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from orderctl.cloud import deployment, lifecycle, processes, server
+from orderctl import lifecycle
+from orderctl.cloud import deployment, processes, server_process
 from orderctl.cloud import state as clouds
 from orderctl.cloud.state import Cloud, CloudState, cloud_environment
 from orderctl.exits import Exit, Stop
-from orderctl.stack import target
+from orderctl.stack.target import local_target
 
 
 @pytest.fixture
@@ -96,8 +97,8 @@ def test_two_cannot_work_on_the_same_cloud_at_once(cloud: Cloud) -> None:
 
 
 def test_a_process_is_alive_only_while_it_is_the_recorded_one(cloud: Cloud, sleeper: subprocess.Popen[bytes]) -> None:
-    assert server.alive(state_of(cloud, sleeper.pid))
-    assert not server.alive(state_of(cloud, sleeper.pid, process_identity="started at another time"))
+    assert server_process.alive(state_of(cloud, sleeper.pid))
+    assert not server_process.alive(state_of(cloud, sleeper.pid, process_identity="started at another time"))
 
 
 def test_a_process_that_nobody_has_reaped_is_not_alive(cloud: Cloud, sleeper: subprocess.Popen[bytes]) -> None:
@@ -109,7 +110,7 @@ def test_a_process_that_nobody_has_reaped_is_not_alive(cloud: Cloud, sleeper: su
     os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
 
     # THEN it counts as gone
-    assert not server.alive(state)
+    assert not server_process.alive(state)
 
 
 def test_stopping_ends_the_server_and_its_workers(cloud: Cloud, sleeper: subprocess.Popen[bytes]) -> None:
@@ -120,7 +121,7 @@ def test_stopping_ends_the_server_and_its_workers(cloud: Cloud, sleeper: subproc
         assert sleeper.poll() is None
 
     # WHEN it is stopped
-    ended = server.stop(cloud, state)
+    ended = server_process.stop(cloud, state)
 
     # THEN both are gone, and so is the record
     assert ended == 2
@@ -134,7 +135,7 @@ def test_stopping_leaves_a_stranger_with_the_same_id_alone(cloud: Cloud, sleeper
     cloud.save(state)
 
     # WHEN the cloud is stopped
-    ended = server.stop(cloud, state)
+    ended = server_process.stop(cloud, state)
 
     # THEN only the record is gone
     assert ended == 0
@@ -196,7 +197,7 @@ def test_of_a_cloud_that_died_the_fate_of_its_orders_is_told(
     # WHEN somebody asks for it, or wants to use it
     status = lifecycle.status(cloud)
     with pytest.raises(Stop) as stop:
-        target.local_target(cloud)
+        local_target(cloud)
 
     # THEN both hear that it is gone, since when, what that did to its orders, where its log is, and what to type
     assert status["status"] == "dead"
@@ -215,7 +216,7 @@ def test_who_asks_for_a_cloud_that_is_down_hears_of_those_that_run(
 
     # THEN it is named, with its port
     with pytest.raises(Stop) as stop:
-        target.local_target(cloud)
+        local_target(cloud)
     assert "other (port 1)" in stop.value.what
     assert lifecycle.status(cloud)["running"] == ["other"]
 
@@ -224,7 +225,7 @@ def test_the_port_stays_when_the_cloud_is_down(cloud: Cloud, sleeper: subprocess
     assert cloud.last_port is None
     state = state_of(cloud, sleeper.pid)
     cloud.save(state)
-    server.stop(cloud, state)
+    server_process.stop(cloud, state)
     assert cloud.last_port == state.port
 
 
@@ -270,7 +271,7 @@ def test_a_server_saves_before_it_ends_unless_what_it_holds_is_not_complete(
         state.persist, state.outputs = True, {"ApiId": "x"}
 
         # WHEN it is stopped
-        server.stop(cloud, state, save=save)
+        server_process.stop(cloud, state, save=save)
 
     # THEN it has saved only if that was wanted
     assert (tmp_path / "saved").exists() is save
@@ -304,7 +305,7 @@ def test_who_has_a_taken_port_is_named(
 
     # WHEN the port is asked for
     with pytest.raises(Stop) as stop:
-        server.refuse_taken_port(cloud, taken_port)
+        server_process.refuse_taken_port(cloud, taken_port)
 
     # THEN the message says whose it is, and how to go on
     assert stop.value.code is Exit.STEP_FAILED
@@ -413,10 +414,10 @@ def test_orders_that_were_under_way_at_the_last_stop_are_taken_up(
     monkeypatch.setattr(Cloud, "saved_at", lambda _: saved)
     monkeypatch.setattr(Cloud, "restore", lambda *_: None)
     monkeypatch.setattr(deployment, "local_runtime", lambda: "python3.11")
-    monkeypatch.setattr(server, "start", lambda *_, **__: started)
-    monkeypatch.setattr(server, "wait_until_healthy", lambda *_: None)
+    monkeypatch.setattr(server_process, "start", lambda *_, **__: started)
+    monkeypatch.setattr(server_process, "wait_until_healthy", lambda *_: None)
     monkeypatch.setattr(lifecycle, "_complete", lambda *_: None)
-    monkeypatch.setattr(target, "of_state", lambda _: Stack())
+    monkeypatch.setattr(lifecycle, "of_state", lambda _: Stack())
 
     lifecycle.up(cloud, persist=True)
 

@@ -14,18 +14,17 @@ from typing import Any
 
 import botocore.session
 import pytest
-from botocore.stub import Stubber
 from typer.testing import CliRunner
 
-from orderctl import hints, interrupts
-from orderctl.cloud import lifecycle
+from orderctl import hints, interrupts, lifecycle
 from orderctl.cloud import state as clouds
-from orderctl.demo import samples, stories
+from orderctl.demo import demonstration, samples, stories
 from orderctl.exits import Exit, Interrupted, Stop
 from orderctl.main import app
-from orderctl.stack import records, signin, target
+from orderctl.stack import signin
 from orderctl.stack.target import Target
 from orderctl.ui import tables
+from orders.domain.order import TimelineEntry
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +101,7 @@ def test_a_bug_is_reported_without_a_traceback(monkeypatch: pytest.MonkeyPatch, 
         raise ZeroDivisionError("unexpected")
 
     monkeypatch.setattr(lifecycle, "status", fail)
-    monkeypatch.setattr("orderctl.main.LOCAL", tmp_path)
+    monkeypatch.setattr("orderctl.commands.group.LOCAL", tmp_path)
 
     # WHEN it runs
     code, _, stderr = invoke("status")
@@ -185,10 +184,10 @@ def test_a_second_interruption_does_not_stop_the_clean_up(own_handlers: None) ->
 def test_the_suggested_curl_sends_a_sample_with_a_token_of_its_own() -> None:
     # GIVEN a local cloud
     state = clouds.CloudState("second", 4600, 1, "i", "now", "python3.13", "s", "f")
-    there = Target("local cloud", {}, "http://127.0.0.1:4600/v1", None, local=state)
+    target = Target("local cloud", {}, "http://127.0.0.1:4600/v1", None, local=state)
 
     # WHEN a shell reads the suggested command, with a program in the place of orderctl
-    command = stories.curl(there)
+    command = demonstration.curl(target)
     script = command.replace("curl", "printf '%s\\n'", 1).replace(hints.program(), "echo", 1)
     words = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
 
@@ -207,8 +206,8 @@ def test_amounts_are_shown_as_people_write_them(minor_units: int, currency: str,
 
 
 def test_repeated_steps_are_counted() -> None:
-    order = {"timeline": [{"what": what} for what in ("PLACED", "PaymentAttemptFailed", "PaymentAttemptFailed")]}
-    assert tables.steps(order) == "PLACED, PaymentAttemptFailed x2"
+    timeline = [TimelineEntry("", what) for what in ("PLACED", "PaymentAttemptFailed", "PaymentAttemptFailed")]
+    assert tables.steps(timeline) == "PLACED, PaymentAttemptFailed x2"
 
 
 def test_each_story_has_its_sample_and_its_own_products() -> None:
@@ -267,34 +266,7 @@ def test_a_stack_of_something_else_is_recognised() -> None:
     assert stop.value.code is Exit.NO_TARGET
 
 
-def test_batch_reads_ask_again_for_what_dynamodb_did_not_get_to() -> None:
-    # GIVEN a table that answers for one of two orders only
-    there = stack({"OrdersTable": "orders"})
-    dynamodb = botocore.session.Session().create_client("dynamodb", region_name="eu-central-1")
-    there._clients["dynamodb"] = dynamodb
-    keys = [{"customerId": {"S": "c"}, "orderId": {"S": each}, "placedAt": {"S": each}} for each in "ab"]
-    first, second = ({"customerId": key["customerId"], "orderId": key["orderId"]} for key in keys)
-    with Stubber(dynamodb) as stub:
-        stub.add_response("query", {"Items": keys})
-        stub.add_response(
-            "batch_get_item",
-            {"Responses": {"orders": [keys[0]]}, "UnprocessedKeys": {"orders": {"Keys": [second]}}},
-            {"RequestItems": {"orders": {"Keys": [first, second]}}},
-        )
-        stub.add_response(
-            "batch_get_item",
-            {"Responses": {"orders": [keys[1]]}},
-            {"RequestItems": {"orders": {"Keys": [second]}}},
-        )
-
-        # WHEN the customer's orders are read
-        found = records.orders_of(there, "c", 10)
-
-    # THEN both come, the newest first
-    assert [order["orderId"] for order in found] == ["b", "a"]
-
-
 def test_the_rest_address_of_a_local_cloud_needs_no_name_service() -> None:
     state = clouds.CloudState("x", 4600, 1, "i", "now", "python3.13", "s", "f")
     state.outputs = {"ApiId": "abc123", "ApiUrl": "https://abc123.execute-api.us-east-1.amazonaws.com/v1"}
-    assert target.local_api_url(state) == "http://127.0.0.1:4600/_aws/execute-api/abc123/v1"
+    assert state.api_url == "http://127.0.0.1:4600/_aws/execute-api/abc123/v1"

@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 
-from orderctl.commands import explain
-from orderctl.commands.explain import Attempts, Execution
+from orderctl import explanation
+from orderctl.stack import executions
+from orderctl.stack.executions import Attempts, Execution
+from orderctl.stack.records import DamagedOrder
 from orderctl.stack.target import Target
 from orders.domain.clock import timestamp, timestamp_before
+from orders.domain.order import Order, Reason, Status
+from orders.inbox.record import Action, FailureRecord, FailureStatus, Kind, Redrive
+from tests.integration.world import an_order as a_new_order
 
 RETRY = [
     {"ErrorEquals": ["PaymentDeclined"], "MaxAttempts": 0},
@@ -18,51 +23,54 @@ RETRY = [
 ]
 
 
-class States:
-    """Step Functions with one definition."""
+class Aws:
+    """Step Functions with one definition, and Lambda with the sweep's settings."""
 
     def describe_state_machine_for_execution(self, **_: str) -> dict[str, str]:
         return {"definition": json.dumps({"States": {"ProcessPayment": {"Retry": RETRY}}})}
 
+    def get_function_configuration(self, FunctionName: str) -> dict[str, Any]:  # noqa: N803
+        assert FunctionName == "sweep-orders"
+        return {"Environment": {"Variables": {"ORDER_PROMISE_SECONDS": "1200"}}}
+
 
 class Stack(Target):
     def client(self, service: str) -> Any:
-        return States()
+        return Aws()
 
 
-STACK = Stack("stack orders-test", {"FulfilmentQueueArn": "arn:aws:sqs:::fulfilment"}, "", None)
+OUTPUTS = {"FulfilmentQueueArn": "arn:aws:sqs:::fulfilment", "SweepOrdersFunction": "sweep-orders"}
+STACK = Stack("stack orders-test", OUTPUTS, "", None)
 
 
-def an_order(**changes: Any) -> dict[str, Any]:
-    now = timestamp()
-    return {"orderId": "o", "status": "RESERVED", "placedAt": now, "updatedAt": now, **changes}
+def an_order(**changes: Any) -> Order:
+    return a_new_order(**{"status": Status.RESERVED, **changes})
 
 
-def a_failure(**changes: Any) -> dict[str, Any]:
-    return {
-        "failureId": "f1",
-        "kind": "execution",
-        "status": "NEW",
+def a_failure(**changes: Any) -> FailureRecord:
+    fields: dict[str, Any] = {
+        "failure_id": "f1",
+        "kind": Kind.EXECUTION,
+        "status": FailureStatus.NEW,
         "component": "ProcessPayment",
-        "errorName": "PaymentProviderError",
-        "errorMessage": "answered 503.",
-        "resourceArn": "arn:aws:states:::m",
+        "error_name": "PaymentProviderError",
+        "error_message": "answered 503.",
+        "resource_arn": "arn:aws:states:::m",
         "occurrence": "o",
-        "version": 1,
-        "firstSeenAt": "2026-11-21T07:00:00.000Z",
-        "lastSeenAt": "2026-11-21T07:00:00.000Z",
-        "redrive": {"action": "resume", "to": "arn:aws:states:::m"},
-        **changes,
+        "first_seen_at": "2026-11-21T07:00:00.000Z",
+        "last_seen_at": "2026-11-21T07:00:00.000Z",
+        "redrive": Redrive(Action.RESUME, "arn:aws:states:::m"),
     }
+    return FailureRecord(**{**fields, **changes})
 
 
 def running(state: str, **changes: Any) -> Execution:
     return Execution("arn:e", "RUNNING", [], Attempts(state, timestamp(), **changes))
 
 
-def sentence(order: dict[str, Any], *executions: Execution, failures: list[dict[str, Any]] | None = None) -> str:
+def sentence(order: Order | DamagedOrder, *found: Execution, failures: list[FailureRecord] | None = None) -> str:
     queues = {"fulfilment": {"waiting": 2, "inFlight": 1, "delayed": 0}}
-    return explain.sentence(STACK, order, list(executions), failures or [], queues)
+    return explanation.sentence(STACK, order, list(found), failures or [], queues)
 
 
 def test_waiting_for_the_next_attempt() -> None:
@@ -83,11 +91,11 @@ def test_the_wait_is_what_the_definition_says(failures: int, waited: int, due: s
         "ProcessPayment", errors=[("PaymentProviderError", "")] * failures, waiting_since=timestamp_before(waited)
     )
 
-    assert explain.next_try(STACK, execution) == due
+    assert executions.next_attempt(STACK, execution) == due
 
 
 def test_waiting_for_the_warehouse_names_the_queue() -> None:
-    said = sentence(an_order(status="PAID"), running("FulfillOrder"))
+    said = sentence(an_order(status=Status.PAID), running("FulfillOrder"))
 
     assert said.startswith("Waiting for the warehouse")
     assert "2 messages waiting and 1 in flight" in said
@@ -102,10 +110,12 @@ def test_a_stuck_order_names_cause_and_command() -> None:
 
 def test_a_mail_that_failed_does_not_keep_the_order() -> None:
     mail = a_failure(
-        kind="queue", component="NotificationsQueue", redrive={"action": "send", "to": "arn:aws:sqs:::notifications"}
+        kind=Kind.QUEUE,
+        component="NotificationsQueue",
+        redrive=Redrive(Action.SEND, "arn:aws:sqs:::notifications"),
     )
 
-    said = sentence(an_order(status="PLACED"), failures=[mail])
+    said = sentence(an_order(status=Status.PLACED), failures=[mail])
 
     assert said.startswith("Placed 0 s ago; its event has not started a workflow yet")
 
@@ -113,10 +123,10 @@ def test_a_mail_that_failed_does_not_keep_the_order() -> None:
 @pytest.mark.parametrize(
     ("order", "said"),
     [
-        ({"status": "FULFILLED", "updatedAt": "T"}, "Fulfilled at T: paid and shipped."),
-        ({"status": "CANCELLED", "updatedAt": "T"}, "Cancelled at T by the customer."),
+        ({"status": Status.FULFILLED, "updated_at": "T"}, "Fulfilled at T: paid and shipped."),
+        ({"status": Status.CANCELLED, "updated_at": "T"}, "Cancelled at T by the customer."),
         (
-            {"status": "FAILED", "updatedAt": "T", "reason": {"code": "OutOfStock", "message": "sold out"}},
+            {"status": Status.FAILED, "updated_at": "T", "reason": Reason("OutOfStock", "sold out")},
             "Failed at T, with everything undone: OutOfStock: sold out.",
         ),
     ],
@@ -126,9 +136,9 @@ def test_an_order_that_has_ended(order: dict[str, Any], said: str) -> None:
 
 
 def test_an_order_that_has_ended_without_its_receipt_says_so() -> None:
-    failure = a_failure(kind="function", component="IssueReceiptFunction")
+    failure = a_failure(kind=Kind.FUNCTION, component="IssueReceiptFunction")
 
-    said = sentence(an_order(status="FULFILLED", updatedAt="T"), failures=[failure])
+    said = sentence(an_order(status=Status.FULFILLED, updated_at="T"), failures=[failure])
 
     assert said == (
         "Fulfilled at T: paid and shipped; but IssueReceiptFunction failed with PaymentProviderError (answered 503): "
@@ -139,7 +149,29 @@ def test_an_order_that_has_ended_without_its_receipt_says_so() -> None:
 def test_an_order_that_nobody_works_on_waits_for_the_sweep() -> None:
     ended = Execution("arn:e", "ABORTED", [], Attempts())
 
-    assert "the sweep starts it again" in sentence(an_order(), ended)
+    assert sentence(an_order(), ended) == (
+        "Nobody is at work on it: its last workflow has ended, the order is RESERVED. "
+        "Once it is overdue, about 20 min after it was placed, the sweep starts it again."
+    )
+
+
+@pytest.mark.parametrize(
+    ("ago_s", "said"), [(1100, "Redriven at"), (1300, "Nobody is at work on it")], ids=["lately", "overdue"]
+)
+def test_a_redrive_counts_as_work_as_long_as_the_sweep_leaves_the_order_alone(ago_s: int, said: str) -> None:
+    # GIVEN a stack whose sweep waits 1200 s for a redrive's effect
+    ended = Execution("arn:e", "ABORTED", [], Attempts())
+    redriven = a_failure(status=FailureStatus.REDRIVEN, claimed_at=timestamp_before(ago_s))
+
+    assert sentence(an_order(), ended, failures=[redriven]).startswith(said)
+
+
+def test_a_damaged_order_is_said_to_be_damaged() -> None:
+    damaged = DamagedOrder("c", "o", "Expected `int`, got `str` - at `$.version`", {"status": "PAID"})
+
+    assert sentence(damaged) == (
+        "The order's item in the table can't be read (Expected `int`, got `str` - at `$.version`)."
+    )
 
 
 @pytest.mark.parametrize(
@@ -153,18 +185,18 @@ def test_an_order_that_nobody_works_on_waits_for_the_sweep() -> None:
     ],
 )
 def test_the_message_in_a_cause(cause: str, message: str) -> None:
-    assert explain.message_of(cause) == message
+    assert executions.message_of(cause) == message
 
 
 @pytest.mark.parametrize(
     ("number", "word"), [(1, "1st"), (2, "2nd"), (3, "3rd"), (4, "4th"), (11, "11th"), (12, "12th"), (22, "22nd")]
 )
 def test_ordinals(number: int, word: str) -> None:
-    assert explain._ordinal(number) == word
+    assert explanation._ordinal(number) == word
 
 
 def test_an_order_that_was_given_up_says_so() -> None:
-    order = an_order(givenUp={"code": "Discarded", "message": "no"})
+    order = an_order(given_up=Reason("Discarded", "no"))
     assert sentence(order, running("ReleaseInventory")).startswith(
         "Given up by an operator, and to be undone. In Rele"
     )

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from orderctl import redrive as failures_redrive
+from orderctl import redrive
 from orderctl.exits import Exit, Interrupted, Stop
-from orderctl.stack import prefixes
+from orderctl.stack import prefixes, records
 from orderctl.stack.target import Target
 from orderctl.ui import console
 from orders.domain.clock import timestamp, timestamp_before
@@ -27,8 +27,8 @@ ORDER = "694e228d-8218-51d2-a18e-3e00fd0aa7a7"
 
 
 @pytest.fixture
-def inbox(there: Target) -> FailuresTable:
-    return failures_redrive.open_table(there)
+def inbox(target: Target) -> FailuresTable:
+    return records.failures_table(target)
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_a_list_can_not_be_watched_as_json(inbox: FailuresTable, run: Run) -> No
     assert run("failures", "list", "--watch")[0] == Exit.USAGE  # no terminal
 
 
-def test_a_missing_table_is_named(world: World, there: Target, run: Run) -> None:
+def test_a_missing_table_is_named(world: World, target: Target, run: Run) -> None:
     world.dynamodb.delete_table(TableName="FailuresTable")
     for command in (["failures", "list"], ["failures", "show", FIRST], ["explain", "694e228d"]):
         code, _, said = run(*command)
@@ -169,15 +169,15 @@ def test_a_start_that_is_too_short_or_unknown(
     assert run("failures", "redrive", typed, "--wait", "0")[0] == code
 
 
-def test_the_start_of_an_order_id_is_looked_for_in_the_indexes(world: World, there: Target, run: Run) -> None:
+def test_the_start_of_an_order_id_is_looked_for_in_the_indexes(world: World, target: Target, run: Run) -> None:
     # GIVEN an open order, and one that has ended and left a failure
     world.store(an_order(order_id=ORDER))
     ended = "11aa22bb-8218-51d2-a18e-3e00fd0aa7a7"
     store_failure(world, FIRST, order_id=ended)
 
     # THEN the starts of both are enough
-    assert prefixes.order_id(there, "694E228D") == ORDER
-    assert prefixes.order_id(there, "11aa") == ended
+    assert prefixes.order_id(target, "694E228D") == ORDER
+    assert prefixes.order_id(target, "11aa") == ended
     assert json.loads(run("order", "694e", "--json")[1])["orderId"] == ORDER
     assert len(json.loads(run("failures", "list", "--order", "11aa", "--json")[1])["failures"]) == 1
 
@@ -195,7 +195,7 @@ def test_the_start_of_an_order_id_is_looked_for_in_the_indexes(world: World, the
     assert "List orders with" in said
 
 
-def test_an_ambiguous_start_of_an_order_id(world: World, there: Target, run: Run) -> None:
+def test_an_ambiguous_start_of_an_order_id(world: World, target: Target, run: Run) -> None:
     other = ORDER.replace("694e228d", "694eeeee")
     world.store(an_order(order_id=ORDER))
     world.store(an_order(order_id=other))
@@ -206,14 +206,14 @@ def test_an_ambiguous_start_of_an_order_id(world: World, there: Target, run: Run
         assert other in said
 
 
-def test_nothing_is_scanned(world: World, there: Target, run: Run) -> None:
+def test_nothing_is_scanned(world: World, target: Target, run: Run) -> None:
     store_failure(world, FIRST, order_id=ORDER)
     world.store(an_order(order_id=ORDER))
 
     def forbid(**_: Any) -> None:
         raise AssertionError("a scan")
 
-    there.client("dynamodb").meta.events.register("before-call.dynamodb.Scan", forbid)
+    target.client("dynamodb").meta.events.register("before-call.dynamodb.Scan", forbid)
     for command in (["failures", "list"], ["failures", "show", "3f0c"], ["order", "694e"], ["orders", "--open"]):
         assert run(*command)[0] == 0
 
@@ -308,17 +308,17 @@ def test_what_fails_again_at_once_is_no_success(
     world: World, inbox: FailuresTable, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # GIVEN a consumer that fails on whatever it gets
-    monkeypatch.setattr(failures_redrive, "CHECK_EVERY_S", 0)
+    monkeypatch.setattr(redrive, "CHECK_EVERY_S", 0)
     ids = [store_failure(world, failure_id) for failure_id in (FIRST, SECOND, THIRD)]
 
-    def fail_again(there: Target, claim: FailureRecord, payload: str, rules: Any) -> tuple[str, bool]:
+    def fail_again(target: Target, claim: FailureRecord, payload: str, rules: Any) -> tuple[str, bool]:
         inbox.change(
             claim.failure_id,
             lambda record: msgspec.structs.replace(record, status=FailureStatus.NEW, last_seen_at=timestamp()),
         )
         return "sent", False
 
-    monkeypatch.setattr(failures_redrive, "send", fail_again)
+    monkeypatch.setattr(redrive, "send", fail_again)
 
     # WHEN all are redriven
     code, shown, said = run("failures", "redrive", *ids, "--rate", "1000")
@@ -336,7 +336,7 @@ def test_a_redrive_that_can_not_know_yet_says_so(world: World, inbox: FailuresTa
     code, shown, _ = run("failures", "redrive", FIRST, "--wait", "0.1")
     assert code == 0
     assert "None has failed again in 0 s." in shown or "None has failed again in" in shown
-    assert "Whether it worked is known later" in shown
+    assert "The result shows later" in shown
 
 
 @pytest.mark.parametrize("option", [[], ["--dry-run"]])
@@ -370,7 +370,7 @@ def test_a_redrive_that_is_interrupted_half_way_tells_what_was_sent_and_what_was
     for failure_id in (FIRST, SECOND, THIRD):
         store_failure(world, failure_id)
     pauses = iter([lambda: None, interrupt])
-    monkeypatch.setattr(failures_redrive.Pace, "wait", lambda _: next(pauses)())
+    monkeypatch.setattr(redrive.Pace, "wait", lambda _: next(pauses)())
     code, shown, said = run("failures", "redrive", FIRST, SECOND, THIRD)
     assert code == Exit.INTERRUPTED
     assert f"{FIRST}  redriven: sent to queue" in shown
@@ -383,8 +383,8 @@ def interrupt(*_: Any) -> None:
 
 
 def test_what_can_not_be_sent_is_a_failure(world: World, inbox: FailuresTable, run: Run) -> None:
-    redrive = msgspec.structs.replace(record_of(inbox, store_failure(world, FIRST)).redrive, to=f"{QUEUE}-gone")
-    store_failure(world, FIRST, redrive=redrive)
+    gone = msgspec.structs.replace(record_of(inbox, store_failure(world, FIRST)).redrive, to=f"{QUEUE}-gone")
+    store_failure(world, FIRST, redrive=gone)
     code, _, said = run("failures", "redrive", FIRST)
     assert code == Exit.NOT_AS_EXPECTED
     assert f"{FIRST}  failed" in said
@@ -398,7 +398,7 @@ def record_of(inbox: FailuresTable, failure_id: str) -> FailureRecord:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--all", FIRST], [FIRST, "--error", "x"]])
-def test_a_redrive_needs_ids_or_a_choice(run: Run, there: Target, arguments: list[str]) -> None:
+def test_a_redrive_needs_ids_or_a_choice(run: Run, target: Target, arguments: list[str]) -> None:
     assert run("failures", "redrive", *arguments)[0] == Exit.USAGE
 
 
@@ -425,10 +425,10 @@ def test_a_discard_gives_up_once(world: World, inbox: FailuresTable, run: Run) -
 
 
 @pytest.fixture
-def given_up(world: World, there: Target) -> str:
+def given_up(world: World, target: Target) -> str:
     """A failure for which an order waits, and Step Functions, which starts whatever it is asked to."""
     world.store(an_order(order_id=ORDER))
-    there._clients["stepfunctions"] = Starts()
+    target._clients["stepfunctions"] = Starts()
     return store_failure(world, FIRST, order_id=ORDER, redrive=Redrive(Action.RESUME, MACHINE))
 
 
@@ -446,7 +446,7 @@ def test_a_discard_that_is_interrupted_while_it_waits_tells_what_was_discarded(
     run: Run, monkeypatch: pytest.MonkeyPatch, given_up: str, option: list[str]
 ) -> None:
     # GIVEN a discard that waits for an order's undoing
-    monkeypatch.setattr(failures_redrive, "await_undoing", interrupt)
+    monkeypatch.setattr(redrive, "await_undoing", interrupt)
 
     # WHEN it is interrupted
     code, shown, _ = run("failures", "discard", given_up, "--reason", "x", *option)
@@ -462,28 +462,28 @@ def test_a_discard_that_is_interrupted_half_way_names_what_is_left(
 ) -> None:
     for failure_id in (FIRST, SECOND, THIRD):
         store_failure(world, failure_id)
-    real = failures_redrive.discard_one
+    real = redrive.discard_one
 
-    def discard_one(there: Target, table: FailuresTable, failure_id: str, *said: str) -> failures_redrive.Outcome:
+    def discard_one(target: Target, table: FailuresTable, failure_id: str, *said: str) -> redrive.Outcome:
         if failure_id == SECOND:
             raise Interrupted
-        return real(there, table, failure_id, *said)
+        return real(target, table, failure_id, *said)
 
-    monkeypatch.setattr(failures_redrive, "discard_one", discard_one)
+    monkeypatch.setattr(redrive, "discard_one", discard_one)
     code, shown, said = run("failures", "discard", FIRST, SECOND, THIRD, "--reason", "x")
     assert code == Exit.INTERRUPTED
     assert f"{FIRST} discarded" in shown
-    assert f"Not discarded, or not to the end: {SECOND}, {THIRD}." in said
+    assert f"Not discarded, or not completely: {SECOND}, {THIRD}." in said
 
 
 def test_a_repeated_discard_tells_where_the_order_is(
     world: World, inbox: FailuresTable, run: Run, monkeypatch: pytest.MonkeyPatch, given_up: str
 ) -> None:
-    monkeypatch.setattr(failures_redrive, "await_undoing", lambda *_: None)
+    monkeypatch.setattr(redrive, "await_undoing", lambda *_: None)
     run("failures", "discard", given_up, "--reason", "x")
     code, _, said = run("failures", "discard", given_up, "--reason", "x")
     assert code == Exit.REFUSED
-    assert "it is DISCARDED already; the order is PLACED and is being undone; see how far it is" in said
+    assert "it is DISCARDED already; the order is PLACED and is being undone; see its progress" in said
     assert f"explain {ORDER}" in said
 
     world.dynamodb.update_item(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orderctl.hints import program
-from orderctl.stack import target
+from orderctl.stack.target import choose
 
 
 class Session:
@@ -36,6 +36,6 @@ def test_a_hint_keeps_the_account_that_was_chosen(
 ) -> None:
     monkeypatch.setattr("boto3.session.Session", Session)
 
-    there = target.choose("orders-prod", "default", profile, region)
+    target = choose("orders-prod", "default", profile, region)
 
-    assert there.command("failures list") == f"{program()} failures list {options}"
+    assert target.command("failures list") == f"{program()} failures list {options}"

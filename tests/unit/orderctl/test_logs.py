@@ -12,10 +12,10 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from orderctl.cloud.state import Cloud, CloudState
-from orderctl.commands import explain
-from orderctl.commands import logs as reading
+from orderctl.commands import logs as logs_command
 from orderctl.exits import Exit, Interrupted
-from orderctl.stack import records
+from orderctl.stack import executions
+from orderctl.stack import logs as log_groups
 from orderctl.stack.target import Target
 from orderctl.ui import console
 from orders.domain.clock import timestamp_before
@@ -62,8 +62,8 @@ class Pages(list[dict[str, Any]]):
 
 
 @pytest.fixture
-def order(world: World, there: Target) -> Order:
-    there._clients["stepfunctions"] = Workflows()
+def order(world: World, target: Target) -> Order:
+    target._clients["stepfunctions"] = Workflows()
     return world.store(an_order(order_id=MINE, correlation_id="shared"))
 
 
@@ -71,7 +71,7 @@ def order(world: World, there: Target) -> Order:
 
 
 def test_two_customers_with_one_correlation_id_are_kept_apart(
-    world: World, there: Target, logs: Logs, order: Order, run: Run
+    world: World, target: Target, logs: Logs, order: Order, run: Run
 ) -> None:
     # GIVEN an order that was declined, and somebody else's with the same correlation id that was shipped
     world.store(an_order(order_id=OTHER, customer_id="bob", correlation_id="shared"))
@@ -93,7 +93,7 @@ def test_two_customers_with_one_correlation_id_are_kept_apart(
         assert not any(word in shown for word in ("order paid", "order shipped", "refused", "before")), command
 
 
-def test_explain_without_logs_asks_only_the_sweep(there: Target, logs: Logs, order: Order, run: Run) -> None:
+def test_explain_without_logs_asks_only_the_sweep(target: Target, logs: Logs, order: Order, run: Run) -> None:
     logs.add("AcceptOrder", now_ms(), entry("order accepted"))
     logs.add("SweepOrders", now_ms(), entry("order restarted", execution=f"{MINE}-sweep-1"))
     _, shown, _ = run("explain", MINE, "--no-logs")
@@ -104,11 +104,11 @@ def test_explain_without_logs_asks_only_the_sweep(there: Target, logs: Logs, ord
 
 @pytest.mark.parametrize("option", [[], ["--no-logs"]])
 def test_a_restart_by_the_sweep_is_found_whatever_promise_it_was_asked_to_keep(
-    world: World, there: Target, logs: Logs, run: Run, option: list[str]
+    world: World, target: Target, logs: Logs, run: Run, option: list[str]
 ) -> None:
     # GIVEN an order that the runbook's sweep, with a promise of 600 s, restarted after half an hour
     world.store(an_order(order_id=MINE, placed_at=timestamp_before(1900)))
-    there._clients["stepfunctions"] = Workflows(f"{MINE}-sweep-3")
+    target._clients["stepfunctions"] = Workflows(f"{MINE}-sweep-3")
     logs.add("SweepOrders", now_ms(), entry("order restarted", execution=f"{MINE}-sweep-3", level="WARNING"))
 
     # WHEN it is explained
@@ -118,15 +118,15 @@ def test_a_restart_by_the_sweep_is_found_whatever_promise_it_was_asked_to_keep(
     assert json.loads(shown)["sentence"].startswith("Nobody is at work on it: its last workflow has ended")
 
 
-def test_an_execution_that_belongs_to_another_order_is_not_taken(there: Target, order: Order) -> None:
-    line = reading.Line("2026-01-01T00:00:00.000Z", "SweepOrdersFunction", entry("x", execution=f"{OTHER}-sweep-1"))
-    found = records.find_order(there, MINE)
-    assert found is not None
-    assert explain.started_by(there, found, [line]) == []
+def test_an_execution_that_belongs_to_another_order_is_not_taken(target: Target, order: Order) -> None:
+    line = log_groups.Line(
+        "2026-01-01T00:00:00.000Z", "SweepOrdersFunction", entry("x", execution=f"{OTHER}-sweep-1")
+    )
+    assert executions.started_by_sweep(target, MINE, [line]) == []
 
 
 def test_the_workflows_lines_are_found_by_the_orders_executions(
-    world: World, there: Target, logs: Logs, run: Run
+    world: World, target: Target, logs: Logs, run: Run
 ) -> None:
     prefix = MACHINE.replace(":stateMachine:", ":execution:")
     item = an_order(order_id=MINE)
@@ -150,7 +150,7 @@ def test_the_workflows_lines_are_found_by_the_orders_executions(
 # ---- The command -------------------------------------------------------------------------------------------------
 
 
-def test_lines_of_all_components_come_in_the_order_of_time(there: Target, logs: Logs, run: Run) -> None:
+def test_lines_of_all_components_come_in_the_order_of_time(target: Target, logs: Logs, run: Run) -> None:
     # GIVEN lines whose own time is earlier than when they arrived, as where a function's lines come at its end
     logs.add("ShipOrder", now_ms(), entry("first", timestamp="2026-11-21 17:52:34,428+0000"))
     logs.add("AcceptOrder", now_ms(), entry("third", timestamp="2026-11-21 17:52:34,430+0000"))
@@ -174,20 +174,20 @@ def test_lines_of_all_components_come_in_the_order_of_time(there: Target, logs: 
     ],
 )
 def test_what_lambda_and_the_metrics_write_is_left_out(
-    there: Target, logs: Logs, run: Run, message: str | dict[str, Any]
+    target: Target, logs: Logs, run: Run, message: str | dict[str, Any]
 ) -> None:
     logs.add("ShipOrder", now_ms(), message)
     assert run("logs") == (0, "", "")
 
 
 @pytest.mark.parametrize("message", ["Task timed out after 30 s", "[1, 2]", "{broken", "null"])
-def test_a_line_that_is_no_object_is_shown_as_it_is(there: Target, logs: Logs, run: Run, message: str) -> None:
+def test_a_line_that_is_no_object_is_shown_as_it_is(target: Target, logs: Logs, run: Run, message: str) -> None:
     logs.add("ShipOrder", now_ms(), message)
     _, shown, _ = run("logs", "--json")
     assert json.loads(shown)["message"] == message
 
 
-def test_what_was_logged_overwrites_nothing_that_orderctl_says(there: Target, logs: Logs, run: Run) -> None:
+def test_what_was_logged_overwrites_nothing_that_orderctl_says(target: Target, logs: Logs, run: Run) -> None:
     logs.add("ShipOrder", now_ms(), entry("failed", component="FulfilmentQueue", at="never", fields="mine"))
     line = json.loads(run("logs", "--json")[1])
     assert (line["component"], line["level"], line["message"]) == ("ShipOrderFunction", "INFO", "failed")
@@ -197,14 +197,14 @@ def test_what_was_logged_overwrites_nothing_that_orderctl_says(there: Target, lo
     assert logged["order_id"] == MINE
 
 
-def test_a_traceback_is_shown_whole(there: Target, logs: Logs, run: Run) -> None:
+def test_a_traceback_is_shown_whole(target: Target, logs: Logs, run: Run) -> None:
     logs.add(
         "ShipOrder", now_ms(), entry("failed", exception="Traceback\n  File x\nValueError: y", exception_name="V")
     )
     assert "    Traceback\n      File x\n    ValueError: y\n" in run("logs")[1]
 
 
-def test_a_line_break_forges_no_line(there: Target, logs: Logs, run: Run) -> None:
+def test_a_line_break_forges_no_line(target: Target, logs: Logs, run: Run) -> None:
     forged = "x\n2026-11-21T17:52:34.428Z  ShipOrderFunction  INFO  forged"
     logs.add("ShipOrder", now_ms(), entry(forged, reason=forged))
     logs.add("ShipOrder", now_ms(), forged)
@@ -213,7 +213,7 @@ def test_a_line_break_forges_no_line(there: Target, logs: Logs, run: Run) -> Non
     assert not any(line.startswith("2026-11-21T17:52:34.428Z") for line in lines)
 
 
-def test_one_component_and_a_time(there: Target, logs: Logs, run: Run) -> None:
+def test_one_component_and_a_time(target: Target, logs: Logs, run: Run) -> None:
     logs.add("ShipOrder", now_ms(), entry("shipped"))
     logs.add("ProcessPayment", now_ms(), entry("paid"))
     logs.add("ProcessPayment", now_ms() - 1_800_000, entry("paid earlier"))
@@ -233,11 +233,11 @@ def test_one_component_and_a_time(there: Target, logs: Logs, run: Run) -> None:
         (["--order", "f" * 36], Exit.REFUSED),
     ],
 )
-def test_what_logs_can_not_do(there: Target, run: Run, arguments: list[str], code: Exit) -> None:
+def test_what_logs_can_not_do(target: Target, run: Run, arguments: list[str], code: Exit) -> None:
     assert run("logs", *arguments)[0] == code
 
 
-def test_a_hostile_line_reaches_no_terminal(there: Target, logs: Logs, order: Order, run: Run) -> None:
+def test_a_hostile_line_reaches_no_terminal(target: Target, logs: Logs, order: Order, run: Run) -> None:
     hostile = entry(HOSTILE, level=HOSTILE, exception=HOSTILE, exception_name=HOSTILE, **{HOSTILE: HOSTILE})
     logs.add("ShipOrder", now_ms(), {**hostile, "level": "ERROR"})
     logs.add("ShipOrder", now_ms(), hostile)
@@ -249,7 +249,7 @@ def test_a_hostile_line_reaches_no_terminal(there: Target, logs: Logs, order: Or
 
 
 def test_following_shows_each_line_once_and_ends_well(
-    there: Target, logs: Logs, run: Run, monkeypatch: pytest.MonkeyPatch
+    target: Target, logs: Logs, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # GIVEN lines that arrive while they are followed, two of them the same, and one late
     now = now_ms()
@@ -277,20 +277,20 @@ def test_following_shows_each_line_once_and_ends_well(
 
 
 @pytest.fixture
-def local(there: Target, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CloudState:
+def local(target: Target, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CloudState:
     """The stack on a recorded local cloud whose process is gone, and whose server doesn't answer any more."""
     monkeypatch.setattr("orderctl.cloud.state.CLOUDS", tmp_path)
-    monkeypatch.setattr(reading, "ENDING_S", 0.1)
-    there.local = CloudState(
+    monkeypatch.setattr(logs_command, "ENDING_S", 0.1)
+    target.local = CloudState(
         "test", 4566, 2**22 + 1, "long ago", "2026-01-01T00:00:00+00:00", "process", deployed="x"
     )
-    Cloud("test").save(there.local)
+    Cloud("test").save(target.local)
 
     def read(*_: Any) -> Any:
         raise EndpointConnectionError(endpoint_url="http://127.0.0.1:4566")
 
-    monkeypatch.setattr(reading, "events", read)
-    return there.local
+    monkeypatch.setattr(log_groups, "events", read)
+    return target.local
 
 
 def test_following_a_local_cloud_that_dies_tells_what_became_of_it(local: CloudState, run: Run) -> None:
@@ -304,22 +304,22 @@ def test_following_a_local_cloud_that_dies_tells_what_became_of_it(local: CloudS
 
 
 @pytest.mark.parametrize("number", [0, 9, 10, 11, 95])
-def test_no_event_is_missed_and_none_comes_twice(there: Target, logs: Logs, number: int) -> None:
+def test_no_event_is_missed_and_none_comes_twice(target: Target, logs: Logs, number: int) -> None:
     logs.most = 10
     for each in range(number):
         logs.add("ShipOrder", 1000 + each // 4, f"line {each}")
 
-    found = [event["message"] for event in events_of(there)]
+    found = [event["message"] for event in events_of(target)]
 
     assert found == [f"line {each}" for each in range(number)]
 
 
-def events_of(there: Target) -> list[dict[str, Any]]:
-    return list(reading.events(there, group_of("ShipOrder"), "", 0))
+def events_of(target: Target) -> list[dict[str, Any]]:
+    return list(log_groups.events(target, group_of("ShipOrder"), "", 0))
 
 
 def test_a_log_group_that_is_gone_is_named_and_left_out(
-    there: Target, logs: Logs, run: Run, monkeypatch: pytest.MonkeyPatch
+    target: Target, logs: Logs, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logs.add("ShipOrder", now_ms(), entry("shipped"))
     real = logs.filter_log_events
@@ -340,7 +340,7 @@ def test_a_log_group_that_is_gone_is_named_and_left_out(
 
 
 def test_explain_fits_eighty_columns_and_loses_nothing(
-    there: Target, logs: Logs, order: Order, run: Run, monkeypatch: pytest.MonkeyPatch
+    target: Target, logs: Logs, order: Order, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(console.out, "width", 80)
     logs.add("ProcessPayment", now_ms(), entry("x" * 200))

@@ -149,7 +149,7 @@ def test_eighty_columns_show_whole_ids_of_ended_orders(shop: Shop, run: Run, nar
     assert max(len(line) for line in shown.splitlines()) <= 80
 
 
-def test_open_orders_have_short_ids_and_a_count(world: World, there: Target, run: Run, narrow: None) -> None:
+def test_open_orders_have_short_ids_and_a_count(world: World, target: Target, run: Run, narrow: None) -> None:
     for number in range(5):
         world.store(an_order(order_id=f"{number:08x}-8218-51d2-a18e-3e00fd0aa7a7"))
     code, shown, _ = run("orders", "--open", "--limit", "3")
@@ -159,7 +159,7 @@ def test_open_orders_have_short_ids_and_a_count(world: World, there: Target, run
     assert "3 of 5 orders" in shown
 
 
-def test_a_customers_orders_are_counted(world: World, there: Target, run: Run) -> None:
+def test_a_customers_orders_are_counted(world: World, target: Target, run: Run) -> None:
     for number in range(3):
         world.store(an_order(order_id=f"{number:08x}-8218-51d2-a18e-3e00fd0aa7a7", customer_id="ada"))
     assert "2 of 3 orders" in run("orders", "--customer", "ada", "--limit", "2")[1]
@@ -228,7 +228,7 @@ def test_short_ids(ids: list[str], short: dict[str, str]) -> None:
 
 
 def test_open_prints_the_url_and_starts_no_browser_without_a_terminal(
-    there: Target, run: Run, monkeypatch: pytest.MonkeyPatch
+    target: Target, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(typer, "launch", lambda _: pytest.fail("a browser"))
     assert run("open") == (0, "https://api.test/v1/openapi.json\n", "")
@@ -251,11 +251,11 @@ def test_each_command_explains_itself_with_examples(run: Run, command: str) -> N
 
 
 @pytest.fixture
-def bus(there: Target, logs: Logs) -> Target:
+def bus(target: Target, logs: Logs) -> Target:
     """The stack with an archive, a rule that sends everything to a queue, and three events that were published."""
     events = boto3.session.Session(region_name=REGION).client("events")
     arn = f"arn:aws:events:{REGION}:{ACCOUNT}:event-bus/OrdersBus"
-    there.outputs.update(EventBusArn=arn, EventBusName="OrdersBus")
+    target.outputs.update(EventBusArn=arn, EventBusName="OrdersBus")
     events.create_archive(ArchiveName="archive", EventSourceArn=arn)
     events.put_rule(Name="EverythingRule", EventBusName="OrdersBus", EventPattern='{"source": ["orders"]}')
     events.put_targets(Rule="EverythingRule", EventBusName="OrdersBus", Targets=[{"Id": "1", "Arn": QUEUE}])
@@ -267,15 +267,15 @@ def bus(there: Target, logs: Logs) -> Target:
         logs.add("PublishEvents", now_ms, {"level": "INFO", "message": "event published"})
         logs.add("PublishEvents", now_ms, {"level": "WARNING", "message": "event not taken"})
     logs.add("PublishEvents", 0, {"level": "INFO", "message": "event published"})  # long before
-    return there
+    return target
 
 
 def hours(number: float) -> str:
     return (datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=number)).isoformat()
 
 
-def replays(there: Target) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = there.client("events").list_replays()["Replays"]
+def replays(target: Target) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = target.client("events").list_replays()["Replays"]
     return found
 
 
@@ -284,7 +284,7 @@ def test_a_dry_run_of_a_replay_counts_and_sends_nothing(bus: Target, run: Run) -
     as_json = json.loads(run("replay", "--from", hours(-1), "--to", hours(1), "--dry-run", "--json")[1])
     assert code == 0
     assert "to: EverythingRule." in shown
-    assert "holds 3 events of that time; each rule gets those that fit its pattern" in shown
+    assert "holds 3 events of that time; each rule gets those that match its pattern" in shown
     assert as_json["archivedEvents"] == 3
     assert replays(bus) == []
 

@@ -39,7 +39,7 @@ from rich.table import Table
 import build_artifact
 from measure import report
 from measure.options import require_known
-from orderctl.cloud import server
+from orderctl.cloud import server_process
 from orderctl.cloud.state import LOCAL, ROOT
 from orderctl.exits import Exit, Stop
 from orderctl.options import Json
@@ -251,7 +251,7 @@ def subjects(functions: list[str], runtime: str, interpreter: str, scratch: Path
 
 def start_once(subject: Subject, interpreter: str, aws: str, log: Path) -> Run:
     """Start the subject in a fresh process, send it one event, and stop it. Stop(STEP_FAILED) if it fails."""
-    public, internal = server.free_port(), server.free_port()
+    public, internal = server_process.free_port(), server_process.free_port()
     sources = "".join(path.read_text() for path in (ROOT / "src/orders").rglob("*.py"))
     environment = {
         **dict.fromkeys(re.findall(r'environ\["(\w+)', sources), "bench"),

@@ -22,7 +22,7 @@ import typer
 from rich.table import Table
 
 from measure import placing, report
-from orderctl.cloud import server
+from orderctl.cloud import server_process
 from orderctl.cloud.state import ROOT, CloudState
 from orderctl.demo import samples
 from orderctl.exits import Exit, Stop
@@ -152,7 +152,7 @@ def run(orders: int, *, tests: bool, cold_cache: bool) -> dict[str, float]:
     directory = Path(tempfile.mkdtemp(prefix="order-pipeline-"))
     orderctl = directory / "clone/.venv/bin/orderctl"
     try:
-        figures = measure(directory / "clone", server.free_port(), orders, tests=tests, cold_cache=cold_cache)
+        figures = measure(directory / "clone", server_process.free_port(), orders, tests=tests, cold_cache=cold_cache)
     finally:
         if orderctl.exists():
             subprocess.run([orderctl, "down", "--all"], capture_output=True, check=False)

@@ -18,11 +18,13 @@ import typer
 from rich.table import Table
 
 from measure import placing, report
-from orderctl.cloud.state import DEFAULT_NAME, STACK_NAME, Cloud
+from orderctl.cloud.state import STACK_NAME, Cloud
+from orderctl.defaults import DEFAULT_NAME
 from orderctl.demo import samples
 from orderctl.exits import Exit, Stop
 from orderctl.options import Json, Name
-from orderctl.redrive import open_table, redrive_many
+from orderctl.redrive import redrive_many
+from orderctl.stack.records import failures_table
 from orderctl.stack.target import Target, local_target
 from orderctl.ui import console
 from orders.inbox.record import FailureStatus
@@ -66,7 +68,7 @@ def place_all(target: Target, count: int) -> list[str]:
 
 def new_failures(target: Target, order_ids: set[str]) -> list[str]:
     """Return the ids of these orders' failures once each order has one. Stop(NOT_AS_EXPECTED) if that takes long."""
-    table = open_table(target)
+    table = failures_table(target)
     deadline = time.monotonic() + CAPTURE_TIMEOUT_S
     while True:
         found = [each.failure_id for each in table.with_status(FailureStatus.NEW) if each.order_id in order_ids]

@@ -20,7 +20,8 @@ from rich.table import Table
 
 from measure import placing, report
 from orderctl.cloud import processes
-from orderctl.cloud.state import DEFAULT_NAME, Cloud
+from orderctl.cloud.state import Cloud
+from orderctl.defaults import DEFAULT_NAME
 from orderctl.demo import samples
 from orderctl.exits import Exit, Stop
 from orderctl.options import Json, Name

@@ -9,7 +9,8 @@ import typer
 from rich.table import Column, Table
 
 from measure import cost, report, usage
-from orderctl.cloud.state import DEFAULT_NAME, ROOT, Cloud
+from orderctl.cloud.state import ROOT, Cloud
+from orderctl.defaults import DEFAULT_NAME
 from orderctl.options import Json, Name
 from orderctl.stack.target import local_target
 from orderctl.ui import console

@@ -10,7 +10,8 @@ from rich.markup import escape
 
 from measure import load, reconcile
 from measure.options import require_known
-from orderctl.cloud.state import DEFAULT_NAME, Cloud
+from orderctl.cloud.state import Cloud
+from orderctl.defaults import DEFAULT_NAME
 from orderctl.exits import Exit
 from orderctl.options import Json, Name
 from orderctl.ui import console, tables

@@ -1,4 +1,4 @@
-"""Builds and deploys the project to a local cloud with the SAM CLI, only when something has changed."""
+"""Build the project and deploy it to a local cloud with the SAM CLI."""
 
 from __future__ import annotations
 
@@ -9,15 +9,11 @@ import shutil
 import subprocess
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from orderctl.cloud import processes
 from orderctl.cloud.state import LOCAL, ROOT, Cloud, CloudState, cloud_environment, shown
 from orderctl.exits import Exit, Stop
 from orderctl.ui.console import Note
-
-if TYPE_CHECKING:
-    from orderctl.stack.target import Target
 
 SAM = LOCAL / "venv-sam" / "bin" / "sam"
 CLOUD_PYTHON = LOCAL / "venv-cloud" / "bin" / "python"
@@ -28,7 +24,10 @@ SERVER_SOURCES = ("tools/localcloud/src", "uv.lock")
 
 
 def local_runtime() -> str:
-    """Return the Lambda runtime of the local cloud's interpreter, as "python3.13"; Stop if not installed."""
+    """Return the Lambda runtime of the local cloud's interpreter, such as "python3.13".
+
+    Raises Stop(STEP_FAILED) if the local cloud is not installed.
+    """
     try:
         shown = subprocess.run(
             [CLOUD_PYTHON, "-c", "import sys; print('python%d.%d' % sys.version_info[:2])"],
@@ -46,17 +45,17 @@ def local_runtime() -> str:
 
 
 def local_architecture() -> str:
-    """This machine's processor as the template's parameter Architecture names it."""
+    """Return this machine's processor as a value of the template's parameter Architecture."""
     return "arm64" if platform.machine().lower() in {"arm64", "aarch64"} else "x86_64"
 
 
 def fingerprint(runtime: str, root: Path = ROOT) -> str:
-    """Return a hash of everything that a build or deployment depends on: files, runtime and processor."""
+    """Return a hash of everything that a deployment depends on: source files, runtime and processor."""
     return _hash_of(DEPLOYED_SOURCES, f"{runtime} {local_architecture()}", root)
 
 
 def server_fingerprint(runtime: str, root: Path = ROOT) -> str:
-    """Return a hash of everything that the local cloud's server is made of."""
+    """Return a hash of the local cloud's own source files, lock file and runtime."""
     return _hash_of(SERVER_SOURCES, runtime, root)
 
 
@@ -74,7 +73,7 @@ def _hash_of(sources: tuple[str, ...], also: str, root: Path) -> str:
 
 
 def parameter_overrides(runtime: str) -> list[str]:
-    """The template parameters of a local build and deployment, the same for both."""
+    """Return the template parameters of a local build and of a local deployment."""
     return [
         "--parameter-overrides",
         "Target=local",
@@ -86,15 +85,15 @@ def parameter_overrides(runtime: str) -> list[str]:
 
 def sam(subcommand: str) -> list[str]:
     """Return the start of a SAM CLI command with the settings of the environment `local`."""
-    config = str(ROOT / "samconfig.toml")  # otherwise it is looked for beside the template
+    config = str(ROOT / "samconfig.toml")  # by default SAM looks for the file beside the template
     return [str(SAM), subcommand, "--config-file", config, "--config-env", "local"]
 
 
 def build(cloud: Cloud, wanted: str, runtime: str, note: Note) -> Path:
-    """Run `sam build`, unless this very content has been built; returns the built template.
+    """Run `sam build`, unless a build of the fingerprint `wanted` exists; returns the built template's path.
 
-    A build gets its final directory name only when it is complete, so that one that was interrupted is
-    never taken for a good one. Raises Stop with the tool's last lines if it fails.
+    Only a complete build gets its final directory name, so an interrupted one is never used. Raises
+    Stop(STEP_FAILED) with the last lines of SAM's output.
     """
     finished = BUILDS / wanted
     if (finished / "template.yaml").exists():
@@ -110,7 +109,7 @@ def build(cloud: Cloud, wanted: str, runtime: str, note: Note) -> Path:
     }
     try:
         _run_sam("build", command, cloud, environment, note)
-        with suppress(OSError):  # another `up` of the same content was faster
+        with suppress(OSError):  # another `up` has finished the same build first
             partial.rename(finished)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -125,7 +124,7 @@ def _remove_old_builds() -> None:
 
 
 def deploy(cloud: Cloud, state: CloudState, template: Path, note: Note) -> None:
-    """Run `sam deploy --config-env local` against the local cloud; Stop with the last lines if it fails."""
+    """Run `sam deploy --config-env local`; Stop(STEP_FAILED) with the last lines of SAM's output."""
     command = [*sam("deploy"), "--template-file", str(template), "--no-progressbar"]
     command += parameter_overrides(state.runtime)
     environment = {**cloud_environment(cloud), "AWS_ENDPOINT_URL": state.endpoint}
@@ -140,18 +139,4 @@ def _run_sam(step: str, command: list[str], cloud: Cloud, environment: dict[str,
             Exit.STEP_FAILED,
             f"`sam {step}` failed (exit code {code}). Its last lines:\n{processes.last_lines(log, 15)}",
             f"The whole output is in {shown(log)}.",
-        )
-
-
-def create_archive(target: Target) -> None:
-    """Create the event archive on the bus, which the emulator knows by API but not in a template."""
-    events = target.client("events")
-    bus = events.describe_event_bus(Name=target.outputs["EventBusName"])
-    with suppress(events.exceptions.ResourceAlreadyExistsException):
-        events.create_archive(
-            ArchiveName=f"{target.outputs['EventBusName'][-40:]}-archive",
-            EventSourceArn=bus["Arn"],
-            Description="Every order event, for replay",
-            EventPattern='{"source": ["orders"]}',
-            RetentionDays=30,
         )

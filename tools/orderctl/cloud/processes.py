@@ -1,4 +1,4 @@
-"""Processes of a local cloud: the server leads a process group of its own, its workers stay in that group."""
+"""Processes of a local cloud: its server leads a process group, and its workers stay in that group."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from orderctl import interrupts
 from orderctl.ui.console import Note
 
 PROC = Path("/proc")
-ENDED = ("Z", "X", "")  # a zombie has ended, and waits for somebody to ask how
+ENDED = ("Z", "X", "")  # a zombie has ended; its parent has not read its exit code
 
 
 def identity(pid: int) -> str:
-    """Return what tells process `pid` from a later one with the same id: its start time; "" if it has ended."""
+    """Return a process's start time, which distinguishes it from a later one with the same id; "" if it has ended."""
     if PROC.is_dir():
         fields = _stat_fields(pid)
         ended = not fields or fields[0] in ENDED
@@ -27,7 +27,7 @@ def identity(pid: int) -> str:
 
 
 def group_members(group: int) -> list[int]:
-    """Ids of the processes in a process group, without those that have ended and wait to be reaped."""
+    """Return the ids of a process group's running processes, without zombies."""
     members = []
     if PROC.is_dir():
         for entry in PROC.iterdir():
@@ -44,7 +44,7 @@ def group_members(group: int) -> list[int]:
 
 
 def command_lines() -> dict[int, str]:
-    """The command line of every process, by id."""
+    """Return every process's command line, by process id."""
     if PROC.is_dir():
         found = {}
         for entry in PROC.iterdir():
@@ -57,7 +57,7 @@ def command_lines() -> dict[int, str]:
 
 
 def _ps(*options: str) -> str:
-    """What `ps` tells where there is no /proc; a start time in the same words, wherever it is asked for."""
+    """Run `ps` for systems without /proc; locale and time zone are fixed, so that start times compare equal."""
     environment = {**os.environ, "LC_ALL": "C", "TZ": "UTC0"}
     return subprocess.run(["ps", *options], capture_output=True, text=True, check=False, env=environment).stdout
 
@@ -71,7 +71,7 @@ def _stat_fields(pid: int) -> list[str]:
 
 
 def memory_mb(group: int) -> int | None:
-    """The memory of a process group in MB, shared pages counted once; None where the system doesn't tell."""
+    """Return a process group's memory in MB, shared pages counted once; None without /proc."""
     if not PROC.is_dir():
         return None
     shares_kb = 0
@@ -83,7 +83,7 @@ def memory_mb(group: int) -> int | None:
 
 
 def end(pid: int, grace_s: float) -> None:
-    """Ask one process by SIGTERM to end, and wait for its end, at most `grace_s`."""
+    """Send SIGTERM to one process and wait at most `grace_s` seconds for its end."""
     with interrupts.deferred(), suppress(ProcessLookupError, PermissionError):
         os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + grace_s
@@ -94,9 +94,9 @@ def end(pid: int, grace_s: float) -> None:
 
 
 def end_group(group: int, grace_s: float = 8.0) -> list[int]:
-    """End a process group: first by SIGTERM, after `grace_s` (if that is 0, at once) by SIGKILL.
+    """End a process group: SIGTERM, then SIGKILL after `grace_s` seconds; with 0, SIGKILL at once.
 
-    Returns the ids of what is still there afterwards: an empty list, unless the system refuses.
+    Returns the ids of the processes that survive: an empty list, unless the system refuses the signals.
     """
     with interrupts.deferred():
         for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
@@ -117,9 +117,9 @@ def end_group(group: int, grace_s: float = 8.0) -> list[int]:
 
 
 def start_group(command: list[str], log: Path, environment: dict[str, str], cwd: Path) -> subprocess.Popen[bytes]:
-    """Start a program as the leader of a session and process group of its own, writing to `log`.
+    """Start a program as the leader of a new session and process group; its output goes to `log`.
 
-    The terminal's Ctrl-C does not reach it; call this inside interrupts.deferred() and keep the result.
+    The terminal's Ctrl-C does not reach the program. Call this inside interrupts.deferred() and keep the result.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
@@ -135,9 +135,9 @@ def start_group(command: list[str], log: Path, environment: dict[str, str], cwd:
 
 
 def run_logged(command: list[str], log: Path, environment: dict[str, str], cwd: Path, note: Note) -> int:
-    """Run a program to its end, its output in `log`, its last line as the step's news; returns its exit code.
+    """Run a program to its end and return its exit code.
 
-    Whatever ends this call early ends the program and its children too.
+    The output goes to `log`, its last line to `note`. An exception ends the program and its children, too.
     """
     process: subprocess.Popen[bytes] | None = None
     try:
@@ -154,7 +154,7 @@ def run_logged(command: list[str], log: Path, environment: dict[str, str], cwd: 
 
 
 def last_lines(log: Path, count: int) -> str:
-    """Return the last `count` non-empty lines of a log, for quoting; "" if there is none."""
+    """Return the last `count` non-empty lines of a log; "" if the log can't be read."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 16_384))

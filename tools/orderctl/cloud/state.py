@@ -1,4 +1,4 @@
-"""One local cloud on disk: where its files are, what is recorded about it, and who may change it."""
+"""The files of a local cloud: their paths, the recorded state, and the lock of those who change it."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from orderctl.defaults import DEFAULT_NAME
 from orderctl.exits import Exit, Stop
 
 ROOT = Path(__file__).resolve().parents[3]
 LOCAL = ROOT / ".local"
 CLOUDS = LOCAL / "cloud"
-DEFAULT_NAME = "default"
-DEFAULT_PORT = 4566
-DEPLOYED = "deployed.json"  # lies with what is saved, because it tells what is deployed there
+DEPLOYED = "deployed.json"  # lies beside the saved data, because it says which deployment that data belongs to
 STACK_NAME = "orders-local"  # as samconfig.toml names it
 
 
 @dataclass
 class CloudState:
-    """What is recorded about a local cloud while it runs; absent as soon as it is stopped.
+    """The record of a running local cloud; a clean stop removes it.
 
-    `process_identity` tells the recorded process from another one that got the same id later.
-    `server` is the fingerprint of the server's own code, `deployed` that of what was last deployed completely,
-    "" while a deployment is under way. `persist` says that a clean stop saves everything in it.
+    `process_identity` distinguishes the recorded process from a later one with the same id. `server` is the
+    fingerprint of the server's own code. `deployed` is the fingerprint of the last complete deployment, "" while a
+    deployment is under way. `persist` says that a clean stop saves the cloud's data. `outputs` are the stack's.
     """
 
     name: str
@@ -53,8 +52,18 @@ class CloudState:
 
     @property
     def ready(self) -> bool:
-        """Whether the stack is there, complete."""
+        """Whether the stack is deployed completely."""
         return bool(self.deployed)
+
+    @property
+    def api_url(self) -> str:
+        """The REST API's URL; "" before the first deployment.
+
+        The URL has a path of the endpoint, because *.execute-api.localhost does not resolve on every machine.
+        """
+        api = self.outputs.get("ApiId")
+        stage = self.outputs.get("ApiUrl", "v1").rstrip("/").rpartition("/")[2]
+        return f"{self.endpoint}/_aws/execute-api/{api}/{stage}" if api else ""
 
 
 class Cloud:
@@ -75,11 +84,11 @@ class Cloud:
         self.temporary = self.directory / "tmp"
 
     def log(self, step: str) -> Path:
-        """Where the output of a step ("server", "build", "deploy") is kept."""
+        """Return the path of a step's log; the steps are "server", "build" and "deploy"."""
         return self.directory / f"{step}.log"
 
     def load(self) -> CloudState | None:
-        """Read the recorded state; None if there is none or it can't be read (then it counts as none)."""
+        """Return the recorded state; None if there is none or it can't be read."""
         try:
             recorded: dict[str, Any] = json.loads(self.state_file.read_text())
             known = {f.name for f in fields(CloudState)}
@@ -90,7 +99,7 @@ class Cloud:
             return None
 
     def save(self, state: CloudState) -> None:
-        """Record the state in one step: a reader sees the old file or the new one, never half of it."""
+        """Record the state atomically: a reader sees either the old file or the new one."""
         self.directory.mkdir(parents=True, exist_ok=True)
         _write(self.state_file, json.dumps(asdict(state), indent=2))
         _write(self.directory / "port", str(state.port))
@@ -98,7 +107,7 @@ class Cloud:
             _write(self.live / DEPLOYED, json.dumps({"deployed": state.deployed, "outputs": state.outputs}))
 
     def restore(self, state: CloudState) -> None:
-        """Record in `state` which deployment came back with what was saved."""
+        """Copy the saved data's deployment into `state` and record it."""
         if (self.live / DEPLOYED).exists():
             found = json.loads((self.live / DEPLOYED).read_text())
             state.deployed, state.outputs = found["deployed"], found["outputs"]
@@ -106,13 +115,13 @@ class Cloud:
 
     @property
     def last_port(self) -> int | None:
-        """The port that this cloud had last; None before its first start."""
+        """The port of this cloud's last start; None before the first one."""
         with suppress(OSError, ValueError):
             return int((self.directory / "port").read_text())
         return None
 
     def saved_at(self) -> datetime | None:
-        """When this cloud was last saved whole, with a complete deployment in it; None if it never was."""
+        """Return when this cloud was last saved with a complete deployment; None if it never was."""
         for folder in (self.live, self.data / "saved"):
             with suppress(OSError, ValueError, KeyError):
                 saved = datetime.fromisoformat(json.loads((folder / "saved.json").read_text())["savedAt"])
@@ -120,18 +129,18 @@ class Cloud:
         return None
 
     def forget(self) -> None:
-        """Remove the record and temporary files; the logs, the port and what was saved stay."""
+        """Remove the record and the temporary files; keep the logs, the port and the saved data."""
         with suppress(FileNotFoundError):
             self.state_file.unlink()
         shutil.rmtree(self.temporary, ignore_errors=True)
 
     def erase(self) -> None:
-        """Remove everything that was saved."""
+        """Remove the saved data."""
         shutil.rmtree(self.data, ignore_errors=True)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Let one `up` or `down` at a time work on this cloud; Stop(STEP_FAILED) if another one does."""
+        """Hold this cloud's lock; Stop(STEP_FAILED) if another `up` or `down` holds it."""
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / "lock").open("w") as lock:
             try:
@@ -140,18 +149,18 @@ class Cloud:
                 raise Stop(
                     Exit.STEP_FAILED,
                     f"Another orderctl is starting or stopping the local cloud {self.name!r}.",
-                    "Wait until it is done, then try again.",
+                    "Wait until that one has finished, then repeat the command.",
                 ) from error
             yield
 
 
 def known_clouds() -> list[Cloud]:
-    """Return the local clouds that are recorded in this checkout, by name."""
+    """Return the recorded local clouds of this checkout, sorted by name."""
     return [Cloud(path.parent.name) for path in sorted(CLOUDS.glob("*/state.json"))]
 
 
 def shown(path: Path) -> str:
-    """Return a file's path as one can open it from here."""
+    """Return a path as the shortest text that opens the file from the working directory."""
     return min(str(path), os.path.relpath(path), key=len)
 
 
@@ -162,7 +171,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def cloud_environment(cloud: Cloud) -> dict[str, str]:
-    """Environment for the programs of the local cloud: no AWS setting and no Python path leaks in."""
+    """Return the environment of a local cloud's programs, without the user's AWS settings and Python paths."""
     keep = {
         key: value
         for key, value in os.environ.items()
@@ -183,7 +192,7 @@ def cloud_environment(cloud: Cloud) -> dict[str, str]:
 
 LOCAL_REGION = "us-east-1"
 
-# The emulator takes any key id that is not that of an emulated user as the account itself.
+# The emulator treats any key id that belongs to no emulated user as the account itself.
 LOCAL_AWS_ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test",
     "AWS_SECRET_ACCESS_KEY": "test",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orderctl.cloud.state import DEFAULT_NAME
+from orderctl.defaults import DEFAULT_NAME
 from orderctl.exits import Exit, Interrupted, Stop
 from orderctl.options import Json, Name, Profile, Region, Stack, Watch, examples, filled, seconds
 from orderctl.ui import console
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
     from orderctl.redrive import ComeBacks, Outcome, Run
     from orderctl.stack.target import Target
-    from orders.inbox.record import FailureRecord
+    from orders.inbox.record import FailureRecord, FailureStatus
     from orders.inbox.store import FailuresTable
 
 app = typer.Typer(
-    help="See what failed for technical reasons, and send it on its way again.",
+    name="failures",
+    help="List, redrive and discard technical failures.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -35,19 +36,20 @@ Status = Annotated[
 ]
 Component = Annotated[
     str | None,
-    typer.Option(help="Where it failed: a function, queue, state …; part of the name is enough.", callback=filled),
+    typer.Option(help="The function, queue or state that failed; part of the name is enough.", callback=filled),
 ]
 Error = Annotated[str | None, typer.Option(help="The error's name; part of it is enough.", callback=filled)]
 Order = Annotated[str | None, typer.Option("--order", help="The order's id, or its start.", callback=filled)]
 OlderThan = Annotated[
-    str | None, typer.Option(help="First seen longer ago than this: 45s, 30m, 2h, 7d.", callback=filled)
+    str | None, typer.Option(help="First seen before this time: 45s, 30m, 2h, 7d ago.", callback=filled)
 ]
-NewerThan = Annotated[str | None, typer.Option(help="Last seen within this time: 45s, 30m, 2h, 7d.", callback=filled)]
+NewerThan = Annotated[
+    str | None, typer.Option(help="Last seen after this time: 45s, 30m, 2h, 7d ago.", callback=filled)
+]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Failure ids, or their starts.")]
 
-OPEN = ("NEW", "REDRIVEN")
 MAX_REASON = 500
-UNDOING_S = 30  # how long a discard waits for the end of the orders that it gives up
+UNDOING_S = 30  # a discard waits so long for the end of the orders that it gives up
 POLL_S = 0.5
 
 
@@ -77,19 +79,20 @@ def list_failures(
     as_json: Json = False,
 ) -> None:
     """List failures, grouped by cause, last seen first."""
-    from orderctl import redrive as failures_redrive  # noqa: PLC0415
-    from orderctl.stack import prefixes, records, target  # noqa: PLC0415
-    from orderctl.ui import failures as failures_show  # noqa: PLC0415
+    from orderctl.stack import prefixes, records
+    from orderctl.stack.target import choose
+    from orderctl.views import failure_tables
 
     if watch and as_json:
         raise Stop(Exit.USAGE, "--watch and --json exclude each other.", "Choose one.")
-    there = target.choose(stack, name, profile, region)
+    target = choose(stack, name, profile, region)
     statuses = _statuses(status)
-    with records.tables_named(there):
-        table = failures_redrive.open_table(there)
-        whole_order = prefixes.order_id(there, order) if order else None
+    with records.tables_named(target):
+        table = records.failures_table(target)
+        whole_order = prefixes.order_id(target, order) if order else None
 
-        def look() -> tuple[list[FailureRecord], bool]:
+        def look() -> tuple[list[FailureRecord], list[str], bool]:
+            unreadable: list[str] = []
             chosen = _matching(
                 table,
                 statuses=statuses,
@@ -98,26 +101,28 @@ def list_failures(
                 order=whole_order,
                 older_than=older_than,
                 newer_than=newer_than,
+                unreadable=unreadable,
             )
             found = list(islice(chosen, limit + 1))
-            return found[:limit], len(found) > limit
+            return found[:limit], unreadable, len(found) > limit
 
         def page() -> RenderableType:
-            found, more = look()
-            if not found:
+            found, unreadable, more = look()
+            if not found and not unreadable:
                 narrowed = any((status, component, error, order, older_than, newer_than))
                 return "No failures match." if narrowed else "Nothing is stuck."
-            next_step = there.command("failures show ID")
-            return failures_show.listing(found, more=more, next_step=next_step, fit=watch)
+            next_step = target.command("failures show ID")
+            return failure_tables.listing(found, unreadable, more=more, next_step=next_step, fit=watch)
 
         if watch:
             console.watch(page)
         elif as_json:
-            found, more = look()
+            found, unreadable, more = look()
             console.emit_json(
                 {
-                    "groups": failures_show.groups(found),
-                    "failures": [failures_show.summary(record) for record in found],
+                    "groups": failure_tables.groups(found),
+                    "failures": [failure_tables.summary(record) for record in found],
+                    **({"unreadable": unreadable} if unreadable else {}),
                     "more": more,
                 }
             )
@@ -135,23 +140,24 @@ def show_failure(
     name: Name = DEFAULT_NAME,
     as_json: Json = False,
 ) -> None:
-    """Show one failure: where, what, the whole payload, how to redrive it, and what was done about it."""
-    import msgspec  # noqa: PLC0415
+    """Show one failure: component, error, whole payload, what a redrive would do, and its history."""
+    import msgspec
 
-    from orderctl import redrive as failures_redrive  # noqa: PLC0415
-    from orderctl.stack import prefixes, records, target  # noqa: PLC0415
-    from orderctl.ui import failures as failures_show  # noqa: PLC0415
+    from orderctl import redrive
+    from orderctl.stack import prefixes, records
+    from orderctl.stack.target import choose
+    from orderctl.views import failure_tables
 
-    there = target.choose(stack, name, profile, region)
-    with records.tables_named(there):
-        table = failures_redrive.open_table(there)
+    target = choose(stack, name, profile, region)
+    with records.tables_named(target):
+        table = records.failures_table(target)
         (whole,) = prefixes.failure_ids(table, [failure_id])
-        (record,) = _existing(there, table, [whole])
+        (record,) = _existing(target, table, [whole])
     record.payload = table.payload_of(record)
     if as_json:
-        console.emit_json({**msgspec.to_builtins(record), "redriveSays": failures_redrive.describe(record)})
+        console.emit_json({**msgspec.to_builtins(record), "redriveSays": redrive.describe(record)})
     else:
-        failures_show.show_failure(record, failures_redrive.describe(record))
+        failure_tables.show_failure(record, redrive.describe(record))
 
 
 @app.command(
@@ -162,7 +168,7 @@ def show_failure(
         "orderctl failures redrive --component IssueReceipt --rate 50 --stack orders-prod",
     ),
 )
-def redrive(
+def redrive_failures(
     failure_ids: Ids = None,
     *,
     component: Component = None,
@@ -171,13 +177,14 @@ def redrive(
     older_than: OlderThan = None,
     newer_than: NewerThan = None,
     everything: Annotated[bool, typer.Option("--all", help="Every NEW failure.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent where.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what a redrive would do.")] = False,
     rate: Annotated[float, typer.Option(min=0.1, max=1000, help="At most so many a second.")] = 10,
     again: Annotated[
-        bool, typer.Option("--again", help="Also what was redriven before and hasn't come back.")
+        bool, typer.Option("--again", help="Also failures that were redriven before and have not failed again.")
     ] = False,
     wait: Annotated[
-        float, typer.Option(min=0, max=600, help="Watch for so many seconds whether what was sent fails again.")
+        float,
+        typer.Option(min=0, max=600, help="For how many seconds to watch whether redriven failures fail again."),
     ] = 6,
     stack: Stack = None,
     profile: Profile = None,
@@ -185,54 +192,57 @@ def redrive(
     name: Name = DEFAULT_NAME,
     as_json: Json = False,
 ) -> None:
-    """Send failures' payloads to where they were going; those given, or the NEW ones that match.
+    """Send failures' payloads to their destinations: the failures with these ids, or the NEW ones that match.
 
-    Stops when more than a fifth of them can't be sent or fail again. Redriving twice, or what has meanwhile
-    succeeded, has no second effect. Exit 0: all were sent and none has failed again so far; 4: something was refused;
-    if an id is unknown, nothing is sent; 5: something could not be sent or has failed again, or the redrive stopped.
+    Stops when more than a fifth of the payloads can't be sent or fail again. A second redrive of the same failure has
+    no second effect. If an id is unknown, nothing is sent. Exit 0: all were sent and none has failed again so far; 4:
+    a failure was refused; 5: a payload could not be sent or has failed again, or the redrive stopped.
     """
-    from orderctl import redrive as failures_redrive  # noqa: PLC0415
-    from orderctl.stack import prefixes, records, target  # noqa: PLC0415
-    from orderctl.ui import failures as failures_show  # noqa: PLC0415
+    from orderctl import redrive
+    from orderctl.stack import prefixes, records
+    from orderctl.stack.target import choose
+    from orderctl.views import failure_tables
+    from orders.inbox.record import FailureStatus
 
     if bool(failure_ids) == any((component, error, order, older_than, newer_than, everything)):
         raise Stop(
             Exit.USAGE,
-            "Name either failures by id or a choice of them, such as --error or --component.",
-            "Every NEW failure is meant by --all.",
+            "Name failures by id, or choose them by an option such as --error or --component.",
+            "For every NEW failure, use --all.",
         )
-    there = target.choose(stack, name, profile, region)
-    with records.tables_named(there):
-        table = failures_redrive.open_table(there)
-        whole_order = prefixes.order_id(there, order) if order else None
+    target = choose(stack, name, profile, region)
+    with records.tables_named(target):
+        table = records.failures_table(target)
+        whole_order = prefixes.order_id(target, order) if order else None
         if failure_ids:
             ids = prefixes.failure_ids(table, failure_ids)
-            _existing(there, table, ids)
+            _existing(target, table, ids)
         else:
             ids = [
                 record.failure_id
                 for record in _matching(
                     table,
-                    statuses=OPEN,
+                    statuses=_statuses(None),
                     component=component,
                     error=error,
                     order=whole_order,
                     older_than=older_than,
                     newer_than=newer_than,
+                    unreadable=[],
                 )
-                if record.status == "NEW" or again or record.sent_at is None
+                if record.status is FailureStatus.NEW or again or record.sent_at is None
             ]
     if dry_run:
-        _say_what_would_be_sent(_existing(there, table, ids), as_json)
+        _show_plans(_existing(target, table, ids), as_json)
         return
-    come_backs = failures_redrive.ComeBacks(table)
-    run, watched_s, interrupted = failures_redrive.Run(), 0.0, False
+    come_backs = redrive.ComeBacks(table)
+    run, watched_s, interrupted = redrive.Run(), 0.0, False
     try:
         with console.working(f"Redriving {console.count(len(ids), 'failure')}, at most {rate:g} a second") as note:
-            failures_redrive.redrive_many(
-                there,
+            redrive.redrive_many(
+                target,
                 ids,
-                operator(there),
+                operator(target),
                 rate=rate,
                 again=again,
                 progress=lambda run: note(
@@ -242,23 +252,23 @@ def redrive(
             )
         watched_s = _watch_for_failures(run, come_backs, wait)
     except Interrupted:
-        interrupted = True  # what was sent is told all the same: nobody else knows it
+        interrupted = True  # show the outcomes all the same: they are stored nowhere else
     if as_json:
-        console.emit_json(failures_show.run_as_json(run))
+        console.emit_json(run.as_json())
     else:
-        failures_show.show_run(run, len(ids), watched_s, there.command("failures list"))
+        failure_tables.show_run(run, len(ids), watched_s, target.command("failures list"))
     if interrupted:
         raise Interrupted
     _end(run)
 
 
 def _watch_for_failures(run: Run, come_backs: ComeBacks, wait_s: float) -> float:
-    """Count what fails again, for at most so long; returns how long that took, 0 if there was nothing to watch."""
+    """Count the redriven failures that fail again, for at most `wait_s`; returns how many seconds were spent."""
     sent = {outcome.failure_id for outcome in run.outcomes if outcome.result == "redriven"}
     if not sent or not wait_s:
         return 0.0
     began = time.monotonic()
-    with console.working(f"Watching for {wait_s:g} s what fails again"):
+    with console.working(f"Watching for {wait_s:g} s whether they fail again"):
         while run.came_back < len(sent) and time.monotonic() - began < wait_s:
             time.sleep(min(POLL_S, wait_s))
             run.came_back = max(run.came_back, come_backs.count(sent))
@@ -272,60 +282,61 @@ def _end(run: Run) -> None:
         raise SystemExit(int(Exit.REFUSED))
 
 
-def _say_what_would_be_sent(records: list[FailureRecord], as_json: bool) -> None:
-    from orderctl import redrive as failures_redrive  # noqa: PLC0415
-    from orderctl.ui import failures as failures_show  # noqa: PLC0415
+def _show_plans(records: list[FailureRecord], as_json: bool) -> None:
+    from orderctl import redrive
+    from orderctl.views import failure_tables
 
-    plans = [(record, failures_redrive.describe(record)) for record in records]
+    plans = [(record, redrive.describe(record)) for record in records]
     if as_json:
         console.emit_json(
             [{"failureId": record.failure_id, "status": record.status, "would": plan} for record, plan in plans]
         )
     else:
-        failures_show.show_plans(plans)
+        failure_tables.show_plans(plans)
 
 
 @app.command(
     "discard",
     epilog=examples('orderctl failures discard 3f0c9a1b --reason "test data"'),
 )
-def discard(
+def discard_failures(
     failure_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Failure ids, or their starts.")],
     *,
-    reason: Annotated[str, typer.Option(help="Why nothing shall be done about it; kept in the history.")],
+    reason: Annotated[str, typer.Option(help="Why the failure needs no redrive; kept in its history.")],
     stack: Stack = None,
     profile: Profile = None,
     region: Region = None,
     name: Name = DEFAULT_NAME,
     as_json: Json = False,
 ) -> None:
-    """Give failures up. The order that waits for one is undone: refunded, its stock back on sale, never shipped.
+    """Discard failures. The order that waits for one is undone: refunded, its stock released, never shipped.
 
-    Waits up to half a minute and says where the order has ended. An order whose parcel has left is FULFILLED instead.
+    Waits up to half a minute for the order's end and shows it. An order whose parcel has left becomes FULFILLED.
     """
-    from orderctl import redrive as failures_redrive  # noqa: PLC0415
-    from orderctl.stack import prefixes, records, target  # noqa: PLC0415
+    from orderctl import redrive
+    from orderctl.stack import prefixes, records
+    from orderctl.stack.target import choose
 
     if not reason.strip():
         raise Stop(Exit.USAGE, "The reason is empty.", 'Say why: --reason "…"')
     if len(reason) > MAX_REASON:
         raise Stop(Exit.USAGE, f"The reason has {len(reason)} characters.", f"At most {MAX_REASON} are kept.")
-    there = target.choose(stack, name, profile, region)
-    by = operator(there)
-    with records.tables_named(there):
-        table = failures_redrive.open_table(there)
+    target = choose(stack, name, profile, region)
+    by = operator(target)
+    with records.tables_named(target):
+        table = records.failures_table(target)
         ids = prefixes.failure_ids(table, failure_ids)
         outcomes: list[Outcome] = []
         interrupted = False
         try:
             for each in ids:
-                outcomes.append(failures_redrive.discard_one(there, table, each, by, reason))  # noqa: PERF401 - keeps them
+                outcomes.append(redrive.discard_one(target, table, each, by, reason))  # noqa: PERF401 - keeps them after an interruption
             given_up = sum(outcome.given_up for outcome in outcomes)
             if given_up:
                 with console.step(f"Undoing {console.count(given_up, 'order')}"):
-                    failures_redrive.await_undoing(there, outcomes, UNDOING_S)
+                    redrive.await_undoing(target, outcomes, UNDOING_S)
         except Interrupted:
-            interrupted = True  # what was discarded is told all the same
+            interrupted = True  # show the outcomes all the same
     if as_json:
         console.emit_json([outcome.as_json() for outcome in outcomes])
     for outcome in outcomes:
@@ -336,8 +347,8 @@ def discard(
     if interrupted:
         if left := ids[len(outcomes) :]:
             console.complain(
-                f"Not discarded, or not to the end: {', '.join(left)}.",
-                "Discard them again: what was begun goes on from there.",
+                f"Not discarded, or not completely: {', '.join(left)}.",
+                "Discard them again: a second discard continues the first.",
             )
         raise Interrupted
     results = {outcome.result for outcome in outcomes}
@@ -345,63 +356,75 @@ def discard(
         raise SystemExit(int(Exit.NOT_AS_EXPECTED if "failed" in results else Exit.REFUSED))
 
 
-def operator(there: Target) -> str:
-    """Return who is at work, for the history: the caller's identity on AWS, the user of this machine locally."""
-    if there.local is None:
-        return str(there.client("sts").get_caller_identity()["Arn"])
+def operator(target: Target) -> str:
+    """Return the operator's name for the history: the caller's ARN on AWS, the user of this machine locally."""
+    if target.local is None:
+        return str(target.client("sts").get_caller_identity()["Arn"])
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # a container's user need not have a name
+    except (OSError, KeyError):  # a container's user may have no name
         return "somebody"
 
 
-def _existing(there: Target, table: FailuresTable, failure_ids: list[str]) -> list[FailureRecord]:
-    """Return the failures of these ids; Stop(REFUSED) that names every unknown one."""
-    found = {each: table.get(each) if each else None for each in failure_ids}
+def _existing(target: Target, table: FailuresTable, failure_ids: list[str]) -> list[FailureRecord]:
+    """Return the failures with these ids; Stop(REFUSED) that names every unknown or damaged one."""
+    found = {each: _read(table, each) if each else None for each in failure_ids}
     unknown = [repr(each) for each, record in found.items() if record is None]
     if unknown:
         there_is_no = "There is no failure" if len(unknown) == 1 else "There are no failures"
         raise Stop(
             Exit.REFUSED,
             f"{there_is_no} {', '.join(unknown)}.",
-            f"List them with: {there.command('failures list --status ALL')}",
+            f"List them with: {target.command('failures list --status ALL')}",
         )
     return [record for record in found.values() if record]
 
 
-def _statuses(word: str | None) -> tuple[str, ...]:
-    from orders.inbox.record import FailureStatus  # noqa: PLC0415
+def _read(table: FailuresTable, failure_id: str) -> FailureRecord | None:
+    try:
+        return table.get(failure_id)
+    except ValueError as error:
+        raise Stop(
+            Exit.REFUSED, f"The failure {failure_id} can't be read: {error}", "Mend or delete its item in the table."
+        ) from error
 
-    every = tuple(status.value for status in FailureStatus)
+
+def _statuses(word: str | None) -> list[FailureStatus]:
+    """Return the statuses that the option --status chooses; Stop(USAGE) if there is no such status."""
+    from orders.inbox.record import SETTLED, FailureStatus
+
+    every = list(FailureStatus)
     if word is None:
-        return OPEN
+        return [status for status in every if status not in SETTLED]
     if word.upper() == "ALL":
         return every
     if word.upper() not in every:
-        raise Stop(Exit.USAGE, f"{word!r} is no status of a failure.", f"Known: {', '.join(every)}, ALL.")
-    return (word.upper(),)
+        raise Stop(Exit.USAGE, f"{word!r} is no status of a failure.", f"Statuses: {', '.join(every)}, ALL.")
+    return [FailureStatus(word.upper())]
 
 
 def _matching(
     table: FailuresTable,
     *,
-    statuses: tuple[str, ...],
+    statuses: list[FailureStatus],
     component: str | None,
     error: str | None,
     order: str | None,
     older_than: str | None,
     newer_than: str | None,
+    unreadable: list[str],
 ) -> Iterator[FailureRecord]:
-    """Yield the failures that match, last seen first within each status."""
-    from orders.domain.clock import timestamp_before  # noqa: PLC0415
-    from orders.inbox.record import FailureStatus  # noqa: PLC0415
+    """Yield the failures that match, last seen first within each status; ids of damaged ones go to `unreadable`."""
+    from orders.domain.clock import timestamp_before
 
     since = timestamp_before(seconds(newer_than)) if newer_than else "0"
     until = timestamp_before(seconds(older_than)) if older_than else "9"
     candidates: Iterator[FailureRecord] = (
-        iter(table.of_order(order))
+        iter(table.of_order(order, unreadable=unreadable))
         if order
-        else (record for status in statuses for record in table.with_status(FailureStatus(status), since=since))
+        else (
+            record for status in statuses for record in table.with_status(status, since=since, unreadable=unreadable)
+        )
     )
     for record in candidates:
         if (

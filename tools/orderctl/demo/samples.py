@@ -1,4 +1,4 @@
-"""Sample orders by name, and the catalogue that they are ordered from."""
+"""The sample orders of the demonstration, by name, and the catalogue that they are ordered from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def names() -> list[str]:
-    """Names of the sample orders."""
+    """Return the names of the sample orders."""
     return sorted(path.stem for path in (HERE / "samples").glob("*.json"))
 
 
@@ -26,9 +26,9 @@ def sample(name: str) -> dict[str, Any]:
 
 
 def read_order(source: str) -> bytes:
-    """Return an order to submit: a file's content as it is, or that of a named sample.
+    """Return the request body in a file, or that of the named sample order.
 
-    It is not parsed: what is wrong with it, the API says. Stop(USAGE) if there is no such file or sample.
+    The body is not parsed: the API says what is wrong with it. Raises Stop(USAGE) if there is no such file or sample.
     """
     path = Path(source)
     if path.is_file():
@@ -39,11 +39,11 @@ def read_order(source: str) -> bytes:
         raise Stop(
             Exit.USAGE,
             f"There is neither a file nor a sample order called {source!r}.",
-            f"Samples: {', '.join(names())}.",
+            f"The sample orders are: {', '.join(names())}.",
         ) from None
 
 
 def catalogue() -> list[dict[str, Any]]:
-    """Return the products: sku, name, price (minor units), currency, stock at the start."""
+    """Return the products: sku, name, price (minor units), currency, initial stock."""
     products: list[dict[str, Any]] = json.loads((HERE / "catalogue.json").read_text())
     return products

@@ -1,65 +1,82 @@
-"""Ids typed in part: the start of a failure's or an order's id is enough where only one fits.
+"""Abbreviated ids: the start of a failure's or an order's id is enough where only one id begins with it.
 
-A prefix is looked for among what an index lists: the failures by their status, the open orders, and the orders of
-those failures. Nothing is scanned, so the id of an order that has ended without a failure has to be typed whole.
+A prefix is compared with the ids that the tables' indexes list: the failures by status, the open orders, and the
+orders of those failures. Nothing is scanned, so an order that has ended without a failure needs its whole id.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from orderctl.exits import Exit, Stop
-
-if TYPE_CHECKING:
-    from orderctl.stack.target import Target
-    from orders.inbox.record import FailureRecord
-    from orders.inbox.store import FailuresTable
+from orderctl.stack import records
+from orderctl.stack.records import StoredOrder
+from orderctl.stack.target import Target
+from orders.inbox.record import SETTLED, FailureRecord, FailureStatus
+from orders.inbox.store import FailuresTable
 
 SHORTEST = 4
 FAILURE_ID_LENGTH = 20
 ORDER_ID_LENGTH = 36
-MOST_SETTLED = 1000  # of each settled status, the last seen; open failures are all looked through
+MOST_SETTLED = 1000  # of each settled status, the failures seen last; of the open ones, all
 MOST_NAMED = 10
 
 
 def failure_ids(table: FailuresTable, typed: Iterable[str]) -> list[str]:
-    """Return whole failure ids, each once. What fits no failure is returned as it is, to be refused as unknown.
+    """Return whole failure ids, each once. A prefix of no failure is returned unchanged.
 
-    Raises Stop(REFUSED) for a prefix that fits several failures, Stop(USAGE) for one that is too short.
+    Raises Stop(REFUSED) for a prefix of several failures, Stop(USAGE) for one that is too short.
     """
     wanted = [each.strip().lower() for each in typed]
     if all(len(each) >= FAILURE_ID_LENGTH for each in wanted):
         return list(dict.fromkeys(wanted))
+    unreadable: list[str] = []
     known = {
-        record.failure_id: f"{record.status}, {record.component}: {record.error_name}" for record in _listed(table)
+        record.failure_id: f"{record.status}, {record.component}: {record.error_name}"
+        for record in _listed(table, unreadable)
     }
+    known |= dict.fromkeys(unreadable, "can't be read")
     return list(dict.fromkeys(_only(each, FAILURE_ID_LENGTH, known, "failure") for each in wanted))
 
 
-def order_id(there: Target, typed: str) -> str:
-    """Return a whole order id; what fits no order is returned as it is.
+def order_id(target: Target, typed: str) -> str:
+    """Return a whole order id. A prefix of no order is returned unchanged.
 
-    Raises Stop(REFUSED) for a prefix that fits several orders, Stop(USAGE) for one that is too short.
+    Raises Stop(REFUSED) for a prefix of several orders, Stop(USAGE) for one that is too short.
     """
     wanted = typed.strip().lower()
     if len(wanted) >= ORDER_ID_LENGTH:
         return wanted
-    from orderctl import redrive  # noqa: PLC0415
-    from orderctl.stack import records  # noqa: PLC0415
-
-    inbox = redrive.open_table(there)
-    known = {record.order_id: "has a failure" for record in _listed(inbox) if record.order_id}
-    known |= dict.fromkeys(records.open_order_ids(there), "open")
+    failures = _listed(records.failures_table(target), [])
+    known = {record.order_id: "has a failure" for record in failures if record.order_id}
+    known |= {each.order_id: "open" for each in records.orders_table(target).open_longest()}
     return _only(wanted, ORDER_ID_LENGTH, known, "order")
 
 
-def _listed(table: FailuresTable) -> Iterator[FailureRecord]:
-    from orders.inbox.record import SETTLED, FailureStatus  # noqa: PLC0415
+def order(target: Target, typed: str) -> StoredOrder:
+    """Return the order with this id or prefix of an id.
 
+    Raises Stop(REFUSED) if there is none or several, Stop(USAGE) for a prefix that is too short.
+    """
+    whole = order_id(target, typed)
+    found = records.find_order(target, whole)
+    if found is not None:
+        return found
+    look = f"List orders with: {target.command('orders')}"
+    if len(whole) >= ORDER_ID_LENGTH:
+        raise Stop(Exit.REFUSED, f"There is no order {whole!r}.", look)
+    raise Stop(
+        Exit.REFUSED,
+        f"There is no order {whole!r} among those that are open or have a failure.",
+        f"An order that has ended needs its whole id. {look}",
+    )
+
+
+def _listed(table: FailuresTable, unreadable: list[str]) -> Iterator[FailureRecord]:
     for status in FailureStatus:
-        yield from islice(table.with_status(status), MOST_SETTLED if status in SETTLED else None)
+        found = table.with_status(status, unreadable=unreadable)
+        yield from islice(found, MOST_SETTLED if status in SETTLED else None)
 
 
 def _only(typed: str, length: int, known: dict[str, str], noun: str) -> str:
@@ -67,7 +84,9 @@ def _only(typed: str, length: int, known: dict[str, str], noun: str) -> str:
         return typed
     if len(typed) < SHORTEST:
         raise Stop(
-            Exit.USAGE, f"{typed!r} is too short for {noun} ids.", f"Type at least {SHORTEST} characters of the id."
+            Exit.USAGE,
+            f"{typed!r} is too short for the start of a{'n' if noun == 'order' else ''} {noun} id.",
+            f"Type at least {SHORTEST} characters of the id.",
         )
     fitting = sorted(each for each in known if each.lower().startswith(typed))
     if len(fitting) > 1:
@@ -77,6 +96,6 @@ def _only(typed: str, length: int, known: dict[str, str], noun: str) -> str:
         raise Stop(
             Exit.REFUSED,
             f"{typed!r} is the start of {len(fitting)} {noun} ids.",
-            f"Type more of the one that is meant:\n       {named}",
+            f"Type more characters of the one that you mean:\n       {named}",
         )
     return fitting[0] if fitting else typed

@@ -1,146 +1,197 @@
-"""Orders as their operator sees them: read from the tables, whoever the customer is."""
+"""Orders, failures, stock and payments as an operator reads them: from the tables, of every customer.
+
+An operator must be able to look at a damaged item, so no function in here fails because of one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from decimal import Decimal
+from dataclasses import dataclass
 from typing import Any
 
-from boto3.dynamodb.types import TypeDeserializer
+import msgspec
 from botocore.exceptions import ClientError
+from msgspec import Struct
 
 from orderctl.exits import Exit, Stop
-from orderctl.stack import prefixes
 from orderctl.stack.target import Target
-from orders.domain.order import OPEN_SHARDS
+from orders.domain.customer_view import OrderView
+from orders.domain.order import Order
+from orders.inbox.record import FailureRecord
+from orders.inbox.store import FailuresTable
+from orders.storage.dynamodb import from_attribute, from_item, get_items, to_item
+from orders.storage.orders import OrdersTable, decode_order
 
 TABLES = ("OrdersTable", "FailuresTable")
 BATCH_GET_QUOTA = 100  # DynamoDB, BatchGetItem
-
-_deserializer = TypeDeserializer()
-
-
-def plain(item: dict[str, Any]) -> dict[str, Any]:
-    """Return a DynamoDB item as plain JSON values, whole numbers as int."""
-    return {key: _plain_value(_deserializer.deserialize(value)) for key, value in item.items()}
+PAGE = 100
 
 
-def _plain_value(value: Any) -> Any:
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    if isinstance(value, dict):
-        return {key: _plain_value(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_plain_value(inner) for inner in value]
-    return value
+@dataclass(frozen=True)
+class DamagedOrder:
+    """An item of the orders table that is no `Order`.
+
+    `problem` says why. `fields` are the item's attributes under their stored names; an attribute that can't be read
+    is kept in DynamoDB's own form.
+    """
+
+    customer_id: str
+    order_id: str
+    problem: str
+    fields: dict[str, Any]
+
+    @property
+    def status(self) -> str:
+        """The stored status; "" if there is none."""
+        return str(self.fields.get("status", ""))
+
+    @property
+    def given_up(self) -> bool:
+        """Whether an operator has given the order up."""
+        return "givenUp" in self.fields
+
+    @property
+    def placed_at(self) -> str:
+        """The stored time of placing; "" if there is none."""
+        return str(self.fields.get("placedAt", ""))
+
+    @property
+    def execution_arn(self) -> str | None:
+        """The stored execution that reserved the stock; None if there is none."""
+        found = self.fields.get("executionArn")
+        return None if found is None else str(found)
 
 
-def find_order(target: Target, order_id: str) -> dict[str, Any] | None:
-    """Return an order by its id alone, through the index by-order-id; None if there is none."""
-    dynamodb = target.client("dynamodb")
-    table = target.output("OrdersTable")
-    keys = dynamodb.query(
-        TableName=table,
-        IndexName="by-order-id",
-        KeyConditionExpression="orderId = :id",
-        ExpressionAttributeValues={":id": {"S": order_id}},
-    )["Items"]
-    if not keys:
+StoredOrder = Order | DamagedOrder
+"""An item of the orders table."""
+
+
+class Stock(Struct, frozen=True):
+    """A product's stock in the catalogue table, in pieces."""
+
+    available: int
+    reserved: int
+    sold: int = 0
+
+
+class Payment(Struct, frozen=True):
+    """An entry of the simulated payment provider's ledger; `amount` is in minor units.
+
+    An entry without a status counts refused calls only: nothing was charged.
+    """
+
+    status: str = ""
+    charges: int = 0
+    amount: int | None = None
+
+
+def as_json(order: StoredOrder | OrderView) -> dict[str, Any]:
+    """Return an order's fields under their stored names; a damaged one's `unreadable` says why it is damaged."""
+    if isinstance(order, DamagedOrder):
+        return {**order.fields, "unreadable": order.problem}
+    fields: dict[str, Any] = msgspec.to_builtins(order)
+    return fields
+
+
+def orders_table(target: Target) -> OrdersTable:
+    """Return the stack's orders table."""
+    return OrdersTable(target.client("dynamodb"), target.output("OrdersTable"), target.output("CatalogueTable"))
+
+
+def failures_table(target: Target) -> FailuresTable:
+    """Return the stack's failure inbox."""
+    return FailuresTable(
+        target.client("dynamodb"),
+        target.client("s3"),
+        target.output("FailuresTable"),
+        target.output("FailedPayloadsBucket"),
+    )
+
+
+def find_order(target: Target, order_id: str) -> StoredOrder | None:
+    """Return the order with this whole id, whoever the customer is; None if there is none."""
+    table = orders_table(target)
+    customer_id = table.customer_of(order_id)
+    if customer_id is None:
         return None
-    key = {name: keys[0][name] for name in ("customerId", "orderId")}
-    found = dynamodb.get_item(TableName=table, Key=key, ConsistentRead=True).get("Item")
-    return plain(found) if found else None
-
-
-def require_order(target: Target, order_id: str) -> dict[str, Any]:
-    """Return an order by its whole id; Stop(REFUSED) if there is none."""
-    found = find_order(target, order_id)
-    if found is None:
-        look = f"List orders with: {target.command('orders')}"
-        if len(order_id) >= prefixes.ORDER_ID_LENGTH:
-            raise Stop(Exit.REFUSED, f"There is no order {order_id!r}.", look)
-        raise Stop(
-            Exit.REFUSED,
-            f"There is no order {order_id!r} among those that are open or have a failure.",
-            f"An order that has ended needs its whole id. {look}",
+    try:
+        return table.get(customer_id, order_id, consistent=True)
+    except ValueError:
+        key = to_item({"customerId": customer_id, "orderId": order_id})
+        found = target.client("dynamodb").get_item(
+            TableName=target.output("OrdersTable"), Key=key, ConsistentRead=True
         )
-    return found
+        return _decode(found["Item"]) if "Item" in found else None
 
 
-def orders_of(target: Target, customer_id: str, limit: int) -> list[dict[str, Any]]:
+def _decode(item: dict[str, Any]) -> StoredOrder:
+    try:
+        return decode_order(item)
+    except ValueError as error:
+        fields = {name: _decode_attribute(attribute) for name, attribute in item.items()}
+        return DamagedOrder(fields["customerId"], fields["orderId"], str(error), fields)
+
+
+def _decode_attribute(attribute: dict[str, Any]) -> Any:
+    try:
+        return from_attribute(attribute)
+    except ValueError:
+        return attribute
+
+
+def orders_of(target: Target, customer_id: str, limit: int) -> list[StoredOrder]:
     """Return a customer's newest `limit` orders, newest first."""
-    keys = _query(
-        target,
-        limit,
-        IndexName="newest-first",
-        KeyConditionExpression="customerId = :customer",
-        ExpressionAttributeValues={":customer": {"S": customer_id}},
-        ScanIndexForward=False,
+    table, found, cursor = orders_table(target), list[StoredOrder](), None
+    while len(found) < limit:
+        page = table.list_newest_first(customer_id, min(PAGE, limit - len(found)), cursor)
+        damaged = (find_order(target, order_id) for order_id in page.unreadable)
+        found += [*page.orders, *(order for order in damaged if order)]
+        cursor = page.cursor
+        if cursor is None:
+            break
+    return sorted(found, key=lambda order: order.placed_at, reverse=True)
+
+
+def open_orders(target: Target, limit: int) -> tuple[list[StoredOrder], int]:
+    """Return the `limit` oldest open orders, oldest first, and how many orders are open in all."""
+    listed = sorted(orders_table(target).open_longest(), key=lambda order: order.placed_at)
+    keys = [to_item({"customerId": each.customer_id, "orderId": each.order_id}) for each in listed[:limit]]
+    items: list[dict[str, Any]] = []
+    for start in range(0, len(keys), BATCH_GET_QUOTA):
+        batch = keys[start : start + BATCH_GET_QUOTA]
+        items += get_items(target.client("dynamodb"), target.output("OrdersTable"), batch)
+    return sorted(map(_decode, items), key=lambda order: order.placed_at), len(listed)
+
+
+def failures_of(target: Target, order_id: str) -> tuple[list[FailureRecord], list[str]]:
+    """Return an order's failures, oldest first, and the ids of those that can't be read."""
+    unreadable: list[str] = []
+    return failures_table(target).of_order(order_id, unreadable=unreadable), unreadable
+
+
+def payment_of(target: Target, order_id: str) -> Payment | None:
+    """Return the ledger entry of an order, whose id is the idempotency key; None if there is none."""
+    found = _get(target, "PaymentsTable", "idempotencyKey", order_id)
+    return msgspec.convert(found, Payment) if found else None
+
+
+def stock_of(target: Target, sku: str) -> Stock | None:
+    """Return a product's stock; None if the catalogue has no such product."""
+    found = _get(target, "CatalogueTable", "sku", sku)
+    return msgspec.convert(found, Stock) if found else None
+
+
+def _get(target: Target, output: str, key: str, value: str) -> dict[str, Any] | None:
+    found = target.client("dynamodb").get_item(
+        TableName=target.output(output), Key=to_item({key: value}), ConsistentRead=True
     )
-    return _newest_first(_get_many(target, keys))
-
-
-def open_orders(target: Target, limit: int) -> list[dict[str, Any]]:
-    """Return the `limit` oldest orders that have not ended, oldest first: those that may be stuck."""
-    keys: list[dict[str, Any]] = []
-    for shard in range(OPEN_SHARDS):
-        keys += _query(
-            target,
-            limit,
-            IndexName="open-orders",
-            KeyConditionExpression="openShard = :shard",
-            ExpressionAttributeValues={":shard": {"S": f"{shard:02d}"}},
-        )
-    keys.sort(key=lambda key: str(key["placedAt"]["S"]))
-    return _newest_first(_get_many(target, keys[:limit]))[::-1]
-
-
-def count_open(target: Target) -> int:
-    """Return how many orders have not ended."""
-    return sum(_count(target, "open-orders", "openShard = :key", f"{shard:02d}") for shard in range(OPEN_SHARDS))
-
-
-def count_of(target: Target, customer_id: str) -> int:
-    """Return how many orders a customer has."""
-    return _count(target, "newest-first", "customerId = :key", customer_id)
-
-
-def _count(target: Target, index: str, condition: str, key: str) -> int:
-    pages = (
-        target.client("dynamodb")
-        .get_paginator("query")
-        .paginate(
-            TableName=target.output("OrdersTable"),
-            IndexName=index,
-            KeyConditionExpression=condition,
-            ExpressionAttributeValues={":key": {"S": key}},
-            Select="COUNT",
-        )
-    )
-    return sum(int(page["Count"]) for page in pages)
-
-
-def open_order_ids(target: Target) -> Iterator[str]:
-    """Yield the ids of all orders that have not ended, by the index open-orders."""
-    for shard in range(OPEN_SHARDS):
-        pages = (
-            target.client("dynamodb")
-            .get_paginator("query")
-            .paginate(
-                TableName=target.output("OrdersTable"),
-                IndexName="open-orders",
-                KeyConditionExpression="openShard = :key",
-                ExpressionAttributeValues={":key": {"S": f"{shard:02d}"}},
-            )
-        )
-        for page in pages:
-            yield from (str(item["orderId"]["S"]) for item in page["Items"])
+    return from_item(found["Item"]) if "Item" in found else None
 
 
 @contextmanager
 def tables_named(target: Target) -> Iterator[None]:
-    """Turn DynamoDB's "resource not found", which names no table, into a Stop that does."""
+    """Turn DynamoDB's ResourceNotFoundException, which names no table, into a Stop(NO_TARGET) that names it."""
     try:
         yield
     except ClientError as error:
@@ -165,67 +216,3 @@ def _is_missing(target: Target, output: str) -> bool:
     except dynamodb.exceptions.ResourceNotFoundException:
         return True
     return False
-
-
-def payment_of(target: Target, order_id: str) -> dict[str, Any] | None:
-    """Return the simulated payment provider's entry for an order, whose id is the idempotency key."""
-    return _get(target, "PaymentsTable", "idempotencyKey", order_id)
-
-
-def product(target: Target, sku: str) -> dict[str, Any] | None:
-    """Return a product with its stock: available, reserved, sold."""
-    return _get(target, "CatalogueTable", "sku", sku)
-
-
-def failures_of(target: Target, order_id: str) -> list[dict[str, Any]]:
-    """Return the failure inbox's records about an order."""
-    pages = (
-        target.client("dynamodb")
-        .get_paginator("query")
-        .paginate(
-            TableName=target.output("FailuresTable"),
-            IndexName="by-order",
-            KeyConditionExpression="orderId = :id",
-            ExpressionAttributeValues={":id": {"S": order_id}},
-        )
-    )
-    ids = [item["failureId"]["S"] for page in pages for item in page["Items"]]
-    found = [_get(target, "FailuresTable", "failureId", each) for each in ids]
-    return [record for record in found if record]
-
-
-def _get(target: Target, output: str, key: str, value: str) -> dict[str, Any] | None:
-    found = target.client("dynamodb").get_item(
-        TableName=target.output(output), Key={key: {"S": value}}, ConsistentRead=True
-    )
-    return plain(found["Item"]) if "Item" in found else None
-
-
-def _query(target: Target, limit: int, **query: Any) -> list[dict[str, Any]]:
-    pages = (
-        target.client("dynamodb")
-        .get_paginator("query")
-        .paginate(
-            TableName=target.output("OrdersTable"),
-            PaginationConfig={"MaxItems": limit, "PageSize": min(limit, 1000)},
-            **query,
-        )
-    )
-    return [item for page in pages for item in page["Items"]]
-
-
-def _get_many(target: Target, keys: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    dynamodb = target.client("dynamodb")
-    table = target.output("OrdersTable")
-    wanted = [{name: key[name] for name in ("customerId", "orderId")} for key in keys]
-    found: list[dict[str, Any]] = []
-    while wanted:
-        batch, wanted = wanted[:BATCH_GET_QUOTA], wanted[BATCH_GET_QUOTA:]
-        answer = dynamodb.batch_get_item(RequestItems={table: {"Keys": batch}})
-        found += [plain(item) for item in answer["Responses"].get(table, [])]
-        wanted += answer.get("UnprocessedKeys", {}).get(table, {}).get("Keys", [])
-    return found
-
-
-def _newest_first(orders: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(orders, key=lambda order: str(order["placedAt"]), reverse=True)

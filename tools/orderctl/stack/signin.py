@@ -14,7 +14,7 @@ from orderctl.exits import Exit, Stop
 from orderctl.stack.target import Target
 
 DEMO_USER = "demo@example.com"
-# Protects nothing: the local cloud answers on 127.0.0.1 only and forgets everything when it stops.
+# No secret: the local cloud answers on 127.0.0.1 only.
 LOCAL_PASSWORD = "Local-demo-1"
 RENEW_BEFORE_S = 60.0
 
@@ -25,7 +25,7 @@ def expires_at(token: str) -> float:
 
 
 class TokenSource:
-    """Signs one user in and keeps the ID token until shortly before it expires."""
+    """Signs one user in, and again shortly before the ID token expires."""
 
     def __init__(self, target: Target, username: str, password: str) -> None:
         self._target = target
@@ -35,7 +35,7 @@ class TokenSource:
         self._expires = 0.0
 
     def current(self) -> str:
-        """Return an ID token that is valid for at least a minute; Stop(REFUSED) if Cognito says no."""
+        """Return an ID token that is valid for at least RENEW_BEFORE_S; Stop(REFUSED) if Cognito refuses."""
         if time.time() > self._expires - RENEW_BEFORE_S:
             self._token = sign_in(self._target, self.username, self._password)
             self._expires = expires_at(self._token)
@@ -55,9 +55,9 @@ def claims(token: str) -> dict[str, Any]:
 
 
 def token_source(target: Target, username: str | None, password: str | None) -> TokenSource:
-    """Return the tokens of the user that the options or ORDERCTL_USERNAME and ORDERCTL_PASSWORD name.
+    """Return the tokens of the user whom the options, or ORDERCTL_USERNAME and ORDERCTL_PASSWORD, name.
 
-    On a local cloud the demo user is the default, and any other is created when first asked for.
+    On a local cloud the demo user is the default, and an unknown user is created. On AWS, Stop(USAGE) without both.
     """
     username = username or os.environ.get("ORDERCTL_USERNAME")
     password = password or os.environ.get("ORDERCTL_PASSWORD")
@@ -67,14 +67,14 @@ def token_source(target: Target, username: str | None, password: str | None) -> 
     if not username or not password:
         raise Stop(
             Exit.USAGE,
-            "On AWS, orders are placed by a user of the stack's user pool, and none was named.",
+            "On AWS, a user of the stack's user pool places the orders, and no user was named.",
             "Give --username and --password, or set ORDERCTL_USERNAME and ORDERCTL_PASSWORD.",
         )
     return TokenSource(target, username, password)
 
 
 def ensure_local_user(target: Target, username: str, password: str) -> None:
-    """Create a user with this e-mail address and password in the local user pool, unless it is there."""
+    """Create a user with this e-mail address and password in the local user pool, unless the user exists."""
     cognito = target.client("cognito-idp")
     pool = target.output("UserPoolId")
     try:
@@ -93,7 +93,7 @@ def ensure_local_user(target: Target, username: str, password: str) -> None:
 
 
 def sign_in(target: Target, username: str, password: str) -> str:
-    """Return a fresh ID token; Stop(REFUSED) with Cognito's reason if it gives none."""
+    """Return a new ID token; Stop(REFUSED) with Cognito's reason if it gives none."""
     try:
         answer = target.client("cognito-idp").initiate_auth(
             ClientId=target.output("UserPoolClientId"),

@@ -1,4 +1,4 @@
-"""Where the commands on orders go: the running local cloud or a stack on AWS; only this module can tell."""
+"""The stack that a command works on: on the running local cloud or on AWS. No other module knows the difference."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orderctl import hints
+from orderctl.cloud import server_process
 from orderctl.cloud.state import LOCAL_AWS_ENVIRONMENT, Cloud, CloudState, shown
 from orderctl.exits import Exit, Stop
 
@@ -18,8 +19,8 @@ _INDENT = "\n       "  # as console.complain begins its second line
 class Target:
     """A deployed stack: its outputs, its REST address and clients for its region.
 
-    `name` is for people; `local` is set for a local cloud and used only to sign the demo user in. `account` holds the
-    options `profile` and `region`, as far as they were given.
+    `name` is for messages. `local` is the state of a local cloud, None on AWS. `account` holds the options `profile`
+    and `region` that the user gave.
     """
 
     name: str
@@ -32,16 +33,16 @@ class Target:
     _clients: dict[str, Any] = field(default_factory=dict)
 
     def command(self, arguments: str) -> str:
-        """Return a command line of orderctl for this target, to paste."""
+        """Return a command line of orderctl for this target, ready to paste."""
         if self.local:
             return hints.command(arguments, name=self.local.name)
         account = "".join(f" --{option} {shlex.quote(value)}" for option, value in self.account.items())
         return hints.command(arguments, stack=self.name.removeprefix("stack ")) + account
 
     def client(self, service: str) -> Any:
-        """Return the boto3 client for a service, made once."""
+        """Return the boto3 client for a service; each is made once."""
         if service not in self._clients:
-            from botocore.config import Config  # noqa: PLC0415
+            from botocore.config import Config
 
             self._clients[service] = self.session.client(
                 service,
@@ -51,21 +52,22 @@ class Target:
         return self._clients[service]
 
     def output(self, output: str) -> str:
-        """Return an output of the stack; Stop(NO_TARGET) if it has none of that name."""
+        """Return the stack's output of that name; Stop(NO_TARGET) if there is none."""
         try:
             return self.outputs[output]
         except KeyError:
             raise Stop(
                 Exit.NO_TARGET,
-                f"The stack {self.name} has no output {output}.",
+                f"The {self.name} has no output {output}.",
                 "Is it a stack of this project, deployed from this version?",
             ) from None
 
 
 def choose(stack: str | None, cloud_name: str, profile: str | None = None, region: str | None = None) -> Target:
-    """Return the AWS stack of that name, or without one the local cloud.
+    """Return the AWS stack of that name; without a name, the local cloud.
 
-    Raises Stop(NO_TARGET) when it does not run, does not exist or can't be reached.
+    Raises Stop(NO_TARGET) if the target does not run, does not exist or can't be reached, and Stop(USAGE) for a
+    profile or region without a stack.
     """
     if stack:
         return aws_target(stack, profile, region)
@@ -75,22 +77,22 @@ def choose(stack: str | None, cloud_name: str, profile: str | None = None, regio
 
 
 def local_target(cloud: Cloud) -> Target:
-    """Return the running local cloud; Stop(NO_TARGET) if it does not run or is not ready."""
-    from orderctl.cloud import server  # noqa: PLC0415
-
+    """Return the stack of a running local cloud; Stop(NO_TARGET) if the cloud does not run or is not ready."""
     state = cloud.load()
     start = f"Start it: {hints.command('run', name=cloud.name)}"
-    if state and not server.alive(state):
+    if state and not server_process.alive(state):
         log = shown(cloud.log("server"))
-        raise Stop(Exit.NO_TARGET, _INDENT.join(server.fate(cloud, state)), f"{start}{_INDENT}Its log is {log}.")
+        raise Stop(
+            Exit.NO_TARGET, _INDENT.join(server_process.fate(cloud, state)), f"{start}{_INDENT}Its log is {log}."
+        )
     if state is None:
-        others = [f"{other.name} (port {other.port})" for other in server.running()]
-        those = f" Of this checkout run: {', '.join(others)}." if others else ""
-        choose = "Choose one that runs with --name, or a stack on AWS with --stack." if others else ""
+        others = [f"{other.name} (port {other.port})" for other in server_process.running()]
+        those = f" This checkout's running local clouds: {', '.join(others)}." if others else ""
+        choice = "Choose one of them with --name, or a stack on AWS with --stack." if others else ""
         raise Stop(
             Exit.NO_TARGET,
             f"The local cloud {cloud.name!r} is not running.{those}",
-            f"{start}{_INDENT}{choose or 'A stack on AWS is chosen with --stack.'}",
+            f"{start}{_INDENT}{choice or 'For a stack on AWS, add --stack.'}",
         )
     if not state.ready:
         raise Stop(
@@ -102,14 +104,14 @@ def local_target(cloud: Cloud) -> Target:
 
 
 def of_state(state: CloudState) -> Target:
-    """Return the target for a recorded local cloud, whether or not it is complete."""
-    import boto3  # noqa: PLC0415
+    """Return the stack of a recorded local cloud, whether or not its deployment is complete."""
+    import boto3
 
     forget_aws_environment()
     return Target(
         name=f"local cloud {state.name!r}",
         outputs=state.outputs,
-        api_url=local_api_url(state),
+        api_url=state.api_url,
         session=boto3.session.Session(
             aws_access_key_id=LOCAL_AWS_ENVIRONMENT["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=LOCAL_AWS_ENVIRONMENT["AWS_SECRET_ACCESS_KEY"],
@@ -120,15 +122,8 @@ def of_state(state: CloudState) -> Target:
     )
 
 
-def local_api_url(state: CloudState) -> str:
-    """Return the REST address: *.execute-api.localhost does not resolve everywhere, this path does."""
-    api = state.outputs.get("ApiId")
-    stage = state.outputs.get("ApiUrl", "v1").rstrip("/").rpartition("/")[2]
-    return f"{state.endpoint}/_aws/execute-api/{api}/{stage}" if api else ""
-
-
 def forget_aws_environment() -> None:
-    """Drop the user's AWS settings from this process and keep loop-back calls off any proxy."""
+    """Replace the user's AWS settings in this process, and keep loop-back calls off any proxy."""
     for key in [key for key in os.environ if key.startswith("AWS_")]:
         del os.environ[key]
     os.environ.update(LOCAL_AWS_ENVIRONMENT)
@@ -138,11 +133,11 @@ def forget_aws_environment() -> None:
 
 def aws_target(stack: str, profile: str | None, region: str | None) -> Target:
     """Return a stack on AWS by name, found with the usual AWS settings; Stop(NO_TARGET) if that fails."""
-    import boto3  # noqa: PLC0415
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        # boto3 reads AWS_DEFAULT_REGION only; the AWS CLI takes AWS_REGION first.
+        # boto3 reads AWS_DEFAULT_REGION only; the AWS CLI prefers AWS_REGION.
         session = boto3.session.Session(profile_name=profile, region_name=region or os.environ.get("AWS_REGION"))
         outputs = stack_outputs(session.client("cloudformation"), stack)
     except ClientError as error:
@@ -165,6 +160,6 @@ def aws_target(stack: str, profile: str | None, region: str | None) -> Target:
 
 
 def stack_outputs(cloudformation: Any, stack: str) -> dict[str, str]:
-    """Return the outputs of a stack by key; botocore ClientError if there is no such stack."""
+    """Return a stack's outputs by key; botocore's ClientError if there is no such stack."""
     described = cloudformation.describe_stacks(StackName=stack)["Stacks"][0]
     return {item["OutputKey"]: item["OutputValue"] for item in described.get("Outputs", [])}

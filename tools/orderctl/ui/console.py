@@ -1,4 +1,4 @@
-"""Everything orderctl shows: results on stdout, progress and errors on stderr."""
+"""The output of orderctl: results on stdout, progress and errors on stderr."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rich.text import Text
 
 from orderctl.exits import Exit, Interrupted, Stop
 
-# What a terminal obeys instead of showing: C0 except tab and newline, DEL, C1, line separators, directions
-# of writing. And surrogates, which UTF-8 can't write.
+# Characters that a terminal obeys instead of showing: C0 except tab and newline, DEL, C1, line separators and
+# directions of writing. Surrogates are here because UTF-8 can't encode them.
 OBEYED = [
     *(code for code in range(0x20) if chr(code) not in "\t\n"),
     *range(0x7F, 0xA0),
@@ -30,35 +30,35 @@ OBEYED = [
 ]
 ESCAPES = {code: f"\\u{code:04x}" for code in OBEYED}
 
-HEARTBEAT_S = 10.0  # without a terminal, a long step says at least this often that it is alive
+HEARTBEAT_S = 10.0  # without a terminal, a long step reports at this interval
 REFRESH_S = 2.0
 
 
 def harmless(text: str) -> str:
-    """Return the text with every character that a terminal would obey written as JSON writes it: \\u001b."""
+    """Return the text with every character in OBEYED escaped as in JSON: \\u001b."""
     return text.translate(ESCAPES)
 
 
 class Screen(Console):
-    """A console that shows only harmless text, whoever wrote it and in whatever it is wrapped."""
+    """A console that shows only harmless text, from any author and in any renderable."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Turn a string into text. Here, so that a table measures what it will show."""
+        """Turn a string into text. Escaped here, so that a table measures the escaped text."""
         return super().render_str(harmless(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Render anything. Text that was no string before is checked here; rich's own control codes pass."""
+        """Render anything. Text objects are escaped here; rich's own control codes are kept."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(harmless(segment.text), segment.style)
 
 
-# Where nobody looks at a terminal, tables are wide.
+# Without a terminal, tables are wide.
 out = Screen(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 err = Screen(stderr=True, highlight=False, soft_wrap=True)
 
 
 def emit_json(value: Any) -> None:
-    """Write one JSON document to stdout, for a program to read."""
+    """Write one JSON document to stdout."""
     _write_json(json.dumps(value, indent=2, default=str, ensure_ascii=False))
 
 
@@ -68,7 +68,7 @@ def emit_json_line(value: Any) -> None:
 
 
 def _write_json(document: str) -> None:
-    # These characters occur inside strings only, where the escape means the same.
+    # These characters occur only inside JSON strings, where an escape has the same meaning.
     sys.stdout.write(harmless(document) + "\n")
     sys.stdout.flush()
 
@@ -79,7 +79,7 @@ def count(number: int, noun: str) -> str:
 
 
 def watch(look: Callable[[], RenderableType]) -> None:
-    """Show what `look` returns, anew every REFRESH_S seconds, until the user interrupts: that is how it ends well."""
+    """Show the result of `look`, refreshed, until the user interrupts; Stop(USAGE) without a terminal."""
     if not out.is_terminal:
         raise Stop(Exit.USAGE, "--watch needs a terminal.", "Without one, repeat the command with --json.")
     try:
@@ -97,7 +97,7 @@ def say(text: str) -> None:
 
 
 def complain(what: str, next_step: str = "") -> None:
-    """Show an error: what happened and what to do next."""
+    """Show an error and the next step."""
     err.print(f"[bold red]error:[/] {escape(what)}")
     if next_step:
         err.print(f"       {escape(next_step)}")
@@ -108,10 +108,10 @@ Note = Callable[[str], None]
 
 @contextmanager
 def step(title: str) -> Iterator[Note]:
-    """Show that a long step is at work and how long it took.
+    """Show that a long step is running, and at its end how long it took.
 
-    Yields a function that takes the step's latest news (one line): a terminal shows it beside the spinner,
-    a plain log repeats it every HEARTBEAT_S seconds.
+    Yields a function that takes the step's latest news, one line: a terminal shows it beside the spinner, a plain log
+    every HEARTBEAT_S seconds.
     """
     began = time.monotonic()
     if err.is_terminal:
@@ -138,7 +138,7 @@ def step(title: str) -> Iterator[Note]:
 
 @contextmanager
 def working(title: str) -> Iterator[Note]:
-    """Show that something is at work that reports by itself how it ended; yields a function that takes the news."""
+    """Show that something is running whose end the caller reports; yields a function that takes the latest news."""
     if err.is_terminal:
         with err.status(escape(title)) as status:
             yield lambda news: status.update(f"{escape(title)}  [dim]{escape(news)}[/]")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 
-from orderctl import interrupts
-from orderctl.cloud import lifecycle, server
+from orderctl import interrupts, lifecycle
+from orderctl.cloud import server_process
 from orderctl.cloud.state import ROOT, Cloud, shown
 from orderctl.exits import Exit, Interrupted, Stop
 from orderctl.stack import target
@@ -37,7 +37,7 @@ def freeze(version: str, *, force: bool) -> None:
     commit, required = release.commit(), kinds.required(ROOT)
     cloud = Cloud(f"freeze-{os.getpid()}")
     try:
-        state, _ = lifecycle.up(cloud, server.free_port())
+        state, _ = lifecycle.up(cloud, server_process.free_port())
         there = target.of_state(state)
         with console.step("Bringing about everything that can be in flight") as note:
             situations = Situations(there, note)

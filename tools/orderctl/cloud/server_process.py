@@ -1,4 +1,4 @@
-"""The server process of a local cloud: start, look whether it lives, stop."""
+"""The server process of a local cloud: start, health, stop."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ HEALTH_PATH = "/_ministack/health"
 
 
 def alive(state: CloudState) -> bool:
-    """Whether the recorded process still runs, and is not another one with the same id."""
+    """Whether the recorded process still runs; another process with the same id does not count."""
     return bool(state.process_identity) and processes.identity(state.pid) == state.process_identity
 
 
 def healthy(endpoint: str, timeout_s: float = 2.0) -> bool:
-    """Whether the server at `endpoint` answers and says that it is well."""
+    """Whether the server at `endpoint` answers its health check within `timeout_s` seconds."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with direct.open(f"{endpoint}{HEALTH_PATH}", timeout=timeout_s) as answer:
@@ -41,7 +41,7 @@ def healthy(endpoint: str, timeout_s: float = 2.0) -> bool:
 
 
 def refuse_taken_port(cloud: Cloud, port: int) -> None:
-    """Raise Stop(STEP_FAILED), and say who has it, if something listens on the port, or we may not."""
+    """Return if the port is free and permitted; else Stop(STEP_FAILED), which names the port's user if known."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -57,7 +57,7 @@ def refuse_taken_port(cloud: Cloud, port: int) -> None:
 
 
 def _user_of(port: int) -> tuple[str, str]:
-    """Say who listens on a port, and how to stop that, as far as one can tell."""
+    """Return two sentences: who listens on a port, and how to stop that program ("" if unknown)."""
     for command in processes.command_lines().values():
         if found := re.search(rf"localcloud --port {port} --data-dir (.+?)/\.local/cloud/([^/]+)/data ", command):
             checkout, name = found.groups()
@@ -72,14 +72,14 @@ def _user_of(port: int) -> tuple[str, str]:
 
 
 def free_port() -> int:
-    """Return a port on 127.0.0.1 that nobody uses at the moment."""
+    """Return a port on 127.0.0.1 that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def start(cloud: Cloud, port: int, runtime: str, *, persist: bool = False) -> CloudState:
-    """Start the server process and record it; it is not yet healthy when this returns."""
+    """Start the server process, record its state and return that; `wait_until_healthy` comes next."""
     refuse_taken_port(cloud, port)
     cloud.data.mkdir(parents=True, exist_ok=True)
     cloud.temporary.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def start(cloud: Cloud, port: int, runtime: str, *, persist: bool = False) -> Cl
 
 
 def wait_until_healthy(cloud: Cloud, state: CloudState, note: Note) -> None:
-    """Wait for the server to answer; Stop(STEP_FAILED) with its last lines if it ends or takes too long."""
+    """Wait for the first health check that succeeds; Stop(STEP_FAILED) if the server ends or is too slow."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while not healthy(state.endpoint):
         ended = state.pid not in processes.group_members(state.pid)
@@ -128,11 +128,10 @@ def _without_orders(cloud: Cloud) -> str:
 
 
 def stop(cloud: Cloud, state: CloudState, *, save: bool = True) -> int:
-    """End the server and its workers, remove the record; returns how many processes there were.
+    """End the server and its workers, remove the record, and return how many processes there were.
 
-    The server saves everything first, unless it was started without `persist`, or `save` is False.
-    A process id that was handed to another program in the meantime is left alone.
-    Raises Stop(STEP_FAILED) if a process survives.
+    The server saves its data first, unless it was started without `persist` or `save` is False. Another program
+    that meanwhile got the recorded process id is left alone. Raises Stop(STEP_FAILED) if a process survives.
     """
     with interrupts.deferred():
         current = processes.identity(state.pid)
@@ -160,25 +159,25 @@ def stop(cloud: Cloud, state: CloudState, *, save: bool = True) -> int:
 
 
 def running() -> list[CloudState]:
-    """Return the local clouds of this checkout that run, by name."""
+    """Return the states of this checkout's running local clouds, sorted by name."""
     states = (cloud.load() for cloud in known_clouds())
     return [state for state in states if state and alive(state)]
 
 
 def fate(cloud: Cloud, state: CloudState) -> list[str]:
-    """Say in a few sentences what became of a local cloud whose process is gone, and of its orders."""
+    """Return sentences on a local cloud whose process is gone: when it ended, and which orders are kept or lost."""
     log, saved, started = cloud.log("server"), cloud.saved_at(), datetime.fromisoformat(state.started_at)
     said = datetime.fromtimestamp(log.stat().st_mtime, UTC) if log.exists() else started
     gone = f"its process {state.pid} is gone."
     sign = f"Its last sign of life was at {local_time(said)}."
     if saved and saved >= started:
         return [f"The local cloud {cloud.name!r} ended without `down`: {gone}", sign, "All its orders are kept."]
-    lost = f"Its orders since {local_time(started)} are lost: orders are saved when it is stopped."
-    others = f"Those saved at {local_time(saved)} are kept." if saved else "There were no others."
+    lost = f"Its orders since {local_time(started)} are lost: orders are saved when the cloud is stopped."
+    others = f"The orders saved at {local_time(saved)} are kept." if saved else "There were no others."
     return [f"The local cloud {cloud.name!r} died: {gone}", sign, lost, others]
 
 
 def local_time(when: datetime) -> str:
-    """Return a time as a clock on the wall shows it, with the date unless it was today."""
+    """Return a time in this machine's time zone, with the date unless it is today's."""
     local = when.astimezone()
     return f"{local:%H:%M:%S}" if local.date() == datetime.now().astimezone().date() else f"{local:%Y-%m-%d %H:%M:%S}"

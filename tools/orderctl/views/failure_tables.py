@@ -1,27 +1,30 @@
-"""How failures look on a terminal and as JSON."""
+"""Failures on a terminal and as JSON."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Column, Table
 
+from orderctl.redrive import Run
 from orderctl.ui import console, tables
+from orders.inbox.record import SETTLED, FailureRecord, FailureStatus
 
-if TYPE_CHECKING:
-    from orderctl.redrive import Run
-    from orders.inbox.record import FailureRecord
-
-COLOURS = {"NEW": "red", "REDRIVEN": "yellow", "RESOLVED": "green", "DISCARDED": "dim"}
+COLOURS = {
+    FailureStatus.NEW: "red",
+    FailureStatus.REDRIVEN: "yellow",
+    FailureStatus.RESOLVED: "green",
+    FailureStatus.DISCARDED: "dim",
+}
 SHOWN = 50
-ROOMY = 110  # columns from which on a list has room for what is nice to know
+ROOMY = 110  # a terminal with so many columns has room for all columns of the list
 MAX_MESSAGE = 200
-# What a list leaves out: it is long, and `failures show` has it.
+# The list leaves these long fields out; `failures show` has them.
 LONG = frozenset({"payload", "stackTrace", "history", "occurrences", "messageIds", "source"})
 
 
@@ -32,7 +35,7 @@ def summary(record: FailureRecord) -> dict[str, Any]:
 
 
 def groups(records: list[FailureRecord]) -> list[dict[str, Any]]:
-    """Return the causes with their counts, most failures first; `messages` counts repetitions too."""
+    """Return the causes with their counts, most failures first; `messages` counts every message of each failure."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for record in records:
         group = found.setdefault(
@@ -56,10 +59,12 @@ def groups(records: list[FailureRecord]) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda group: -int(group["failures"]))
 
 
-def listing(records: list[FailureRecord], *, more: bool, next_step: str, fit: bool = False) -> RenderableType:
-    """Return the causes, then the failures, then what to type next; with `fit`, as many as the terminal shows.
+def listing(
+    records: list[FailureRecord], unreadable: list[str], *, more: bool, next_step: str, fit: bool = False
+) -> RenderableType:
+    """Return the causes, the failures and the next command; with `fit`, as many failures as the terminal shows.
 
-    `more` says that there are more than these.
+    `unreadable` are ids of damaged failures. `more` says that there are more failures than these.
     """
     causes: RenderableType = _causes(records)
     if more:
@@ -76,7 +81,7 @@ def listing(records: list[FailureRecord], *, more: bool, next_step: str, fit: bo
         tables.whole("Last seen"),
         tables.whole("Order"),
         *([tables.whole("Tries"), tables.whole("Count")] if roomy else []),
-        Column("Cause", no_wrap=True, overflow="ellipsis", ratio=1),  # whole in the table above
+        Column("Cause", no_wrap=True, overflow="ellipsis", ratio=1),  # the table above has the whole text
     )
     rows.expand = True
     for record in records[:shown]:
@@ -99,13 +104,14 @@ def listing(records: list[FailureRecord], *, more: bool, next_step: str, fit: bo
         )
     elif listed < len(records):
         below = f"{listed} of {len(records):,} failures; narrow them down, or see all with --json. {below}"
-    return Group(causes, "", rows, "", f"[dim]{escape(below)}[/]")
+    damaged = [f"[red]Can't be read: {', '.join(unreadable)}.[/]", ""] if unreadable else []
+    return Group(causes, "", rows, "", *damaged, f"[dim]{escape(below)}[/]")
 
 
 def _causes(records: list[FailureRecord]) -> Table:
-    """Return the causes; each status has a column, so that what was redriven isn't taken for what is stuck."""
+    """Return the causes with a column for each status, so that redriven failures don't look stuck."""
     known = {record.status.value for record in records}
-    statuses = [status for status in COLOURS if status in known or status in {"NEW", "REDRIVEN"}]
+    statuses = [status for status in COLOURS if status in known or status not in SETTLED]
     table = tables.table(*(tables.whole(status) for status in statuses), tables.whole("Last seen"), "Cause")
     for group in groups(records):
         message = tables.shorten(group["message"], MAX_MESSAGE)
@@ -117,17 +123,17 @@ def _causes(records: list[FailureRecord]) -> Table:
     return table
 
 
-def _coloured(status: str) -> str:
+def _coloured(status: FailureStatus) -> str:
     return f"[{COLOURS.get(status, 'cyan')}]{escape(status)}[/]"
 
 
 def _unconfirmed(record: FailureRecord) -> str:
-    """Return a remark if a redrive was begun and never confirmed."""
-    return "(not confirmed) " if record.status == "REDRIVEN" and record.sent_at is None else ""
+    """Return a remark if a redrive claimed the failure and never confirmed; else ""."""
+    return "(not confirmed) " if record.status is FailureStatus.REDRIVEN and record.sent_at is None else ""
 
 
 def show_failure(record: FailureRecord, plan: str) -> None:
-    """Print everything about one failure."""
+    """Print everything about one failure; `plan` is what a redrive would do."""
     grid = tables.details()
     grid.add_row("Failure", record.failure_id)
     grid.add_row("Status", f"{_coloured(record.status)} {_unconfirmed(record)}")
@@ -165,28 +171,15 @@ def _pretty(payload: str) -> str:
 
 
 def show_plans(plans: list[tuple[FailureRecord, str]]) -> None:
-    """Print what a redrive would do."""
+    """Print what a redrive would do, by failure."""
     for record, plan in plans:
-        blocked = "" if record.status in {"NEW", "REDRIVEN"} else f" - but it is {record.status} already"
+        blocked = f" - but it is {record.status} already" if record.status in SETTLED else ""
         console.out.print(f"{record.failure_id}  would {plan}{blocked}", markup=False)
     console.out.print(f"{console.count(len(plans), 'failure')}; nothing was sent.")
 
 
-def run_as_json(run: Run) -> dict[str, Any]:
-    """Return a redrive's outcome as JSON."""
-    return {
-        "redriven": run.count("redriven"),
-        "resolved": run.count("resolved"),
-        "refused": run.count("refused"),
-        "failed": run.count("failed"),
-        "cameBack": run.came_back,
-        "stopped": run.stopped or None,
-        "outcomes": [outcome.as_json() for outcome in run.outcomes],
-    }
-
-
 def show_run(run: Run, wanted: int, watched_s: float, list_command: str) -> None:
-    """Print a redrive's outcome; `watched_s` is for how long it was watched what fails again."""
+    """Print a redrive of `wanted` failures; for `watched_s` seconds it was watched whether they fail again."""
     for outcome in run.outcomes if wanted <= SHOWN else [each for each in run.outcomes if each.result != "redriven"]:
         text = f"{outcome.failure_id}  {outcome.result}: {outcome.detail}"
         if outcome.result in {"failed", "refused"}:
@@ -203,8 +196,8 @@ def show_run(run: Run, wanted: int, watched_s: float, list_command: str) -> None
     elif run.count("redriven"):
         console.out.print(
             (f"None has failed again in {watched_s:.0f} s. " if watched_s else "")
-            + "Whether it worked is known later: an order's end resolves its failures, and what fails again (a queue "
-            f"takes a minute, a function up to four) is NEW again. Look with: {list_command}",
+            + "The result shows later: an order's end resolves its failures; a payload that fails again (a queue "
+            f"gives up after a minute, a function after up to four) makes its failure NEW. Look with: {list_command}",
             markup=False,
         )
     untouched = f"{console.count(wanted - len(run.outcomes), 'failure')} not touched."
