@@ -11,6 +11,7 @@ from orders.domain.errors import Contended, NotAllowed
 from orders.domain.order import Status
 from orders.inbox.record import FailureStatus, Redrive
 from orders.inbox.store import FailuresTable
+from orders.storage.orders import OpenOrder
 from tests.integration.test_sweep_orders import LONG_AGO, a_failure, an_overdue_order, status_of, sweep
 from tests.integration.test_sweep_orders import inbox as inbox  # noqa: PLC0414 - a fixture
 from tests.integration.test_sweep_orders import workflows as workflows  # noqa: PLC0414 - a fixture
@@ -112,7 +113,8 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_an_order_that_the_index_lists_and_the_table_lacks_is_no_error(
     world: World, workflows: Any, inbox: FailuresTable, monkeypatch: pytest.MonkeyPatch, logged: list[str]
 ) -> None:
-    monkeypatch.setattr(function("sweep_orders")._orders, "open_longest", lambda _: iter([("ada", "gone")]))
+    listed = [OpenOrder("ada", "gone", LONG_AGO)]
+    monkeypatch.setattr(function("sweep_orders")._orders, "open_longest", lambda _: iter(listed))
 
     assert (sweep()["fine"], logged) == (1, [])
 
