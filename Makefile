@@ -46,7 +46,7 @@ status: install ## Show what runs and where
 	@exec $(ORDERCTL) status $(CLOUD)
 
 test: install-all ## Run every test suite, on a local cloud of its own
-	@cd $(HERE) && exec $(PYTHON) -m pytest $(ARGS)
+	@cd $(HERE) && exec $(PYTHON) scripts/test.py $(ARGS)
 
 lint: install-all ## Check formatting, lint, imports and types
 	cd $(HERE) && .venv/bin/ruff format --check .
