@@ -27,7 +27,7 @@ def main() -> int:
         return 0
     stale = [name for name, text in pages.items() if not is_current(ROOT / name, text)]
     for name in stale:
-        print(f"{name} is out of date: run make pictures", file=sys.stderr)  # noqa: T201
+        print(f"{name} is out of date: run make pictures", file=sys.stderr)
     return 1 if stale else 0
 
 

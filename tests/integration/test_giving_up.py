@@ -10,7 +10,8 @@ import msgspec
 import pytest
 from botocore.exceptions import ClientError
 
-from orderctl.redrive import Outcome, await_undoing, discard_one, redrive_one
+from orderctl.redrive.discarding import await_undoing, discard_one
+from orderctl.redrive.sending import Outcome, redrive_one
 from orderctl.stack import records
 from orderctl.stack.target import Target
 from orders.domain.clock import timestamp

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from botocore.stub import Stubber
 
-from orderctl import redrive as failures_redrive
+from orderctl.redrive.sending import redrive_one
 from orderctl.stack.target import Target
 from orders.domain.order import Order, PricedLine
 from orders.domain.order import Status as OrderStatus
@@ -188,7 +188,7 @@ def test_a_shipment_that_was_given_up_is_redriven_and_ships(
     assert record.payload == message
 
     # WHEN it is redriven
-    outcome = failures_redrive.redrive_one(operator, inbox, record.failure_id, "ada", rules={})
+    outcome = redrive_one(operator, inbox, record.failure_id, "ada", rules={})
     assert outcome.result == "redriven"
     (again,) = world.messages("FulfilmentQueue")
     workflows.add_response("send_task_success", {})
@@ -385,7 +385,7 @@ def test_a_record_that_could_not_be_read_is_published_when_the_order_is_repaired
 
     # WHEN the order was repaired, and the failure is redriven
     world.store(order)
-    outcome = failures_redrive.redrive_one(operator, inbox, failure.failure_id, "ada", rules={})
+    outcome = redrive_one(operator, inbox, failure.failure_id, "ada", rules={})
 
     # THEN its event is published
     assert outcome.result == "resolved"

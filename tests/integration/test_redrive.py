@@ -10,10 +10,11 @@ import boto3
 import msgspec
 import pytest
 
-from orderctl import redrive as failures_redrive
 from orderctl.exits import Stop
 from orderctl.options import seconds
-from orderctl.redrive import redrive_many, redrive_one
+from orderctl.redrive import many, sending
+from orderctl.redrive.many import redrive_many
+from orderctl.redrive.sending import redrive_one, workflow_input
 from orderctl.stack import records
 from orderctl.stack.target import Target
 from orders.domain.clock import timestamp
@@ -107,7 +108,7 @@ def test_a_redrive_stops_when_too_much_comes_back(
     world: World, there: Target, inbox: FailuresTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # GIVEN a consumer that fails on whatever it gets, at once
-    monkeypatch.setattr(failures_redrive, "CHECK_EVERY_S", 0)
+    monkeypatch.setattr(many, "CHECK_EVERY_S", 0)
     ids = [a_failure(world, number) for number in range(40)]
 
     def fail_again(there: Target, claim: FailureRecord, payload: str, rules: Any) -> tuple[str, bool]:
@@ -117,7 +118,7 @@ def test_a_redrive_stops_when_too_much_comes_back(
         )
         return "sent", False
 
-    monkeypatch.setattr(failures_redrive, "send", fail_again)
+    monkeypatch.setattr(sending, "send", fail_again)
 
     run = redrive_many(there, ids, "ada", rate=100)
 
@@ -216,7 +217,7 @@ def test_a_stuck_order_is_resumed_by_what_is_known_of_it(payload: str, expected:
         FailureRecord,
     )
 
-    given = json.loads(failures_redrive.workflow_input(record, payload))
+    given = json.loads(workflow_input(record, payload))
 
     assert (given["path"], given["metadata"]["correlationId"]) == ("resume", expected)
 

@@ -15,7 +15,7 @@ import msgspec
 from orders.domain.order import Order, place
 from orders.domain.request import OrderRequest
 from orders.storage.dynamodb import from_item, to_item
-from orders.storage.orders import OrdersTable
+from orders.storage.orders import OrdersTable, open_shard_of
 from tests.template.cloudformation import load_raw
 
 REGION = "us-east-1"
@@ -148,4 +148,5 @@ def an_order(**changes: Any) -> Order:
         correlation_id=changes.pop("correlation_id", "correlation-1"),
         request_hash=changes.pop("request_hash", "hash"),
     )
+    order.open_shard = open_shard_of(order.order_id)
     return msgspec.structs.replace(order, **changes)

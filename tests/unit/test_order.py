@@ -22,7 +22,6 @@ from orders.domain.errors import (
     ValidationError,
 )
 from orders.domain.order import (
-    OPEN_SHARDS,
     ORDER_ID,
     SCHEMA_VERSION,
     TERMINAL,
@@ -30,14 +29,13 @@ from orders.domain.order import (
     Order,
     PricedLine,
     Status,
-    open_shard_of,
-    open_shards,
     order_id_for,
     place,
     require_transition,
 )
 from orders.domain.pricing import Product, price_lines, total_of
 from orders.domain.request import Address, Currency, Line, OrderRequest
+from orders.storage.orders import open_shard_of, open_shards
 
 SKUS = st.text("ABCabc019._-", max_size=10).map("A{}".format)
 LINES = st.builds(Line, sku=SKUS, quantity=st.integers(1, 999))
@@ -138,12 +136,6 @@ def test_times_are_written_as_they_sort() -> None:
     assert all(re.match(TIMESTAMP, time) for time in times)
 
 
-def test_open_orders_are_spread_over_all_shards() -> None:
-    shards = {open_shard_of(str(uuid.UUID(int=n))) for n in range(256)}
-
-    assert shards == {f"{n:02d}" for n in range(OPEN_SHARDS)}
-
-
 # ---- Requests
 
 
@@ -162,7 +154,6 @@ def test_a_placed_order_says_what_was_asked_for(request: OrderRequest) -> None:
     ]
     assert all(line.unit_price is None for line in order.lines)
     assert order.placed_at == order.updated_at == order.timeline[0].at
-    assert order.open_shard == open_shard_of(order.order_id)
 
 
 @given(REQUESTS)
@@ -233,7 +224,7 @@ def test_no_error_of_ours_is_taken_for_one_of_msgspecs(error: Any) -> None:
 
 @pytest.mark.parametrize("shards", [16, 64, 256])
 def test_open_orders_spread_over_every_partition_of_their_index(monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
-    monkeypatch.setattr("orders.domain.order.OPEN_SHARDS", shards)
+    monkeypatch.setattr("orders.storage.orders.OPEN_SHARDS", shards)
     orders = (order_id_for("ada", str(number)) for number in range(shards * 20))
 
     assert {open_shard_of(order_id) for order_id in orders} == set(open_shards())

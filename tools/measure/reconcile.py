@@ -15,8 +15,8 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from measure.load import Fault, Load
-from orderctl import redrive
 from orderctl.cloud.state import STACK_NAME
+from orderctl.redrive.many import redrive_many
 from orderctl.stack import archive
 from orderctl.stack.records import failures_table
 from orderctl.stack.target import Target
@@ -225,7 +225,7 @@ def _redrive(load: Load) -> None:
     failure_ids = _redrivable(load)
     if failure_ids:
         with console.step(f"Redriving {len(failure_ids)} failures from the inbox"):
-            redrive.redrive_many(load.target, failure_ids, "load", rate=REDRIVES_PER_S)
+            redrive_many(load.target, failure_ids, "load", rate=REDRIVES_PER_S)
 
 
 def wait_until_quiet(load: Load, deadline: float) -> None:

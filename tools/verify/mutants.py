@@ -333,8 +333,8 @@ MUTANTS = (
     ),
     Mutant(
         "an order is given up and nobody starts its undoing",
-        "tools/orderctl/redrive.py",
-        'started = _start(target, target.output("StateMachineArn"), name, resume_input(order))',
+        "tools/orderctl/redrive/discarding.py",
+        'started = start_execution(target, target.output("StateMachineArn"), name, resume_input(order))',
         'started = "never"',
     ),
     # ---- The template's nets

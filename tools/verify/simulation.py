@@ -26,7 +26,7 @@ services.prepare()  # before a module of the functions reads the environment
 import boto3  # noqa: E402
 
 from localcloud.workflow_engine import StatesError  # noqa: E402
-from orderctl import redrive  # noqa: E402
+from orderctl.redrive.discarding import give_order_up  # noqa: E402
 from orderctl.stack.target import Target  # noqa: E402
 from orders.domain.clock import timestamp  # noqa: E402
 from orders.domain.errors import MailRefused  # noqa: E402
@@ -409,7 +409,7 @@ class Simulation:
         """Give an entry of the inbox up, as an operator does, and the order that waits for the entry."""
         record = first_seen(entry.known, at=timestamp(), message_id=services.new_id("message"))
         if order_waits_for(record, STACK.output("FulfilmentQueueArn")):
-            redrive.give_order_up(STACK, _Payloads(), record)  # type: ignore[arg-type]
+            give_order_up(STACK, _Payloads(), record)  # type: ignore[arg-type]
         if entry in self.inbox:
             self.inbox.remove(entry)
         self.discarded.add(entry.order_id)

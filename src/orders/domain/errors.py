@@ -49,10 +49,6 @@ class Busy(OrderError):
     """Others write to the same items, or there are too many requests: a transient error, retry the same request."""
 
 
-class BadCursor(OrderError):
-    """This API did not give out the cursor."""
-
-
 class MailRefused(OrderError):
     """The mail service refused this mail."""
 

@@ -23,7 +23,7 @@ from orders.inbox.messages import (
     StuckCause,
     UnreadableStreamRecord,
 )
-from orders.inbox.record import Action, Failure, Kind, Redrive
+from orders.inbox.record import Action, Failure, Kind, Redrive, failure_id_of
 
 MAX_MESSAGE = 4_000
 MAX_STACK_LINES = 40
@@ -240,7 +240,7 @@ def with_input(failure: Failure, payload: str) -> Failure:
     """The failure with the execution's input, which the event lacked."""
     identity = _stuck_order(failure.resource_arn, payload, failure.source["executionArn"])
     return msgspec.structs.replace(
-        failure, failure_id=_failure_id(Kind.EXECUTION, identity), payload=payload, **identify(payload)
+        failure, failure_id=failure_id_of(Kind.EXECUTION, identity), payload=payload, **identify(payload)
     )
 
 
@@ -303,7 +303,7 @@ def _failure(
         encoding = "base64"
         payload = base64.b64encode(payload.encode(errors="surrogatepass")).decode()
     return Failure(
-        failure_id=_failure_id(kind, identity),
+        failure_id=failure_id_of(kind, identity),
         kind=kind,
         component=_clean(component, 128) or "unknown",
         resource_arn=_clean(resource_arn, 2048),
@@ -318,10 +318,6 @@ def _failure(
         source={name: _clean(value, 2048) for name, value in (source or {}).items() if value},
         **(identify(payload) if encoding == "text" else {}),
     )
-
-
-def _failure_id(kind: Kind, identity: tuple[str, ...]) -> str:
-    return _digest("\n".join((kind, *identity)))[:20]
 
 
 def identify(payload: str) -> dict[str, str]:

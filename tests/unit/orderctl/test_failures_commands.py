@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from orderctl import redrive
 from orderctl.exits import Exit, Interrupted, Stop
+from orderctl.redrive import discarding, many, sending
 from orderctl.stack import prefixes, records
 from orderctl.stack.target import Target
 from orderctl.ui import console
@@ -308,7 +308,7 @@ def test_what_fails_again_at_once_is_no_success(
     world: World, inbox: FailuresTable, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # GIVEN a consumer that fails on whatever it gets
-    monkeypatch.setattr(redrive, "CHECK_EVERY_S", 0)
+    monkeypatch.setattr(many, "CHECK_EVERY_S", 0)
     ids = [store_failure(world, failure_id) for failure_id in (FIRST, SECOND, THIRD)]
 
     def fail_again(target: Target, claim: FailureRecord, payload: str, rules: Any) -> tuple[str, bool]:
@@ -318,7 +318,7 @@ def test_what_fails_again_at_once_is_no_success(
         )
         return "sent", False
 
-    monkeypatch.setattr(redrive, "send", fail_again)
+    monkeypatch.setattr(sending, "send", fail_again)
 
     # WHEN all are redriven
     code, shown, said = run("failures", "redrive", *ids, "--rate", "1000")
@@ -370,7 +370,7 @@ def test_a_redrive_that_is_interrupted_half_way_tells_what_was_sent_and_what_was
     for failure_id in (FIRST, SECOND, THIRD):
         store_failure(world, failure_id)
     pauses = iter([lambda: None, interrupt])
-    monkeypatch.setattr(redrive.Pace, "wait", lambda _: next(pauses)())
+    monkeypatch.setattr(many.Pace, "wait", lambda _: next(pauses)())
     code, shown, said = run("failures", "redrive", FIRST, SECOND, THIRD)
     assert code == Exit.INTERRUPTED
     assert f"{FIRST}  redriven: sent to queue" in shown
@@ -446,7 +446,7 @@ def test_a_discard_that_is_interrupted_while_it_waits_tells_what_was_discarded(
     run: Run, monkeypatch: pytest.MonkeyPatch, given_up: str, option: list[str]
 ) -> None:
     # GIVEN a discard that waits for an order's undoing
-    monkeypatch.setattr(redrive, "await_undoing", interrupt)
+    monkeypatch.setattr(discarding, "await_undoing", interrupt)
 
     # WHEN it is interrupted
     code, shown, _ = run("failures", "discard", given_up, "--reason", "x", *option)
@@ -462,14 +462,14 @@ def test_a_discard_that_is_interrupted_half_way_names_what_is_left(
 ) -> None:
     for failure_id in (FIRST, SECOND, THIRD):
         store_failure(world, failure_id)
-    real = redrive.discard_one
+    real = discarding.discard_one
 
-    def discard_one(target: Target, table: FailuresTable, failure_id: str, *said: str) -> redrive.Outcome:
+    def discard_one(target: Target, table: FailuresTable, failure_id: str, *said: str) -> sending.Outcome:
         if failure_id == SECOND:
             raise Interrupted
         return real(target, table, failure_id, *said)
 
-    monkeypatch.setattr(redrive, "discard_one", discard_one)
+    monkeypatch.setattr(discarding, "discard_one", discard_one)
     code, shown, said = run("failures", "discard", FIRST, SECOND, THIRD, "--reason", "x")
     assert code == Exit.INTERRUPTED
     assert f"{FIRST} discarded" in shown
@@ -479,7 +479,7 @@ def test_a_discard_that_is_interrupted_half_way_names_what_is_left(
 def test_a_repeated_discard_tells_where_the_order_is(
     world: World, inbox: FailuresTable, run: Run, monkeypatch: pytest.MonkeyPatch, given_up: str
 ) -> None:
-    monkeypatch.setattr(redrive, "await_undoing", lambda *_: None)
+    monkeypatch.setattr(discarding, "await_undoing", lambda *_: None)
     run("failures", "discard", given_up, "--reason", "x")
     code, _, said = run("failures", "discard", given_up, "--reason", "x")
     assert code == Exit.REFUSED

@@ -23,7 +23,7 @@ from orderctl.defaults import DEFAULT_NAME
 from orderctl.demo import samples
 from orderctl.exits import Exit, Stop
 from orderctl.options import Json, Name
-from orderctl.redrive import redrive_many
+from orderctl.redrive.many import redrive_many
 from orderctl.stack.records import failures_table
 from orderctl.stack.target import Target, local_target
 from orderctl.ui import console

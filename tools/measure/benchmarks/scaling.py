@@ -19,7 +19,7 @@ from rich.table import Table
 from measure import cost, report
 from orderctl.exits import Exit, Stop
 from orderctl.options import Json
-from orders.domain.order import OPEN_SHARDS
+from orders.storage.orders import OPEN_SHARDS
 
 RATES = (1, 100, 1_000, 10_000)
 FACTOR = cost.Assumptions().duration_factor

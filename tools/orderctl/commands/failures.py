@@ -18,7 +18,8 @@ from orderctl.ui import console
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from orderctl.redrive import ComeBacks, Outcome, Run
+    from orderctl.redrive.many import ComeBacks, Run
+    from orderctl.redrive.sending import Outcome
     from orderctl.stack.target import Target
     from orders.inbox.record import FailureRecord, FailureStatus
     from orders.inbox.store import FailuresTable
@@ -143,7 +144,7 @@ def show_failure(
     """Show one failure: component, error, whole payload, what a redrive would do, and its history."""
     import msgspec
 
-    from orderctl import redrive
+    from orderctl.redrive import sending
     from orderctl.stack import prefixes, records
     from orderctl.stack.target import choose
     from orderctl.views import failure_tables
@@ -155,9 +156,9 @@ def show_failure(
         (record,) = _existing(target, table, [whole])
     record.payload = table.payload_of(record)
     if as_json:
-        console.emit_json({**msgspec.to_builtins(record), "redriveSays": redrive.describe(record)})
+        console.emit_json({**msgspec.to_builtins(record), "redriveSays": sending.describe(record)})
     else:
-        failure_tables.show_failure(record, redrive.describe(record))
+        failure_tables.show_failure(record, sending.describe(record))
 
 
 @app.command(
@@ -198,7 +199,7 @@ def redrive_failures(
     no second effect. If an id is unknown, nothing is sent. Exit 0: all were sent and none has failed again so far; 4:
     a failure was refused; 5: a payload could not be sent or has failed again, or the redrive stopped.
     """
-    from orderctl import redrive
+    from orderctl.redrive import many
     from orderctl.stack import prefixes, records
     from orderctl.stack.target import choose
     from orderctl.views import failure_tables
@@ -235,11 +236,11 @@ def redrive_failures(
     if dry_run:
         _show_plans(_existing(target, table, ids), as_json)
         return
-    come_backs = redrive.ComeBacks(table)
-    run, watched_s, interrupted = redrive.Run(), 0.0, False
+    come_backs = many.ComeBacks(table)
+    run, watched_s, interrupted = many.Run(), 0.0, False
     try:
         with console.working(f"Redriving {console.count(len(ids), 'failure')}, at most {rate:g} a second") as note:
-            redrive.redrive_many(
+            many.redrive_many(
                 target,
                 ids,
                 operator(target),
@@ -283,10 +284,10 @@ def _end(run: Run) -> None:
 
 
 def _show_plans(records: list[FailureRecord], as_json: bool) -> None:
-    from orderctl import redrive
+    from orderctl.redrive import sending
     from orderctl.views import failure_tables
 
-    plans = [(record, redrive.describe(record)) for record in records]
+    plans = [(record, sending.describe(record)) for record in records]
     if as_json:
         console.emit_json(
             [{"failureId": record.failure_id, "status": record.status, "would": plan} for record, plan in plans]
@@ -313,7 +314,7 @@ def discard_failures(
 
     Waits up to half a minute for the order's end and shows it. An order whose parcel has left becomes FULFILLED.
     """
-    from orderctl import redrive
+    from orderctl.redrive import discarding
     from orderctl.stack import prefixes, records
     from orderctl.stack.target import choose
 
@@ -330,11 +331,11 @@ def discard_failures(
         interrupted = False
         try:
             for each in ids:
-                outcomes.append(redrive.discard_one(target, table, each, by, reason))  # noqa: PERF401 - keeps them after an interruption
+                outcomes.append(discarding.discard_one(target, table, each, by, reason))  # noqa: PERF401 - keeps them after an interruption
             given_up = sum(outcome.given_up for outcome in outcomes)
             if given_up:
                 with console.step(f"Undoing {console.count(given_up, 'order')}"):
-                    redrive.await_undoing(target, outcomes, UNDOING_S)
+                    discarding.await_undoing(target, outcomes, UNDOING_S)
         except Interrupted:
             interrupted = True  # show the outcomes all the same
     if as_json:

@@ -142,13 +142,13 @@ def _decode_attribute(attribute: dict[str, Any]) -> Any:
 
 def orders_of(target: Target, customer_id: str, limit: int) -> list[StoredOrder]:
     """Return a customer's newest `limit` orders, newest first."""
-    table, found, cursor = orders_table(target), list[StoredOrder](), None
+    table, found, place = orders_table(target), list[StoredOrder](), None
     while len(found) < limit:
-        page = table.list_newest_first(customer_id, min(PAGE, limit - len(found)), cursor)
+        page = table.list_newest_first(customer_id, min(PAGE, limit - len(found)), place)
         damaged = (find_order(target, order_id) for order_id in page.unreadable)
         found += [*page.orders, *(order for order in damaged if order)]
-        cursor = page.cursor
-        if cursor is None:
+        place = page.following
+        if place is None:
             break
     return sorted(found, key=lambda order: order.placed_at, reverse=True)
 

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Column, Table
 
-from orderctl.redrive import Run
+from orderctl.redrive.many import Run
 from orderctl.ui import console, tables
 from orders.inbox.record import SETTLED, FailureRecord, FailureStatus
 

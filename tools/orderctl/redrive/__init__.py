@@ -1,0 +1,1 @@
+"""Redrive and discard failures of the inbox: one, or many at a limited rate."""
