@@ -14,6 +14,7 @@ from orders.domain.order import Order, PricedLine, Reason, Status, TimelineEntry
 from orders.domain.pricing import Product, price_lines
 from orders.domain.request import OrderRequest
 from orders.storage import dynamodb
+from orders.storage.orders import open_shard_of
 from tests.unit.test_order import A_REQUEST, placed
 
 
@@ -91,6 +92,7 @@ def test_a_currency_is_one_that_there_is(code: str) -> None:
 
 def test_an_order_is_stored_in_these_words() -> None:
     order = placed(A_REQUEST)
+    order.open_shard = open_shard_of(order.order_id)
 
     # What is in the table already is read by these names.
     assert msgspec.to_builtins(order) == {
