@@ -16,7 +16,7 @@ Purpose = Literal["resume", "undo", "again"]
 """Why a redrive starts an execution: to carry on, to undo a discarded order, or to deliver a rule's event again."""
 
 
-class Metadata(Struct, rename="camel"):
+class InputMetadata(Struct, rename="camel"):
     """The part of an event's metadata that the workflow reads."""
 
     correlation_id: str
@@ -32,14 +32,14 @@ class OrderKey(Struct, rename="camel"):
 class WorkflowInput(Struct):
     """The input of an execution: the detail of an OrderPlaced event; a redrive and the sweep set `path: resume`."""
 
-    metadata: Metadata
+    metadata: InputMetadata
     data: OrderKey
     path: Literal["forward", "resume"] = "forward"
 
 
 def resume_input(order: Order) -> str:
     """The input, as JSON, of an execution that goes on from the order's present status."""
-    given = WorkflowInput(Metadata(order.correlation_id), OrderKey(order.customer_id, order.order_id), "resume")
+    given = WorkflowInput(InputMetadata(order.correlation_id), OrderKey(order.customer_id, order.order_id), "resume")
     return msgspec.json.encode(given).decode()
 
 

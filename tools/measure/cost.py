@@ -60,7 +60,7 @@ class Design:
 
 
 @dataclass(frozen=True)
-class Line:
+class CostLine:
     """One line of the bill: `units` an order, each at `price` dollars."""
 
     service: str
@@ -133,19 +133,19 @@ def _add(total: Usage, part: Usage, weight: float) -> None:
             total[key] = total.get(key, 0) + value * weight
 
 
-def bill(usage: Usage, prices: Prices, design: Design, assumptions: Assumptions) -> list[Line]:
+def bill(usage: Usage, prices: Prices, design: Design, assumptions: Assumptions) -> list[CostLine]:
     """Return the lines of the bill for one order."""
     usage = redesigned(usage, design)
     unit = prices.unit
     lines = [
-        Line(
+        CostLine(
             "API Gateway",
             "answer at once",
             f"{design.api.upper()} requests",
             usage["api"]["requests"],
             unit(f"apigateway.{design.api}"),
         ),
-        Line("Data transfer", "answer at once", "bytes out", usage["api"]["responseBytes"], unit("transfer.out")),
+        CostLine("Data transfer", "answer at once", "bytes out", usage["api"]["responseBytes"], unit("transfer.out")),
     ]
     for name, function in usage["functions"].items():
         lines += _function(name, function, unit, design, assumptions)
@@ -153,15 +153,15 @@ def bill(usage: Usage, prices: Prices, design: Design, assumptions: Assumptions)
     lines += _tables(usage, unit, assumptions)
     events = usage["events"]
     lines += [
-        Line(
+        CostLine(
             "DynamoDB",
             "outbox and bus",
             "stream reads by Lambda",
             usage["stream"]["records"],
             unit("dynamodb.stream"),
         ),
-        Line("EventBridge", "outbox and bus", "events", events["published"], unit("events.custom")),
-        Line(
+        CostLine("EventBridge", "outbox and bus", "events", events["published"], unit("events.custom")),
+        CostLine(
             "EventBridge",
             "outbox and bus",
             "bytes archived",
@@ -172,13 +172,13 @@ def bill(usage: Usage, prices: Prices, design: Design, assumptions: Assumptions)
     for queue, messages in usage["queues"].items():
         choice = "mail" if queue == "NotificationsQueue" else "workflow"
         requests = messages * (1 + 2 / design.queue_batch)  # one send; a receive and a delete for each batch
-        lines.append(Line("SQS", choice, f"{queue}: send, receive, delete", requests, unit("sqs.standard")))
+        lines.append(CostLine("SQS", choice, f"{queue}: send, receive, delete", requests, unit("sqs.standard")))
     if usage["objects"]["puts"]:
-        lines.append(Line("S3", "receipt", "PUT requests", usage["objects"]["puts"], unit("s3.put")))
+        lines.append(CostLine("S3", "receipt", "PUT requests", usage["objects"]["puts"], unit("s3.put")))
     # A trace begins with a request or a stream's batch. Everything that these cause belongs to the trace.
     batches = usage["functions"].get("PublishEvents", {"invocations": 0})["invocations"]
     traces = (usage["api"]["requests"] + batches) * assumptions.traced_share
-    lines.append(Line("X-Ray", "observability", "traces", traces, unit("xray.trace")))
+    lines.append(CostLine("X-Ray", "observability", "traces", traces, unit("xray.trace")))
     return [line for line in lines if line.units]
 
 
@@ -194,17 +194,19 @@ CHOICE_OF = {
 
 def _function(
     name: str, function: dict[str, Any], unit: Any, design: Design, assumptions: Assumptions
-) -> Iterable[Line]:
+) -> Iterable[CostLine]:
     choice = CHOICE_OF.get(name, "workflow")
     seconds = function["durationMs"] / 1000 * assumptions.duration_factor
     cold = function["invocations"] * assumptions.cold_share * assumptions.cold_start_ms / 1000
     gb = function["memoryMb"] / 1024
     log_bytes = sum(function["logBytes"].values())
     return [
-        Line("Lambda", choice, f"{name}: requests", function["invocations"], unit("lambda.request")),
-        Line("Lambda", choice, f"{name}: GB-seconds", (seconds + cold) * gb, unit(f"lambda.{design.architecture}")),
-        Line("CloudWatch Logs", "observability", f"{name}: bytes", log_bytes, unit("logs.ingest")),
-        Line(
+        CostLine("Lambda", choice, f"{name}: requests", function["invocations"], unit("lambda.request")),
+        CostLine(
+            "Lambda", choice, f"{name}: GB-seconds", (seconds + cold) * gb, unit(f"lambda.{design.architecture}")
+        ),
+        CostLine("CloudWatch Logs", "observability", f"{name}: bytes", log_bytes, unit("logs.ingest")),
+        CostLine(
             "CloudWatch Logs",
             "observability",
             f"{name}: bytes kept",
@@ -214,13 +216,13 @@ def _function(
     ]
 
 
-def _workflow(workflow: dict[str, Any], unit: Any, design: Design) -> Iterable[Line]:
+def _workflow(workflow: dict[str, Any], unit: Any, design: Design) -> Iterable[CostLine]:
     service, choice = "Step Functions", "workflow"
     # Billed in steps of 100 ms and 64 MB. This definition and payload fit into one step of memory.
     express_seconds = max(0.1, round(workflow["seconds"] + 0.05, 1)) * 64 / 1024
     if design.workflow == "standard":
         return [
-            Line(
+            CostLine(
                 service,
                 choice,
                 "state transitions",
@@ -230,9 +232,9 @@ def _workflow(workflow: dict[str, Any], unit: Any, design: Design) -> Iterable[L
         ]
     standard = 2.0 if design.workflow == "nested" else 0.0
     return [
-        Line(service, choice, "state transitions", standard, unit("states.standard")),
-        Line(service, choice, "express executions", 1.0, unit("states.express")),
-        Line(service, choice, "express GB-seconds", express_seconds, unit("states.expressDuration")),
+        CostLine(service, choice, "state transitions", standard, unit("states.standard")),
+        CostLine(service, choice, "express executions", 1.0, unit("states.express")),
+        CostLine(service, choice, "express GB-seconds", express_seconds, unit("states.expressDuration")),
     ]
 
 
@@ -250,15 +252,19 @@ TABLE_CHOICE = {
 }
 
 
-def _tables(usage: Usage, unit: Any, assumptions: Assumptions) -> Iterable[Line]:
+def _tables(usage: Usage, unit: Any, assumptions: Assumptions) -> Iterable[CostLine]:
     for table, units in usage["writeUnits"].items():
-        yield Line("DynamoDB", TABLE_CHOICE.get(table, table), f"{table}: write units", units, unit("dynamodb.write"))
+        yield CostLine(
+            "DynamoDB", TABLE_CHOICE.get(table, table), f"{table}: write units", units, unit("dynamodb.write")
+        )
     for table, units in usage["readUnits"].items():
-        yield Line("DynamoDB", TABLE_CHOICE.get(table, table), f"{table}: read units", units, unit("dynamodb.read"))
+        yield CostLine(
+            "DynamoDB", TABLE_CHOICE.get(table, table), f"{table}: read units", units, unit("dynamodb.read")
+        )
     size = usage.get("storage", {}).get("orderBytes", 0) + 2 * 260  # and an entry in each of two indexes
     for price, what in (("storage", "bytes kept"), ("pitr", "bytes of backups")):
         stored = size * assumptions.storage_months
-        yield Line("DynamoDB", "orders and their history", what, stored, unit(f"dynamodb.{price}"))
+        yield CostLine("DynamoDB", "orders and their history", what, stored, unit(f"dynamodb.{price}"))
 
 
 def redesigned(usage: Usage, design: Design) -> Usage:
@@ -296,12 +302,12 @@ def _scale_invocations(function: dict[str, Any], factor: float) -> None:
     function["durationMs"] *= 0.5 + 0.5 * factor
 
 
-def total(lines: Iterable[Line]) -> float:
+def total(lines: Iterable[CostLine]) -> float:
     """Return dollars for a million orders."""
     return sum(line.per_million for line in lines)
 
 
-def split(lines: Iterable[Line], by: Literal["service", "choice"]) -> dict[str, float]:
+def split(lines: Iterable[CostLine], by: Literal["service", "choice"]) -> dict[str, float]:
     """Return dollars for a million orders by service or by design choice, the most expensive first."""
     sums: dict[str, float] = {}
     for line in lines:

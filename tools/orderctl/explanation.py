@@ -14,7 +14,7 @@ import msgspec
 from botocore.exceptions import ClientError
 
 from orderctl.stack import executions, logs, records
-from orderctl.stack.executions import Execution, Line
+from orderctl.stack.executions import Execution, HistoryLine
 from orderctl.stack.records import DamagedOrder, StoredOrder
 from orderctl.stack.target import Target
 from orderctl.ui import tables
@@ -40,7 +40,7 @@ class Explanation:
     """
 
     order: StoredOrder
-    lines: list[Line]
+    lines: list[HistoryLine]
     queues: dict[str, dict[str, int]]
     failures: list[FailureRecord]
     unreadable: list[str]
@@ -73,7 +73,7 @@ def examine(target: Target, order: StoredOrder, *, with_logs: bool = True) -> Ex
         *_timeline(order),
         *(line for execution in found for line in execution.lines),
         *(
-            Line(entry.at, "failure inbox", _joined(f"{failure.component}: {entry.what}", entry.detail))
+            HistoryLine(entry.at, "failure inbox", _joined(f"{failure.component}: {entry.what}", entry.detail))
             for failure in failures
             for entry in failure.history
         ),
@@ -84,10 +84,10 @@ def examine(target: Target, order: StoredOrder, *, with_logs: bool = True) -> Ex
     return Explanation(order, lines, queues, failures, unreadable, said)
 
 
-def _timeline(order: StoredOrder) -> Iterator[Line]:
+def _timeline(order: StoredOrder) -> Iterator[HistoryLine]:
     if isinstance(order, Order):
         for entry in order.timeline:
-            yield Line(entry.at, "order", _joined(entry.what, entry.detail))
+            yield HistoryLine(entry.at, "order", _joined(entry.what, entry.detail))
 
 
 def _joined(what: str, detail: str | None) -> str:
@@ -112,7 +112,7 @@ def queue_counts(target: Target) -> dict[str, dict[str, int]]:
     return counts
 
 
-def log_lines(target: Target, order: StoredOrder, only: str | None = None) -> Iterator[logs.Line]:
+def log_lines(target: Target, order: StoredOrder, only: str | None = None) -> Iterator[logs.LogLine]:
     """Yield the functions' log lines about the order; with `only`, those of one function."""
     groups = {name: group for name, group in logs.groups_of(target, only).items() if name != logs.WORKFLOW}
     return logs.of_order(target, groups, order.order_id, ())(logs_begin_ms(order))
@@ -126,13 +126,13 @@ def logs_begin_ms(order: StoredOrder) -> int:
         return 0
 
 
-def as_line(line: logs.Line) -> Line:
+def as_line(line: logs.LogLine) -> HistoryLine:
     """Return a log line as an event in the order's life."""
     text = f"{line.level} {line.fields['message']}"
     if "exception_name" in line.fields:
         last = str(line.fields.get("exception", "")).strip().rpartition("\n")[2]
         text += f": {line.fields['exception_name']}: {tables.shorten(last, 200)}"
-    return Line(line.at, f"log of {line.component.removesuffix('Function')}", text)
+    return HistoryLine(line.at, f"log of {line.component.removesuffix('Function')}", text)
 
 
 # ---- The sentence ----------------------------------------------------------------------------------------------

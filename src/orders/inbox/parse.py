@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from orders.inbox.messages import (
-    Execution,
+    EndedExecution,
     ExecutionEvent,
     FunctionRecord,
     LambdaError,
@@ -213,7 +213,7 @@ def stream_record(
     )
 
 
-def _execution(execution: Execution) -> Failure:
+def _execution(execution: EndedExecution) -> Failure:
     """An execution that failed, timed out or was aborted. The event lacks a large `input`."""
     state, error_name, error_message, stack_trace = _cause(execution)
     return _failure(
@@ -244,7 +244,7 @@ def with_input(failure: Failure, payload: str) -> Failure:
     )
 
 
-def _cause(execution: Execution) -> tuple[str, str, str, list[str]]:
+def _cause(execution: EndedExecution) -> tuple[str, str, str, list[str]]:
     """State, error name, message and stack trace of an execution's end."""
     default = {"TIMED_OUT": "States.Timeout", "ABORTED": "Aborted"}.get(execution.status, "Unknown")
     error_name = execution.error or default

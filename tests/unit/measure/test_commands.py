@@ -84,8 +84,8 @@ def a_cold_start(init: float, cpu: float, budget: float) -> dict[str, Any]:
     return {"results": [result], "runs": {}, "runtime": "python3.13"}
 
 
-def a_run(init: float, cpu: float) -> coldstart.Run:
-    return coldstart.Run(init, 0.1, 0.1, cpu, 1.0, None)
+def a_run(init: float, cpu: float) -> coldstart.ColdStartRun:
+    return coldstart.ColdStartRun(init, 0.1, 0.1, cpu, 1.0, None)
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_a_restart_by_the_sweep_is_found_whatever_promise_it_was_asked_to_keep(
 
 
 def test_an_execution_that_belongs_to_another_order_is_not_taken(target: Target, order: Order) -> None:
-    line = log_groups.Line(
+    line = log_groups.LogLine(
         "2026-01-01T00:00:00.000Z", "SweepOrdersFunction", entry("x", execution=f"{OTHER}-sweep-1")
     )
     assert executions.started_by_sweep(target, MINE, [line]) == []

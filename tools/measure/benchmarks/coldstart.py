@@ -78,11 +78,11 @@ class Subject:
     handler: str
     path: list[Path]
     event: dict[str, Any]
-    runs: list[Run] = field(default_factory=list)
+    runs: list[ColdStartRun] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Run:
+class ColdStartRun:
     """One cold start; times in milliseconds, memory in megabytes."""
 
     init_ms: float
@@ -249,7 +249,7 @@ def subjects(functions: list[str], runtime: str, interpreter: str, scratch: Path
     return found
 
 
-def start_once(subject: Subject, interpreter: str, aws: str, log: Path) -> Run:
+def start_once(subject: Subject, interpreter: str, aws: str, log: Path) -> ColdStartRun:
     """Start the subject in a fresh process, send it one event, and stop it. Stop(STEP_FAILED) if it fails."""
     public, internal = server_process.free_port(), server_process.free_port()
     sources = "".join(path.read_text() for path in (ROOT / "src/orders").rglob("*.py"))
@@ -306,7 +306,7 @@ def start_once(subject: Subject, interpreter: str, aws: str, log: Path) -> Run:
     failure = answer.get("errorMessage") if isinstance(answer, dict) else None
     if isinstance(answer, dict) and int(answer.get("statusCode") or 0) >= 400:
         failure = answer["body"]
-    return Run(float(init[1]), first_answer_ms, float(invoke[1]), cpu_ms, memory_mb, failure)
+    return ColdStartRun(float(init[1]), first_answer_ms, float(invoke[1]), cpu_ms, memory_mb, failure)
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:

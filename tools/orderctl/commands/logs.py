@@ -18,7 +18,7 @@ from orderctl.options import Name, Profile, Region, Stack, examples, filled, sec
 from orderctl.ui import console
 
 if TYPE_CHECKING:
-    from orderctl.stack.logs import Line, Read
+    from orderctl.stack.logs import LogLine, Read
 
 app = typer.Typer()
 
@@ -125,7 +125,7 @@ def _stop_if_gone(name: str) -> None:
         time.sleep(0.2)
 
 
-def _followed(read: Read, start_ms: int) -> Iterator[Line]:
+def _followed(read: Read, start_ms: int) -> Iterator[LogLine]:
     """Yield lines as they arrive. Each reading overlaps the one before, because a line may arrive late."""
     seen: Counter[str] = Counter()
     while True:
@@ -140,7 +140,7 @@ def _followed(read: Read, start_ms: int) -> Iterator[Line]:
         time.sleep(POLL_S)
 
 
-def _show(line: Line) -> None:
+def _show(line: LogLine) -> None:
     colour = COLOURS.get(line.level)
     level = f"[{colour}]{escape(line.level)}[/]" if colour else escape(line.level)
     fields = "  ".join(f"{name}={_short(value)}" for name, value in line.fields.items() if name not in NOT_SHOWN)
@@ -157,7 +157,7 @@ def _short(value: Any) -> str:
     )
 
 
-def _show_json(line: Line) -> None:
+def _show_json(line: LogLine) -> None:
     others = {name: value for name, value in line.fields.items() if name not in {"level", "message"}}
     said = {"level": line.level, "message": line.fields.get("message", "")}
     # In an object of their own, because a function may log a field called `component`, too.

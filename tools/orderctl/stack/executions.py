@@ -35,7 +35,7 @@ ENDS = {
 
 
 @dataclass
-class Line:
+class HistoryLine:
     """An event in an order's life: its time (UTC, ISO 8601), its source, and a description."""
 
     at: str
@@ -62,7 +62,7 @@ class Execution:
 
     arn: str
     status: str
-    lines: list[Line]
+    lines: list[HistoryLine]
     attempts: Attempts
 
 
@@ -83,7 +83,7 @@ def noted(target: Target, order: StoredOrder, failures: list[FailureRecord]) -> 
     return list(dict.fromkeys(arns))
 
 
-def started_by_sweep(target: Target, order_id: str, logged: Iterable[logs.Line]) -> list[str]:
+def started_by_sweep(target: Target, order_id: str, logged: Iterable[logs.LogLine]) -> list[str]:
     """Return the ARNs of the order's executions that log lines name; the sweep logs each execution that it starts."""
     names = dict.fromkeys(str(line.fields.get("execution", "")) for line in logged)
     return [f"{_prefix(target)}:{name}" for name in names if order_of_execution(name) == order_id]
@@ -132,7 +132,7 @@ def read(target: Target, arn: str) -> Execution | None:
         ]
     except states.exceptions.ExecutionDoesNotExist:
         return None
-    lines: list[Line] = []
+    lines: list[HistoryLine] = []
     at = Attempts()
     source = f"workflow {arn.rpartition(':')[2][-12:]}"
     for event in events:
@@ -157,7 +157,7 @@ def read(target: Target, arn: str) -> Execution | None:
             causes = (details.get("error"), message_of(details.get("cause", "")))
             text = ": ".join(filter(None, (kind.removeprefix("Execution").lower(), *causes)))
         if text:
-            lines.append(Line(time, source, text))
+            lines.append(HistoryLine(time, source, text))
     return Execution(arn, status, lines, at)
 
 

@@ -18,7 +18,7 @@ PLATFORM = ("START RequestId:", "END RequestId:", "REPORT RequestId:", "INIT_STA
 
 
 @dataclass(frozen=True)
-class Line:
+class LogLine:
     """A log line: its time (UTC, ISO 8601), the component that wrote it, and its fields."""
 
     at: str
@@ -36,7 +36,7 @@ class Line:
         return str(self.fields.get("order_id") or "")
 
 
-Read = Callable[[int], Iterator[Line]]
+Read = Callable[[int], Iterator[LogLine]]
 """Returns the lines since a time (milliseconds since 1970), in no particular order."""
 
 
@@ -70,7 +70,7 @@ def _component(logical_id: str) -> str:
 def of_all(target: Target, groups: dict[str, str]) -> Read:
     """Return a function that reads every line of these groups."""
 
-    def read(start_ms: int) -> Iterator[Line]:
+    def read(start_ms: int) -> Iterator[LogLine]:
         for component, group in groups.items():
             yield from _lines(component, events(target, group, "", start_ms))
 
@@ -85,7 +85,7 @@ def of_order(target: Target, groups: dict[str, str], order_id: str, execution_ar
     """
     arns = set(execution_arns)
 
-    def read(start_ms: int) -> Iterator[Line]:
+    def read(start_ms: int) -> Iterator[LogLine]:
         for component, group in groups.items():
             if component != WORKFLOW:
                 found = _lines(component, events(target, group, f'"{order_id}"', start_ms))
@@ -121,14 +121,14 @@ def events(
         asked["nextToken"] = page["nextToken"]
 
 
-def _lines(component: str, found: Iterable[dict[str, Any]]) -> Iterator[Line]:
+def _lines(component: str, found: Iterable[dict[str, Any]]) -> Iterator[LogLine]:
     for event in found:
         line = parse(component, event)
         if line:
             yield line
 
 
-def parse(component: str, event: dict[str, Any]) -> Line | None:
+def parse(component: str, event: dict[str, Any]) -> LogLine | None:
     """Return a log event as a line; None for Lambda's own lines about an invocation and for metrics."""
     text = event["message"].rstrip()
     at = iso(datetime.datetime.fromtimestamp(event["timestamp"] / 1000, datetime.UTC))
@@ -137,14 +137,14 @@ def parse(component: str, event: dict[str, Any]) -> Line | None:
     except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
-        return None if not text or text.startswith(PLATFORM) else Line(at, component, {"message": text})
+        return None if not text or text.startswith(PLATFORM) else LogLine(at, component, {"message": text})
     if "_aws" in fields or str(fields.get("type", "")).startswith("platform."):
         return None
     if "execution_arn" in fields:
         details = fields.get("details") or {}
         said = ": ".join(str(details[key]) for key in ("error", "cause") if key in details)
         fields = {"level": "ERROR", "message": f"{fields.get('type')} {said}".strip(), **fields}
-    return Line(_own_time(fields) or at, component, fields)
+    return LogLine(_own_time(fields) or at, component, fields)
 
 
 def _own_time(fields: dict[str, Any]) -> str:

@@ -65,7 +65,7 @@ class Invocation:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class InvocationOutcome:
     """The end of an invocation or of the init phase.
 
     `kind` is ready, response, error, init-error or exit.
@@ -131,7 +131,7 @@ class RuntimeApi:
 
     def __init__(self) -> None:
         self.inbox: queue.SimpleQueue[Invocation | None] = queue.SimpleQueue()
-        self.outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        self.outcomes: queue.SimpleQueue[InvocationOutcome] = queue.SimpleQueue()
         self._server = QuietServer(("127.0.0.1", 0), self._handler_class())
         threading.Thread(target=self._server.serve_forever, daemon=True, name="lambda-runtime-api").start()
 
@@ -165,7 +165,7 @@ class RuntimeApi:
                 if self.path != f"{RUNTIME_API}invocation/next":
                     self._answer(404)
                     return
-                api.outcomes.put(Outcome("ready"))
+                api.outcomes.put(InvocationOutcome("ready"))
                 invocation = api.inbox.get()
                 if invocation is None:
                     self.close_connection = True
@@ -186,7 +186,7 @@ class RuntimeApi:
                 except ValueError:
                     payload = body.decode("utf-8", errors="replace")
                 kind, request_id = self._result_of()
-                api.outcomes.put(Outcome(kind, request_id, payload))
+                api.outcomes.put(InvocationOutcome(kind, request_id, payload))
                 self._answer(202, b'{"status":"OK"}')
 
             def _result_of(self) -> tuple[str, str]:
@@ -348,7 +348,7 @@ class ExecutionEnvironment(lambda_runtime.Worker):  # type: ignore[misc]
                     self._spawn()
                 outcome = self._run(event, request_id, timeout_s, trace_id, invoked_function_arn)
             except InitError as error:
-                outcome = Outcome("error", request_id, error.payload)
+                outcome = InvocationOutcome("error", request_id, error.payload)
             current_log_stream.set(self._log_stream)
             log = self._output.drain() if self._output else ""
             if isinstance(outcome.payload, dict) and outcome.payload.get("errorType") == "Sandbox.Timedout":
@@ -360,7 +360,9 @@ class ExecutionEnvironment(lambda_runtime.Worker):  # type: ignore[misc]
                 return {"status": "ok", "result": outcome.payload, "log": log}
             return {"status": "error", "error_payload": outcome.payload, "log": log}
 
-    def _run(self, event: Any, request_id: str, timeout_s: float, trace_id: str | None, arn: str | None) -> Outcome:
+    def _run(
+        self, event: Any, request_id: str, timeout_s: float, trace_id: str | None, arn: str | None
+    ) -> InvocationOutcome:
         api, process = self._api, self._proc
         assert api is not None
         assert process is not None
@@ -373,11 +375,15 @@ class ExecutionEnvironment(lambda_runtime.Worker):  # type: ignore[misc]
             except queue.Empty:
                 process.kill()
                 message = f"RequestId: {request_id} Error: Task timed out after {timeout_s:.2f} seconds"
-                return Outcome("exit", request_id, {"errorType": "Sandbox.Timedout", "errorMessage": message})
+                return InvocationOutcome(
+                    "exit", request_id, {"errorType": "Sandbox.Timedout", "errorMessage": message}
+                )
             if outcome.kind == "exit":
                 reason = f"Runtime exited with error: {exit_reason(process.returncode)}"
                 message = f"RequestId: {request_id} Error: {reason}"
-                return Outcome("exit", request_id, {"errorType": "Runtime.ExitError", "errorMessage": message})
+                return InvocationOutcome(
+                    "exit", request_id, {"errorType": "Runtime.ExitError", "errorMessage": message}
+                )
             if outcome.request_id == request_id:
                 return outcome
 
@@ -418,7 +424,7 @@ class ExecutionEnvironment(lambda_runtime.Worker):  # type: ignore[misc]
             process.wait()
             with self._processes_lock:
                 self._processes.discard(process)
-            api.outcomes.put(Outcome("exit"))
+            api.outcomes.put(InvocationOutcome("exit"))
 
         threading.Thread(target=report_exit, daemon=True, name="lambda-exit").start()
 
