@@ -16,7 +16,7 @@ from orderctl.stack import records
 from orderctl.stack.target import Target
 from orders.domain.clock import timestamp
 from orders.domain.errors import OrderCancelled
-from orders.domain.order import DISCARDED, TERMINAL, Order, Reason, Status
+from orders.domain.order import GIVEN_UP_REASON, TERMINAL, Order, Reason, Status
 from orders.inbox.record import Action, FailureRecord, FailureStatus, Kind, Redrive
 from orders.inbox.store import FailuresTable
 from orders.storage.dynamodb import to_item
@@ -133,7 +133,7 @@ def test_discarding_what_an_order_waits_for_gives_the_order_up_and_undoes_it(
     outcome = discard_one(there, inbox, failure_id, "ada", "a test")
 
     assert (outcome.result, outcome.order_id, outcome.given_up) == ("discarded", order.order_id, True)
-    assert world.order(order).given_up == DISCARDED
+    assert world.order(order).given_up == GIVEN_UP_REASON
     ((_, given),) = workflows.started.items()
     assert given["data"] == {"customerId": order.customer_id, "orderId": order.order_id}
     assert status_of(inbox, failure_id) is FailureStatus.DISCARDED
@@ -186,7 +186,7 @@ def test_an_undoing_that_cannot_be_started_leaves_the_failure_open_and_the_order
     outcome = discard_one(there, inbox, failure_id, "ada", "a test")
 
     assert (outcome.result, "discard the failure again" in outcome.detail) == ("failed", True)
-    assert (status_of(inbox, failure_id), world.order(order).given_up) == (FailureStatus.NEW, DISCARDED)
+    assert (status_of(inbox, failure_id), world.order(order).given_up) == (FailureStatus.NEW, GIVEN_UP_REASON)
     workflows.down = False
     assert discard_one(there, inbox, failure_id, "ada", "a test").result == "discarded"
 
@@ -207,7 +207,7 @@ def test_an_order_whose_item_cannot_be_read_stays_in_the_inbox_until_somebody_me
 
 
 def test_a_given_up_order_is_not_paid(world: World) -> None:
-    order = world.store(an_order(status=Status.RESERVED, given_up=DISCARDED))
+    order = world.store(an_order(status=Status.RESERVED, given_up=GIVEN_UP_REASON))
 
     with pytest.raises(OrderCancelled, match="given up"):
         world.orders.mark_paid(order.customer_id, order.order_id, "pay_1")
@@ -218,7 +218,7 @@ def test_a_given_up_order_is_not_paid(world: World) -> None:
 def test_a_given_up_orders_message_is_not_sent_to_the_warehouse_again(
     world: World, there: Target, inbox: FailuresTable
 ) -> None:
-    order = world.store(an_order(status=Status.PAID, given_up=DISCARDED))
+    order = world.store(an_order(status=Status.PAID, given_up=GIVEN_UP_REASON))
     failure_id = a_failure_of(world, order, WAITED_FOR["a message that the warehouse never got"])
 
     outcome = redrive_one(there, inbox, failure_id, "ada", rules={})
@@ -229,16 +229,16 @@ def test_a_given_up_orders_message_is_not_sent_to_the_warehouse_again(
 
 def test_the_first_reason_for_giving_up_stays(world: World) -> None:
     order = world.store(an_order())
-    world.orders.give_up(order.customer_id, order.order_id, DISCARDED)
+    world.orders.give_up(order.customer_id, order.order_id, GIVEN_UP_REASON)
 
     later = world.orders.give_up(order.customer_id, order.order_id, Reason("Other", "other"))
 
-    assert later.given_up == DISCARDED
+    assert later.given_up == GIVEN_UP_REASON
 
 
 def test_an_order_that_is_not_there_cannot_be_given_up(world: World) -> None:
     with pytest.raises(LookupError):
-        world.orders.give_up("nobody", "nothing", DISCARDED)
+        world.orders.give_up("nobody", "nothing", GIVEN_UP_REASON)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_an_order_that_is_not_there_cannot_be_given_up(world: World) -> None:
 def test_an_operator_is_told_where_a_given_up_order_has_ended(
     world: World, there: Target, status: Status, said: str
 ) -> None:
-    order = world.store(an_order(status=status, given_up=DISCARDED))
+    order = world.store(an_order(status=status, given_up=GIVEN_UP_REASON))
     outcome = Outcome("f", "discarded", "it is being undone", order.order_id, given_up=True)
 
     await_undoing(there, [outcome], timeout_s=0, pause_s=0)

@@ -14,7 +14,7 @@ from orders.api.paging import decode_cursor
 from orders.api.problems import MAX_ERRORS_LOGGED, TITLES, Problem
 from orders.api.validation import find_errors
 from orders.domain.errors import Busy, OrderCancelled
-from orders.domain.order import DISCARDED, Order, Reason, Status, TimelineEntry, undoing_of
+from orders.domain.order import GIVEN_UP_REASON, Order, Reason, Status, TimelineEntry, undoing_of
 from orders.domain.request import OrderRequest
 from orders.payments.simulated import SimulatedPaymentProvider
 from tests.integration.world import World, an_order, function, invoke, sample
@@ -101,7 +101,7 @@ def test_a_transaction_that_may_succeed_the_next_time_is_told_so(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"status": Status.RESERVED, "given_up": DISCARDED}, "the order is given up"),
+        ({"status": Status.RESERVED, "given_up": GIVEN_UP_REASON}, "the order is given up"),
         ({"status": Status.CANCELLED}, "the order is CANCELLED"),
     ],
 )
@@ -133,7 +133,7 @@ def test_a_cursor_with_another_time_than_the_tables_is_refused() -> None:
 
 
 def test_what_an_order_that_was_given_up_says() -> None:
-    assert Reason("Discarded", "the order could not be carried out") == DISCARDED
+    assert Reason("Discarded", "the order could not be carried out") == GIVEN_UP_REASON
     shipped = undoing_of(an_order(status=Status.FULFILLED))
     assert shipped == "the parcel had left already: the order is FULFILLED and stays charged"
 

@@ -14,13 +14,14 @@ from orderctl.exits import Stop
 from orderctl.options import seconds
 from orderctl.redrive import many, sending
 from orderctl.redrive.many import redrive_many
-from orderctl.redrive.sending import redrive_one, workflow_input
+from orderctl.redrive.sending import redrive_one
 from orderctl.stack import records
 from orderctl.stack.target import Target
 from orders.domain.clock import timestamp
 from orders.inbox.record import Action, FailureRecord, FailureStatus, Kind, Redrive
 from orders.inbox.store import FailuresTable
 from orders.storage.dynamodb import to_item
+from orders.workflow import resume_input_of_failure
 from tests.integration.world import REGION, World, an_order
 
 ACCOUNT = "123456789012"
@@ -192,7 +193,7 @@ def test_a_payload_in_the_bucket_is_sent_whole(world: World, there: Target, inbo
 @pytest.mark.parametrize(
     ("payload", "expected"),
     [
-        ('{"metadata": {"correlationId": "c"}, "data": {"orderId": "o"}, "path": "forward"}', "c"),
+        ('{"metadata": {"correlationId": "c"}, "data": {"customerId": "a", "orderId": "o"}, "path": "undo"}', "c"),
         ("", "order-1"),
         ("[]", "order-1"),
     ],
@@ -217,7 +218,7 @@ def test_a_stuck_order_is_resumed_by_what_is_known_of_it(payload: str, expected:
         FailureRecord,
     )
 
-    given = json.loads(workflow_input(record, payload))
+    given = json.loads(resume_input_of_failure(record, payload))
 
     assert (given["path"], given["metadata"]["correlationId"]) == ("resume", expected)
 

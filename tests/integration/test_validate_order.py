@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orders.domain.errors import Unreadable, ValidationError
-from orders.domain.order import DISCARDED, PricedLine, Reason, Status
+from orders.domain.order import GIVEN_UP_REASON, PricedLine, Reason, Status
 from tests.integration.world import World, an_order, invoke
 
 LINES = [PricedLine("TEA", 2), PricedLine("CUP", 1), PricedLine("TEA", 3)]
@@ -87,7 +87,7 @@ def test_an_order_that_isnt_there_is_no_business_error(catalogue: World) -> None
 
 
 @pytest.mark.parametrize("path", ["forward", "resume"])
-@pytest.mark.parametrize("given_up", [None, DISCARDED])
+@pytest.mark.parametrize("given_up", [None, GIVEN_UP_REASON])
 @pytest.mark.parametrize("status", list(Status))
 def test_nothing_is_reserved_but_for_a_placed_order_on_its_way_forward(
     catalogue: World, status: Status, given_up: Reason | None, path: str
@@ -105,7 +105,7 @@ def test_nothing_is_reserved_but_for_a_placed_order_on_its_way_forward(
 
 
 def test_an_order_is_given_up_though_its_products_are_gone(catalogue: World) -> None:
-    catalogue.store(an_order(lines=[PricedLine("GONE", 2)], given_up=DISCARDED))
+    catalogue.store(an_order(lines=[PricedLine("GONE", 2)], given_up=GIVEN_UP_REASON))
 
     answer = validate()
 

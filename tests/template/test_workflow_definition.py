@@ -1,11 +1,19 @@
 """The workflow's definition against the Amazon States Language, as cfn-lint knows it."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import cfnlint.api
+import msgspec
 import pytest
 import yaml
+
+from orders.domain.order import GIVEN_UP_REASON, TERMINAL
+from orders.inbox.record import RETENTION_DAYS
+from orders.inbox.store import SETTLED_PREFIX
+from tests.template.cloudformation import load_raw
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,3 +45,18 @@ def test_a_broken_definition_is_found(definition: dict[str, object]) -> None:
     del states["ValidateOrder"]["Resource"]
     # THEN
     assert problems_of(definition) == ["'Resource' is a required property"]
+
+
+def test_the_definition_knows_every_status_that_ends_an_order(definition: dict[str, Any]) -> None:
+    (choice,) = definition["States"]["HasItEnded"]["Choices"]
+    assert set(re.findall(r"'([A-Z]+)'", choice["Condition"])) == TERMINAL
+
+
+def test_an_order_that_was_given_up_fails_with_one_reason(definition: dict[str, Any]) -> None:
+    assert json.dumps(msgspec.to_builtins(GIVEN_UP_REASON)) in json.dumps(definition)
+
+
+def test_a_settled_payload_expires_with_its_record() -> None:
+    rules = load_raw()["Resources"]["FailedPayloadsBucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
+    (days,) = [rule["ExpirationInDays"] for rule in rules if rule.get("Prefix") == SETTLED_PREFIX]
+    assert days == RETENTION_DAYS

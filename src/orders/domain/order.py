@@ -88,7 +88,7 @@ class Reason(Struct, frozen=True):
     message: str
 
 
-DISCARDED = Reason("Discarded", "the order could not be carried out")
+GIVEN_UP_REASON = Reason("Discarded", "the order could not be carried out")
 
 
 class TimelineEntry(Struct, frozen=True, omit_defaults=True):

@@ -1,8 +1,9 @@
 """Parse each form of message on the failures queue into a `Failure`.
 
-Every technical failure ends as a message on the failures queue: a rule target's dead letter, a message that SQS
-moved from another queue, an on-failure record of an asynchronous function, a pointer into the orders table's
-stream, or the end of an execution. Nothing in this module calls AWS.
+Every technical failure ends as a message on the failures queue: a dead letter of a rule's target or of the schedule,
+a poison message with its error, a message that SQS moved from another queue, an on-failure record of an asynchronous
+function, a pointer into the orders table's stream, an unreadable stream record, or the end of an execution. Nothing
+in this module calls AWS.
 """
 
 import base64

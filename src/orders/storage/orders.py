@@ -77,7 +77,7 @@ class OrdersTable:
         return {"customerId": {"S": customer_id}, "orderId": {"S": order_id}}
 
     def put_new(self, order: Order) -> Order | None:
-        """Store a new order in the index of open orders, too. Returns None, or the stored order that has its id.
+        """Store a new order as an open one. Returns None, or the stored order that has its id already.
 
         This one conditional write is the acceptance, the idempotency record and, by the table's stream, the outbox.
         """

@@ -106,7 +106,7 @@ def replay(
 
 
 def moment(text: str) -> datetime.datetime:
-    """Return a time typed on the command line, in UTC without a time zone; Stop(USAGE) if the text is no time."""
+    """Return the typed time; a time without a time zone is UTC. Stop(USAGE) if the text is no time."""
     try:
         parsed = datetime.datetime.fromisoformat(text)
     except ValueError:

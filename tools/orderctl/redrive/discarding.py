@@ -14,7 +14,7 @@ from orderctl.stack import records
 from orderctl.stack.records import DamagedOrder, StoredOrder
 from orderctl.stack.target import Target
 from orders.domain.errors import Contended, NotAllowed
-from orders.domain.order import DISCARDED, TERMINAL, undoing_of
+from orders.domain.order import GIVEN_UP_REASON, TERMINAL, undoing_of
 from orders.inbox.parse import component_of
 from orders.inbox.record import SETTLED, Action, FailureRecord, FailureStatus
 from orders.inbox.store import FailuresTable
@@ -117,7 +117,8 @@ def give_order_up(target: Target, table: FailuresTable, record: FailureRecord) -
         return "it names no order that is in the table, so nothing was undone", False
     later_event = record.redrive.action is Action.PUBLISH and not _says_placed(table.payload_of(record))
     try:
-        order = records.orders_table(target).give_up(customer_id, record.order_id, DISCARDED, only_placed=later_event)
+        orders = records.orders_table(target)
+        order = orders.give_up(customer_id, record.order_id, GIVEN_UP_REASON, only_placed=later_event)
     except LookupError as error:
         return f"{error}, so nothing was undone", False
     except msgspec.ValidationError as error:

@@ -21,7 +21,7 @@ from orders.domain.errors import Contended, NotAllowed
 from orders.domain.order import TERMINAL
 from orders.inbox.record import Action, FailureRecord, FailureStatus
 from orders.inbox.store import FailuresTable
-from orders.workflow import redrive_execution_name
+from orders.workflow import redrive_execution_name, resume_input_of_failure
 
 
 class CannotSend(Exception):
@@ -174,27 +174,11 @@ def _resume(target: Target, record: FailureRecord, payload: str) -> tuple[str, b
     if order and order.status in TERMINAL:
         return f"nothing to do: the order is {order.status}", True
     name = redrive_execution_name(record, "resume")
-    return start_execution(target, record.redrive.to, name, workflow_input(record, payload)), False
-
-
-def workflow_input(record: FailureRecord, payload: str) -> str:
-    """Return the input, as JSON, of an execution that goes on from the order's present status.
-
-    `payload` is the failed execution's input. If that can't be used, the record's ids replace it. Raises CannotSend
-    if the record has none.
-    """
     try:
-        given = json.loads(payload)
-    except ValueError:
-        given = None
-    if not isinstance(given, dict) or not {"data", "metadata"} <= given.keys():
-        if not (record.order_id and record.customer_id):
-            raise CannotSend("the execution's input names no order and no customer")
-        given = {
-            "metadata": {"correlationId": record.correlation_id or record.order_id},
-            "data": {"orderId": record.order_id, "customerId": record.customer_id},
-        }
-    return json.dumps({"metadata": given["metadata"], "data": given["data"], "path": "resume"})
+        given = resume_input_of_failure(record, payload)
+    except LookupError as error:
+        raise CannotSend(str(error)) from error
+    return start_execution(target, record.redrive.to, name, given), False
 
 
 def start_execution(target: Target, machine_arn: str, name: str, given: str) -> str:
@@ -233,7 +217,7 @@ class Outcome:
 def redrive_one(
     target: Target, table: FailuresTable, failure_id: str, by: str, *, rules: Rules, again: bool = False
 ) -> Outcome:
-    """Claim a failure, send its payload, confirm the claim. `again` redrives also what was redriven before."""
+    """Claim a failure, send its payload, confirm the claim. `again` also takes one that was redriven before."""
     try:
         claim = table.claim(failure_id, by=by, again=again)
     except (NotAllowed, LookupError, Contended) as error:

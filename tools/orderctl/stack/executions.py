@@ -15,17 +15,11 @@ from orderctl.stack.records import StoredOrder
 from orderctl.stack.target import Target
 from orders.domain.clock import seconds_since
 from orders.inbox.record import FailureRecord
-from orders.workflow import order_of_execution, redrive_execution_names
+from orders.workflow import FAILED_ATTEMPTS, order_of_execution, redrive_execution_names
 
 # How many executions are searched for an order that has not noted its own yet.
 MOST_EXECUTIONS = 200
 START_WINDOW_S = 600
-FAILED_TASKS = {
-    "TaskFailed": "taskFailedEventDetails",
-    "TaskTimedOut": "taskTimedOutEventDetails",
-    "TaskStartFailed": "taskStartFailedEventDetails",
-    "TaskSubmitFailed": "taskSubmitFailedEventDetails",
-}
 ENDS = {
     "ExecutionSucceeded": "",
     "ExecutionFailed": "executionFailedEventDetails",
@@ -143,8 +137,8 @@ def read(target: Target, arn: str) -> Execution | None:
         elif kind.endswith("StateEntered"):
             at = Attempts(event["stateEnteredEventDetails"]["name"], time)
             text = f"{at.state}"
-        elif kind in FAILED_TASKS:
-            details = event.get(FAILED_TASKS[kind], {})
+        elif kind in FAILED_ATTEMPTS:
+            details = event.get(FAILED_ATTEMPTS[kind], {})
             at.errors.append((details.get("error", kind), message_of(details.get("cause", ""))))
             at.waiting_since = time
             text = f"{at.state}: attempt {len(at.errors)} failed: {': '.join(filter(None, at.errors[-1]))}"

@@ -22,7 +22,7 @@ from orderctl.exits import Exit, Stop
 from orderctl.stack.rest import OrdersApi
 from orderctl.stack.signin import token_source
 from orderctl.stack.target import Target
-from orders.domain.order import DISCARDED
+from orders.domain.order import GIVEN_UP_REASON
 from orders.inbox.parse import read_message
 from orders.inbox.store import FailuresTable
 from orders.storage.dynamodb import to_item
@@ -304,7 +304,7 @@ class Situations:
             self._until_status(order_id, "FAILED")
         self._redrive(self._failure("function", slow["receipt, redriven"]))
         self._inbox.claim(self._failure("execution", slow["claimed"]), by=OPERATOR)
-        self._orders.give_up(self._api.tokens.customer_id, slow["given up"], DISCARDED)
+        self._orders.give_up(self._api.tokens.customer_id, slow["given up"], GIVEN_UP_REASON)
 
     def _hold(self, until_read: ExitStack) -> None:
         """Orders in every open status, with an execution that runs, or before it starts."""
@@ -313,14 +313,14 @@ class Situations:
         paid = [self._place(), self._place()]
         for order_id in paid:
             self._until_status(order_id, "PAID")
-        self._orders.give_up(self._api.tokens.customer_id, paid[0], DISCARDED)
+        self._orders.give_up(self._api.tokens.customer_id, paid[0], GIVEN_UP_REASON)
         reserved = self._place(paymentMethod="tok_provider_down_6")
         self._until_status(reserved, "RESERVED")
         until_read.enter_context(self._rule_disabled("OrderPlacedRule"))
         placed = [self._place() for _ in range(3)]
         for order_id in placed:
             self._until_event(order_id, "OrderPlaced")
-        self._orders.give_up(self._api.tokens.customer_id, placed[0], DISCARDED)
+        self._orders.give_up(self._api.tokens.customer_id, placed[0], GIVEN_UP_REASON)
         self._cancel(placed[1])
         self._until_event(placed[1], "OrderCancelled")
 
