@@ -36,12 +36,12 @@ def required(root: Path) -> dict[str, list[str]]:
     """The kinds of each group of the version at `root`, which has `template.yaml`, `statemachine/` and `orders/`."""
     import orders  # noqa: PLC0415 - which `orders` this is depends on who runs this file
     from orders.domain.events import DETAIL_TYPES  # noqa: PLC0415
-    from orders.domain.order import DISCARDED, TERMINAL, Status  # noqa: PLC0415
+    from orders.domain.order import GIVEN_UP_REASON, TERMINAL, Status  # noqa: PLC0415
     from orders.inbox.record import Action, FailureStatus, Kind  # noqa: PLC0415
     from orders.mail.texts import TEXTS  # noqa: PLC0415
 
     workflow = (root / "statemachine" / "order.asl.yaml").read_text()
-    reasons = sorted({*re.findall(r"\bcode'?: '?([A-Z]\w+)", workflow), "PaymentDeclined", DISCARDED.code})
+    reasons = sorted({*re.findall(r"\bcode'?: '?([A-Z]\w+)", workflow), "PaymentDeclined", GIVEN_UP_REASON.code})
     still_open = [status.value for status in Status if status not in TERMINAL]
     ended = [status.value for status in TERMINAL if status != Status.FAILED]
     statuses = [status.value for status in FailureStatus if status != FailureStatus.REDRIVEN]

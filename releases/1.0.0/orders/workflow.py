@@ -12,14 +12,19 @@ from orders.domain.clock import seconds_since
 from orders.domain.order import Order
 from orders.inbox.record import Action, Failure, FailureRecord, FailureStatus
 
-# Step Functions' quota.
-MAX_EXECUTION_NAME = 80
+# The events of an execution's history that say that an attempt failed, and the field with the error.
+FAILED_ATTEMPTS = {
+    "TaskFailed": "taskFailedEventDetails",
+    "TaskTimedOut": "taskTimedOutEventDetails",
+    "TaskStartFailed": "taskStartFailedEventDetails",
+    "TaskSubmitFailed": "taskSubmitFailedEventDetails",
+}
 
 Purpose = Literal["resume", "undo", "again"]
-"""Why a redrive starts an execution: to carry on, to undo a discarded order, or to deliver a rule's event again."""
+"""Why a redrive starts an execution: to carry on, to undo a given-up order, or to deliver a rule's event again."""
 
 
-class Metadata(Struct, rename="camel"):
+class InputMetadata(Struct, rename="camel"):
     """The part of an event's metadata that the workflow reads."""
 
     correlation_id: str
@@ -32,18 +37,39 @@ class OrderKey(Struct, rename="camel"):
     order_id: str
 
 
-class WorkflowInput(Struct):
+class OrderOfExecution(Struct):
+    """The part of an execution's input that names its order."""
+
+    metadata: InputMetadata
+    data: OrderKey
+
+
+class WorkflowInput(OrderOfExecution):
     """The input of an execution: the detail of an OrderPlaced event; a redrive and the sweep set `path: resume`."""
 
-    metadata: Metadata
-    data: OrderKey
     path: Literal["forward", "resume"] = "forward"
 
 
 def resume_input(order: Order) -> str:
     """The input, as JSON, of an execution that goes on from the order's present status."""
-    given = WorkflowInput(Metadata(order.correlation_id), OrderKey(order.customer_id, order.order_id), "resume")
+    given = WorkflowInput(InputMetadata(order.correlation_id), OrderKey(order.customer_id, order.order_id), "resume")
     return msgspec.json.encode(given).decode()
+
+
+def resume_input_of_failure(record: FailureRecord, payload: str) -> str:
+    """The input, as JSON, of an execution that continues the failed execution's order.
+
+    `payload` is the failed execution's input. If it can't be read, the record's ids replace it. Raises `LookupError`
+    if the record has none.
+    """
+    try:
+        given = msgspec.json.decode(payload, type=OrderOfExecution)
+    except ValueError:
+        if not (record.order_id and record.customer_id):
+            raise LookupError("the execution's input names no order and no customer") from None
+        metadata = InputMetadata(record.correlation_id or record.order_id)
+        given = OrderOfExecution(metadata, OrderKey(record.customer_id, record.order_id))
+    return msgspec.json.encode(WorkflowInput(given.metadata, given.data, "resume")).decode()
 
 
 def sweep_execution_name(order: Order, promise_s: float) -> str:
@@ -67,7 +93,8 @@ def redrive_execution_names(record: FailureRecord) -> list[str]:
 
 
 def _redrive_name(record: FailureRecord, purpose: Purpose, redrives: int) -> str:
-    return f"{(record.order_id or 'order')[:36]}-{purpose}-{record.failure_id}-{redrives}"[:MAX_EXECUTION_NAME]
+    # Far below Step Functions' quota of 80 characters.
+    return f"{(record.order_id or 'order')[:36]}-{purpose}-{record.failure_id}-{redrives}"
 
 
 def order_of_execution(name: str) -> str | None:

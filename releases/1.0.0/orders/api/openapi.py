@@ -5,8 +5,9 @@ from typing import Any
 
 import msgspec
 
+from orders.api.paging import MAX_PAGE
 from orders.api.problems import MAX_ERRORS
-from orders.api.validation import MAX_PAGE, MAX_QUOTED
+from orders.api.validation import MAX_QUOTED
 from orders.domain.customer_view import OrderView
 from orders.domain.order import Status
 from orders.domain.request import MAX_LINES, OrderRequest

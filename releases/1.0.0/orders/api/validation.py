@@ -12,7 +12,6 @@ from orders.domain.order import ORDER_ID
 from orders.domain.request import OrderRequest
 
 MAX_BODY = 64 * 1024  # bytes
-MAX_PAGE = 100  # orders
 MAX_QUOTED = 40  # characters of a name or a value that an answer repeats
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 _decoder = msgspec.json.Decoder(OrderRequest)
@@ -28,15 +27,6 @@ def check_order_id(order_id: str) -> None:
     """Raise `Problem` (404) for an id that no order can have."""
     if not re.match(ORDER_ID, order_id):
         raise Problem(404, "you have no such order")
-
-
-def page_limit(text: str) -> int:
-    """The number of orders on a page that a client asks for. Raises `Problem` (400)."""
-    # str.isdigit() also takes digits that int() refuses.
-    limit = int(text) if text.isascii() and text.isdecimal() and len(text) < 4 else 0
-    if not 1 <= limit <= MAX_PAGE:
-        raise Problem(400, f"limit must be a whole number from 1 to {MAX_PAGE}")
-    return limit
 
 
 def read_order(body: str | None, content_type: str | None, *, base64_encoded: bool = False) -> OrderRequest:

@@ -1,4 +1,4 @@
-"""The errors of the order pipeline. Their class names are the error names of the workflow's definition."""
+"""The errors of the order pipeline. The workflow catches some of them by class name (statemachine/order.asl.yaml)."""
 
 
 class OrderError(Exception):
@@ -38,7 +38,7 @@ class AlreadyShipped(OrderError):
 
 
 class OrderCancelled(OrderError):
-    """Somebody else ended the order, or gave it up, during this step."""
+    """Somebody else ended the order, or gave it up, during this step. The event of the same name is another thing."""
 
 
 class IllegalTransition(OrderError):
@@ -47,10 +47,6 @@ class IllegalTransition(OrderError):
 
 class Busy(OrderError):
     """Others write to the same items, or there are too many requests: a transient error, retry the same request."""
-
-
-class BadCursor(OrderError):
-    """This API did not give out the cursor."""
 
 
 class MailRefused(OrderError):

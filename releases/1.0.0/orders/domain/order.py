@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from orders.domain.request import OrderRequest
 
 SCHEMA_VERSION = 1
-OPEN_SHARDS = 16  # partitions of the open-orders index; at most 65,536, see docs/scaling.md
 ORDER_ID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z"
 # The namespace in which an Idempotency-Key becomes an order id (RFC 9562, UUID version 5).
 ORDER_NAMESPACE = uuid.UUID("5f0c9a5e-30c5-4f1c-9d5c-3a1f0f6f9b11")
@@ -89,7 +88,7 @@ class Reason(Struct, frozen=True):
     message: str
 
 
-DISCARDED = Reason("Discarded", "the order could not be carried out")
+GIVEN_UP_REASON = Reason("Discarded", "the order could not be carried out")
 
 
 class TimelineEntry(Struct, frozen=True, omit_defaults=True):
@@ -104,7 +103,7 @@ class Order(Struct, kw_only=True, rename="camel", omit_defaults=True):
     """An order as the orders table holds it; `version` counts the changes of status.
 
     `given_up` marks an order that an operator has given up, with the reason for the customer. Such an order is only
-    undone, never continued.
+    undone, never continued. `execution_arn` is the execution that reserved the stock; the workflow writes it.
     """
 
     customer_id: str
@@ -126,6 +125,7 @@ class Order(Struct, kw_only=True, rename="camel", omit_defaults=True):
     payment_id: str | None = None
     shipment_id: str | None = None
     open_shard: str | None = None
+    execution_arn: str | None = None
     timeline: list[TimelineEntry] = []
     schema_version: int = msgspec.field(default_factory=lambda: SCHEMA_VERSION)  # never omitted as a default
 
@@ -147,20 +147,6 @@ def order_id_for(customer_id: str, idempotency_key: str | None) -> str:
     if idempotency_key is None:
         return str(uuid.uuid4())
     return str(uuid.uuid5(ORDER_NAMESPACE, f"{customer_id}\n{idempotency_key}"))
-
-
-def open_shard_of(order_id: str) -> str:
-    """The partition of the open-orders index that lists this order: one of `open_shards`."""
-    return _shard(int(order_id[-4:], 16) % OPEN_SHARDS)
-
-
-def open_shards() -> list[str]:
-    """Every partition of the open-orders index."""
-    return [_shard(number) for number in range(OPEN_SHARDS)]
-
-
-def _shard(number: int) -> str:
-    return f"{number:02d}"
 
 
 def place(
@@ -188,6 +174,5 @@ def place(
         correlation_id=correlation_id,
         request_hash=request_hash,
         email=email,
-        open_shard=open_shard_of(order_id),
         timeline=[TimelineEntry(now, Status.PLACED)],
     )

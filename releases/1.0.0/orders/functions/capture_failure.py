@@ -17,6 +17,7 @@ from orders.runtime.aws import client
 from orders.runtime.queues import QueueProcessor, back_off
 from orders.runtime.telemetry import logger, metrics, tracer
 from orders.storage.stream import changes_version
+from orders.workflow import FAILED_ATTEMPTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 # A stream also returns empty pages. A batch has at most 100 records (template.yaml), so few pages hold them.
 MAX_PAGES = 20
-FAILED_ATTEMPTS = frozenset({"TaskFailed", "TaskTimedOut", "TaskStartFailed", "TaskSubmitFailed"})
 
 _sqs = client("sqs")
 _streams = client("dynamodbstreams")

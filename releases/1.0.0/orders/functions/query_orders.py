@@ -10,10 +10,11 @@ from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 
 from orders.api import openapi
+from orders.api.paging import decode_cursor, encode_cursor, page_limit
 from orders.api.problems import PROBLEM_JSON, Problem
-from orders.api.validation import check_order_id, page_limit
+from orders.api.validation import check_order_id
 from orders.domain.customer_view import view_of
-from orders.domain.errors import BadCursor, Busy, IllegalTransition
+from orders.domain.errors import Busy, IllegalTransition
 from orders.domain.order import TRANSITIONS, Order, Status
 from orders.runtime.aws import client
 from orders.runtime.telemetry import logger, metrics, tracer
@@ -58,16 +59,14 @@ def list_orders() -> Response[str]:
     """A page of the customer's orders, newest first."""
     event = app.current_event
     limit = page_limit(event.get_query_string_value("limit", "20"))
-    try:
-        found = _orders.list_newest_first(_customer(), limit, event.get_query_string_value("cursor"))
-    except BadCursor:
-        raise Problem(400, "cursor must be one that an earlier page gave as nextCursor") from None
+    cursor = event.get_query_string_value("cursor")
+    found = _orders.list_newest_first(_customer(), limit, decode_cursor(cursor) if cursor is not None else None)
     if found.unreadable:
         metrics.add_metric("OrdersUnreadable", "Count", len(found.unreadable))
         logger.error("orders left out of a list: they can't be read", extra={"order_ids": found.unreadable})
     page: dict[str, Any] = {"orders": [view_of(order) for order in found.orders]}
-    if found.cursor is not None:
-        page["nextCursor"] = found.cursor
+    if found.following is not None:
+        page["nextCursor"] = encode_cursor(found.following)
     return _json(page)
 
 

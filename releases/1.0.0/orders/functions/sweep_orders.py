@@ -65,7 +65,7 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
 
 def _restart_overdue(counts: dict[str, int], promise_s: float, context: "LambdaContext") -> bool:
     """Start the workflow of every overdue order that nobody works on; False if time ran out."""
-    for customer_id, order_id in _orders.open_longest(timestamp_before(promise_s)):
+    for customer_id, order_id, _ in _orders.open_longest(timestamp_before(promise_s)):
         if context.get_remaining_time_in_millis() < RESERVE_MS:
             return False
         try:

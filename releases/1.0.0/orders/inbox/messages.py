@@ -77,7 +77,7 @@ class StreamRecord(Struct, rename="camel"):
     batch: StreamBatch = msgspec.field(name="DDBStreamBatchInfo")
 
 
-class Execution(Struct, rename="camel"):
+class EndedExecution(Struct, rename="camel"):
     """An execution that failed, timed out or was aborted."""
 
     execution_arn: str
@@ -91,7 +91,7 @@ class Execution(Struct, rename="camel"):
 class ExecutionEvent(Struct):
     """The event "Step Functions Execution Status Change" (Step Functions developer guide)."""
 
-    detail: Execution
+    detail: EndedExecution
 
 
 class StuckCause(Struct):

@@ -1,8 +1,9 @@
 """Parse each form of message on the failures queue into a `Failure`.
 
-Every technical failure ends as a message on the failures queue: a rule target's dead letter, a message that SQS
-moved from another queue, an on-failure record of an asynchronous function, a pointer into the orders table's
-stream, or the end of an execution. Nothing in this module calls AWS.
+Every technical failure ends as a message on the failures queue: a dead letter of a rule's target or of the schedule,
+a poison message with its error, a message that SQS moved from another queue, an on-failure record of an asynchronous
+function, a pointer into the orders table's stream, an unreadable stream record, or the end of an execution. Nothing
+in this module calls AWS.
 """
 
 import base64
@@ -13,7 +14,7 @@ from typing import Any
 import msgspec
 
 from orders.inbox.messages import (
-    Execution,
+    EndedExecution,
     ExecutionEvent,
     FunctionRecord,
     LambdaError,
@@ -23,7 +24,7 @@ from orders.inbox.messages import (
     StuckCause,
     UnreadableStreamRecord,
 )
-from orders.inbox.record import Action, Failure, Kind, Redrive
+from orders.inbox.record import Action, Failure, Kind, Redrive, failure_id_of
 
 MAX_MESSAGE = 4_000
 MAX_STACK_LINES = 40
@@ -213,7 +214,7 @@ def stream_record(
     )
 
 
-def _execution(execution: Execution) -> Failure:
+def _execution(execution: EndedExecution) -> Failure:
     """An execution that failed, timed out or was aborted. The event lacks a large `input`."""
     state, error_name, error_message, stack_trace = _cause(execution)
     return _failure(
@@ -240,11 +241,11 @@ def with_input(failure: Failure, payload: str) -> Failure:
     """The failure with the execution's input, which the event lacked."""
     identity = _stuck_order(failure.resource_arn, payload, failure.source["executionArn"])
     return msgspec.structs.replace(
-        failure, failure_id=_failure_id(Kind.EXECUTION, identity), payload=payload, **identify(payload)
+        failure, failure_id=failure_id_of(Kind.EXECUTION, identity), payload=payload, **identify(payload)
     )
 
 
-def _cause(execution: Execution) -> tuple[str, str, str, list[str]]:
+def _cause(execution: EndedExecution) -> tuple[str, str, str, list[str]]:
     """State, error name, message and stack trace of an execution's end."""
     default = {"TIMED_OUT": "States.Timeout", "ABORTED": "Aborted"}.get(execution.status, "Unknown")
     error_name = execution.error or default
@@ -303,7 +304,7 @@ def _failure(
         encoding = "base64"
         payload = base64.b64encode(payload.encode(errors="surrogatepass")).decode()
     return Failure(
-        failure_id=_failure_id(kind, identity),
+        failure_id=failure_id_of(kind, identity),
         kind=kind,
         component=_clean(component, 128) or "unknown",
         resource_arn=_clean(resource_arn, 2048),
@@ -318,10 +319,6 @@ def _failure(
         source={name: _clean(value, 2048) for name, value in (source or {}).items() if value},
         **(identify(payload) if encoding == "text" else {}),
     )
-
-
-def _failure_id(kind: Kind, identity: tuple[str, ...]) -> str:
-    return _digest("\n".join((kind, *identity)))[:20]
 
 
 def identify(payload: str) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """The failure inbox: a failure's record, its statuses and their transitions. Nothing in this module calls AWS."""
 
+import hashlib
+
 import msgspec
 from msgspec import Struct
 
@@ -113,6 +115,12 @@ class FailureRecord(Failure, kw_only=True):
     history: list[HistoryEntry] = []
     occurrences: list[str] = []
     message_ids: list[str] = []
+
+
+def failure_id_of(kind: Kind, identity: tuple[str, ...]) -> str:
+    """The id of a failure: reports of the same failure have the same identity and so are one record."""
+    text = "\n".join((kind, *identity))
+    return hashlib.sha256(text.encode(errors="surrogatepass"), usedforsecurity=False).hexdigest()[:20]
 
 
 def first_seen(failure: Failure, *, at: str, message_id: str) -> FailureRecord:

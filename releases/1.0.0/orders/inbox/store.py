@@ -117,7 +117,7 @@ class FailuresTable:
         raise Contended(f"failure {failure_id} keeps changing")
 
     def claim(self, failure_id: str, *, by: str, again: bool = False) -> FailureRecord:
-        """Claim a failure for a redrive; of two who try, one succeeds. Raises `NotAllowed`, `LookupError`."""
+        """Claim a failure for a redrive; if two operators try, one succeeds. Raises `NotAllowed`, `LookupError`."""
 
         def transition(record: FailureRecord) -> FailureRecord:
             oldest = timestamp_before(CLAIM_LEASE_S)
@@ -196,14 +196,34 @@ class FailuresTable:
                 record = now  # the payload was moved after the record was read
         raise Contended(f"the payload of failure {record.failure_id} keeps moving")
 
-    def with_status(self, status: FailureStatus, *, since: str = "0") -> Iterator[FailureRecord]:
-        """The failures of one status, last seen first, without payload, stack trace and history."""
-        for item in self._query("by-status", "status", status, since):
-            yield decode_record(item)
+    def with_status(
+        self, status: FailureStatus, *, since: str = "0", unreadable: list[str] | None = None
+    ) -> Iterator[FailureRecord]:
+        """The failures of one status, last seen first, without payload, stack trace and history.
 
-    def of_order(self, order_id: str) -> list[FailureRecord]:
-        """Every failure of an order, in its present state, oldest first."""
-        records = [self.get(item["failureId"]["S"]) for item in self._query("by-order", "orderId", order_id)]
+        Raises `ValueError` (msgspec) for a damaged record; with `unreadable`, its id is added to that list instead.
+        """
+        for item in self._query("by-status", "status", status, since):
+            try:
+                record = decode_record(item)
+            except ValueError:
+                if unreadable is None:
+                    raise
+                unreadable.append(item["failureId"]["S"])
+                continue
+            yield record
+
+    def of_order(self, order_id: str, *, unreadable: list[str] | None = None) -> list[FailureRecord]:
+        """Every failure of an order, in its present state, oldest first. `unreadable`: see `with_status`."""
+        records = []
+        for item in self._query("by-order", "orderId", order_id):
+            failure_id = item["failureId"]["S"]
+            try:
+                records.append(self.get(failure_id))
+            except ValueError:
+                if unreadable is None:
+                    raise
+                unreadable.append(failure_id)
         return sorted((record for record in records if record), key=lambda record: record.first_seen_at)
 
     def _query(self, index: str, key: str, value: str, since: str = "0") -> Iterator[dict[str, Any]]:

@@ -4,17 +4,15 @@ Every write is conditional, so a write that runs twice, late or out of order doe
 writes RESERVED and FAILED (statemachine/order.asl.yaml), each in one transaction with the stock.
 """
 
-import base64
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
-from msgspec import Meta
 
-from orders.domain.clock import TIMESTAMP, timestamp
-from orders.domain.errors import BadCursor, Busy, IllegalTransition, OrderCancelled
-from orders.domain.order import ORDER_ID, TERMINAL, Order, PricedLine, Reason, Status, open_shards, require_transition
+from orders.domain.clock import timestamp
+from orders.domain.errors import Busy, IllegalTransition, OrderCancelled
+from orders.domain.order import TERMINAL, Order, PricedLine, Reason, Status, require_transition
 from orders.storage.dynamodb import from_item, get_items, to_attribute, to_item
 
 if TYPE_CHECKING:
@@ -22,20 +20,43 @@ if TYPE_CHECKING:
 
 # Transient reasons why DynamoDB cancels a transaction (API reference, "TransactWriteItems").
 TRANSIENT = frozenset({"TransactionConflict", "ProvisionedThroughputExceeded", "ThrottlingError"})
+# The partitions of the index of open orders; at most 65,536, see docs/scaling.md.
+OPEN_SHARDS = 16
 # A payment that fails very often must not let the item reach DynamoDB's 400 KB.
 MAX_TIMELINE = 100
 
 
-# DynamoDB raises an error for an impossible key, such as an empty or a very long one.
-_Cursor = tuple[Annotated[str, Meta(pattern=TIMESTAMP)], Annotated[str, Meta(pattern=ORDER_ID)]]
-
-
 class Page(NamedTuple):
-    """A page of a customer's orders; `cursor` leads to the next one, `unreadable` are ids of damaged items."""
+    """A page of a customer's orders. `unreadable` are ids of damaged items.
+
+    `following` is the place after which the next page begins, (placed at, order id); None at the end.
+    """
 
     orders: list[Order]
     unreadable: list[str]
-    cursor: str | None
+    following: tuple[str, str] | None
+
+
+class OpenOrder(NamedTuple):
+    """An entry of the index of open orders."""
+
+    customer_id: str
+    order_id: str
+    placed_at: str
+
+
+def open_shard_of(order_id: str) -> str:
+    """The partition of the index of open orders that lists this order: one of `open_shards`."""
+    return _shard(int(order_id[-4:], 16) % OPEN_SHARDS)
+
+
+def open_shards() -> list[str]:
+    """Every partition of the index of open orders."""
+    return [_shard(number) for number in range(OPEN_SHARDS)]
+
+
+def _shard(number: int) -> str:
+    return f"{number:02d}"
 
 
 def decode_order(item: dict[str, Any]) -> Order:
@@ -56,10 +77,11 @@ class OrdersTable:
         return {"customerId": {"S": customer_id}, "orderId": {"S": order_id}}
 
     def put_new(self, order: Order) -> Order | None:
-        """Store a new order. Returns None, or the stored order that has its id already.
+        """Store a new order as an open one. Returns None, or the stored order that has its id already.
 
         This one conditional write is the acceptance, the idempotency record and, by the table's stream, the outbox.
         """
+        order.open_shard = open_shard_of(order.order_id)
         try:
             self._client.put_item(
                 TableName=self._name,
@@ -78,8 +100,8 @@ class OrdersTable:
         )
         return decode_order(answer["Item"]) if "Item" in answer else None
 
-    def list_newest_first(self, customer_id: str, limit: int, cursor: str | None) -> Page:
-        """A page of a customer's orders, newest first. One damaged item does not spoil it. Raises `BadCursor`."""
+    def list_newest_first(self, customer_id: str, limit: int, after: tuple[str, str] | None) -> Page:
+        """A page of a customer's orders, newest first, `after` a place in the list. Damaged items don't spoil it."""
         request: dict[str, Any] = {
             "TableName": self._name,
             "IndexName": "newest-first",
@@ -88,8 +110,9 @@ class OrdersTable:
             "ScanIndexForward": False,
             "Limit": limit,
         }
-        if cursor is not None:
-            request["ExclusiveStartKey"] = _decode_cursor(cursor, customer_id)
+        if after is not None:
+            placed_at, order_id = after
+            request["ExclusiveStartKey"] = {**self._key(customer_id, order_id), "placedAt": {"S": placed_at}}
         page = self._client.query(**request)
         order_ids = [item["orderId"]["S"] for item in page["Items"]]
         found: dict[str, Order] = {}
@@ -101,10 +124,31 @@ class OrdersTable:
                 unreadable.append(item["orderId"]["S"])
         last = page.get("LastEvaluatedKey")
         orders = [found[order_id] for order_id in order_ids if order_id in found]
-        return Page(orders, unreadable, _encode_cursor(last) if last else None)
+        return Page(orders, unreadable, (last["placedAt"]["S"], last["orderId"]["S"]) if last else None)
 
-    def open_longest(self, placed_before: str) -> Iterator[tuple[str, str]]:
-        """(customer id, order id) of every open order that was placed before this time, from the sparse index."""
+    def customer_of(self, order_id: str) -> str | None:
+        """The customer of an order; None if there is no such order. The index lags behind the table."""
+        found = self._client.query(
+            TableName=self._name,
+            IndexName="by-order-id",
+            KeyConditionExpression="orderId = :id",
+            ExpressionAttributeValues={":id": {"S": order_id}},
+        )["Items"]
+        return found[0]["customerId"]["S"] if found else None
+
+    def count_of(self, customer_id: str) -> int:
+        """How many orders a customer has."""
+        pages = self._client.get_paginator("query").paginate(
+            TableName=self._name,
+            IndexName="newest-first",
+            KeyConditionExpression="customerId = :customer",
+            ExpressionAttributeValues={":customer": {"S": customer_id}},
+            Select="COUNT",
+        )
+        return sum(page["Count"] for page in pages)
+
+    def open_longest(self, placed_before: str = "9") -> Iterator[OpenOrder]:
+        """The open orders that were placed before this time, all by default, from the sparse index."""
         for shard in open_shards():
             pages = self._client.get_paginator("query").paginate(
                 TableName=self._name,
@@ -114,7 +158,7 @@ class OrdersTable:
             )
             for page in pages:
                 for item in page["Items"]:
-                    yield item["customerId"]["S"], item["orderId"]["S"]
+                    yield OpenOrder(item["customerId"]["S"], item["orderId"]["S"], item["placedAt"]["S"])
 
     def note(self, customer_id: str, order_id: str, what: str, detail: str, *, once: bool = False) -> None:
         """Add an entry to an order's timeline without a change of status; with `once`, unless the entry is there."""
@@ -297,20 +341,3 @@ class OrdersTable:
                 raise Busy("the order or one of its products is being changed") from None
             raise
         return None
-
-
-def _encode_cursor(key: Any) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode([key["placedAt"]["S"], key["orderId"]["S"]])).decode()
-
-
-def _decode_cursor(cursor: str, customer_id: str) -> dict[str, Any]:
-    """The start key in a cursor. The customer comes from the token, so nobody can read the orders of others."""
-    try:
-        placed_at, order_id = msgspec.json.decode(base64.urlsafe_b64decode(cursor), type=_Cursor)
-    except (ValueError, RecursionError):
-        raise BadCursor from None
-    return {
-        "customerId": {"S": customer_id},
-        "placedAt": {"S": placed_at},
-        "orderId": {"S": order_id},
-    }
