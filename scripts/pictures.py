@@ -86,7 +86,7 @@ def label(condition: str) -> str:
     text = re.sub(r"\$contains\(\$refusal, '(.*?)'\)", r"refused: \1", text)
     text = re.sub(r"\(?(refused: \w+) or refused: (\w+) or refused: (\w+)\)?", r"\1, \2 or \3", text)
     text = text.replace("$order.", "").replace("$", "").replace("[ConditionalCheckFailed", "the order's condition")
-    return text.replace("ConditionalCheckFailed", "a product's condition").replace("<", "#lt;")
+    return text.replace("ConditionalCheckFailed", "a product's condition").replace("<", "less than")
 
 
 def catches_all(state: dict[str, Any]) -> str | None:
