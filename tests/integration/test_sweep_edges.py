@@ -155,3 +155,16 @@ def test_a_failure_whose_order_is_gone_stays_open_and_is_no_error(
     record = a_failure(world, an_order())
 
     assert (sweep()["resolved"], status_of(inbox, record), logged) == (0, FailureStatus.NEW, [])
+
+
+def test_a_damaged_failure_is_named_and_stops_no_other(
+    world: World, workflows: Any, inbox: FailuresTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_that_are_over(world)
+    world.put("FailuresTable", failureId="damaged", status="NEW", lastSeenAt="2026-11-20T00:00:09.000Z")
+    named: list[Any] = []
+    monkeypatch.setattr(function("sweep_orders").logger, "error", lambda _, extra: named.append(extra))
+
+    assert sweep()["resolved"] == 2
+
+    assert named == [{"failure_ids": ["damaged"]}]
