@@ -112,8 +112,9 @@ def _restart(customer_id: str, order_id: str, promise_s: float) -> str:
 def _settle(counts: dict[str, int], quiet_s: float, context: "LambdaContext") -> bool:
     """Resolve the failures that are over, and release those that a redrive left half-done; False if time ran out."""
     quiet_since = timestamp_before(quiet_s)
+    unreadable: list[str] = []
     for status in (FailureStatus.REDRIVEN, FailureStatus.NEW):
-        for record in _failures.with_status(status):
+        for record in _failures.with_status(status, unreadable=unreadable):
             if context.get_remaining_time_in_millis() < RESERVE_MS:
                 return False
             try:
@@ -139,6 +140,8 @@ def _settle(counts: dict[str, int], quiet_s: float, context: "LambdaContext") ->
             except Exception:
                 # A failure whose order can't be read must not stop the others.
                 logger.exception("failure not settled", extra={"failure_id": record.failure_id})
+    if unreadable:
+        logger.error("failures left out: they can't be read", extra={"failure_ids": unreadable})
     return True
 
 
