@@ -94,12 +94,28 @@ def test_another_message_with_a_small_payload_leaves_the_large_one_alone(
     inbox: FailuresTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # GIVEN a failure whose payload lies in the bucket
-    monkeypatch.setattr(store, "MAX_PAYLOAD", 3)
     small = msgspec.structs.replace(captured(inbox), failure_id="another", payload="{}")
+    monkeypatch.setattr(store, "MAX_PAYLOAD", 3)
     large = msgspec.structs.replace(small, payload="a large payload")
     inbox.add(large, "message-1")
 
     # WHEN another message tells of the same occurrence
+    deleted: list[str] = []
+    monkeypatch.setattr(inbox, "_delete_object", deleted.append)
     record = inbox.add(small, "message-2")
 
-    assert (record.count, inbox.payload_of(record)) == (2, "a large payload")
+    assert (record.count, inbox.payload_of(record), deleted) == (2, "a large payload", [])
+
+
+def test_a_first_large_payload_replaces_no_object(inbox: FailuresTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    # GIVEN a failure whose payload lies in its record
+    small = captured(inbox)
+    monkeypatch.setattr(store, "MAX_PAYLOAD", 3)
+    deleted: list[str] = []
+    monkeypatch.setattr(inbox, "_delete_object", deleted.append)
+
+    # WHEN it occurs again, with a large payload
+    again = msgspec.structs.replace(small, occurrence="request-2", payload="a large payload")
+    record = inbox.add(again, "message-2")
+
+    assert (inbox.payload_of(record), deleted) == ("a large payload", [])
