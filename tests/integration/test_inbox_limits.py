@@ -119,3 +119,17 @@ def test_a_first_large_payload_replaces_no_object(inbox: FailuresTable, monkeypa
     record = inbox.add(again, "message-2")
 
     assert (inbox.payload_of(record), deleted) == ("a large payload", [])
+
+
+def test_a_record_is_read_as_its_last_change_left_it(inbox: FailuresTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    failure_id = captured(inbox).failure_id
+    get_item, asked = inbox._client.get_item, []
+
+    def recorded(**request: object) -> object:
+        asked.append(request["ConsistentRead"])
+        return get_item(**request)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(inbox._client, "get_item", recorded)
+    inbox.get(failure_id)
+
+    assert asked == [True]
