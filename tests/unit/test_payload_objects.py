@@ -17,7 +17,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from orders.domain.errors import NotAllowed
-from orders.inbox import store as failures_table
+from orders.inbox import store as inbox_store
 from orders.inbox.record import SETTLED, Action, Failure, FailureStatus, Kind, Redrive
 from orders.inbox.store import FailuresTable
 from orders.storage.dynamodb import from_item
@@ -30,7 +30,7 @@ Work = Callable[[FailuresTable], Any]
 
 @pytest.fixture(autouse=True)
 def small_items(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failures_table, "MAX_PAYLOAD", len(PAYLOAD) - 1)
+    monkeypatch.setattr(inbox_store, "MAX_PAYLOAD", len(PAYLOAD) - 1)
 
 
 def _refused(code: str) -> ClientError:
