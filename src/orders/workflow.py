@@ -1,27 +1,12 @@
-"""The order workflow, seen from outside: its input, the names of its executions, and who works on an order.
+"""The order workflow, seen from outside: its input, the names of its executions, and which failures an order waits for.
 
 The workflow itself is statemachine/order.asl.yaml.
 """
 
-from typing import Literal
-
 import msgspec
 from msgspec import Struct
 
-from orders.domain.clock import seconds_since
-from orders.domain.order import Order
 from orders.inbox.record import Action, Failure, FailureRecord, FailureStatus
-
-# The events of an execution's history that say that an attempt failed, and the field with the error.
-FAILED_ATTEMPTS = {
-    "TaskFailed": "taskFailedEventDetails",
-    "TaskTimedOut": "taskTimedOutEventDetails",
-    "TaskStartFailed": "taskStartFailedEventDetails",
-    "TaskSubmitFailed": "taskSubmitFailedEventDetails",
-}
-
-Purpose = Literal["resume", "undo", "again"]
-"""Why a redrive starts an execution: to carry on, to undo a given-up order, or to deliver a rule's event again."""
 
 
 class InputMetadata(Struct, rename="camel"):
@@ -37,70 +22,43 @@ class OrderKey(Struct, rename="camel"):
     order_id: str
 
 
-class OrderOfExecution(Struct):
-    """The part of an execution's input that names its order."""
+class WorkflowInput(Struct):
+    """The input of an execution, as far as anybody reads it: the detail of an OrderPlaced or OrderFailing event.
+
+    It names the order. The order's status in the table alone decides what an execution does.
+    """
 
     metadata: InputMetadata
     data: OrderKey
 
 
-class WorkflowInput(OrderOfExecution):
-    """The input of an execution: the detail of an OrderPlaced event; a redrive and the sweep set `path: resume`."""
-
-    path: Literal["forward", "resume"] = "forward"
-
-
-def resume_input(order: Order) -> str:
+def workflow_input(customer_id: str, order_id: str, correlation_id: str) -> str:
     """The input, as JSON, of an execution that goes on from the order's present status."""
-    given = WorkflowInput(InputMetadata(order.correlation_id), OrderKey(order.customer_id, order.order_id), "resume")
+    given = WorkflowInput(InputMetadata(correlation_id), OrderKey(customer_id, order_id))
     return msgspec.json.encode(given).decode()
 
 
-def resume_input_of_failure(record: FailureRecord, payload: str) -> str:
-    """The input, as JSON, of an execution that continues the failed execution's order.
+def input_of_failure(record: FailureRecord, payload: str) -> str:
+    """The input, as JSON, of an execution that continues the order of a failure.
 
-    `payload` is the failed execution's input. If it can't be read, the record's ids replace it. Raises `LookupError`
-    if the record has none.
+    `payload` names the order: the input of a failed execution, or the message of a stuck one. If it can't be read,
+    the record's ids replace it. Raises `LookupError` if the record has none.
     """
     try:
-        given = msgspec.json.decode(payload, type=OrderOfExecution)
+        return msgspec.json.encode(msgspec.json.decode(payload, type=WorkflowInput)).decode()
     except ValueError:
         if not (record.order_id and record.customer_id):
-            raise LookupError("the execution's input names no order and no customer") from None
-        metadata = InputMetadata(record.correlation_id or record.order_id)
-        given = OrderOfExecution(metadata, OrderKey(record.customer_id, record.order_id))
-    return msgspec.json.encode(WorkflowInput(given.metadata, given.data, "resume")).decode()
+            raise LookupError("the failure names no order and no customer") from None
+        return workflow_input(record.customer_id, record.order_id, record.correlation_id or record.order_id)
 
 
-def sweep_execution_name(order: Order, promise_s: float) -> str:
-    """The name of the execution that the sweep starts for an overdue order.
+def execution_name(order_id: str, started_by: str) -> str:
+    """The name of an execution that somebody starts for an order: `started_by` is "sweep" or a failure's id.
 
-    Each multiple of the promise (seconds since the order was placed) has one name, so any number of sweeps start one
-    execution for each promise broken.
+    The workflow is an Express one: a name need not be unique, and only tells a reader of the log who started it. Far
+    below Step Functions' quota of 80 characters.
     """
-    return f"{order.order_id}-sweep-{int(seconds_since(order.placed_at) / promise_s)}"
-
-
-def redrive_execution_name(record: FailureRecord, purpose: Purpose) -> str:
-    """The name of the execution that a redrive of a failure starts: the same redrive has the same name."""
-    return _redrive_name(record, purpose, record.redrives)
-
-
-def redrive_execution_names(record: FailureRecord) -> list[str]:
-    """Every execution name that the redrives of a failure may have used so far."""
-    purposes: tuple[Purpose, ...] = ("resume", "undo", "again")
-    return [_redrive_name(record, purpose, number) for purpose in purposes for number in range(record.redrives + 1)]
-
-
-def _redrive_name(record: FailureRecord, purpose: Purpose, redrives: int) -> str:
-    # Far below Step Functions' quota of 80 characters.
-    return f"{(record.order_id or 'order')[:36]}-{purpose}-{record.failure_id}-{redrives}"
-
-
-def order_of_execution(name: str) -> str | None:
-    """The id of the order in an execution's name; None where a rule gave the name."""
-    order_id = name[:36]
-    return order_id if name[36:].startswith(("-sweep-", "-resume-", "-undo-", "-again-")) else None
+    return f"{order_id[:36]}-{started_by}"
 
 
 def order_waits_for(failure: Failure, fulfilment_queue_arn: str) -> bool:

@@ -2,7 +2,15 @@
 
 from msgspec import Struct
 
-from orders.domain.order import Order, PricedLine, Reason, Status, StoredAddress, TimelineEntry
+from orders.domain.order import Order, Reason, Status, StoredAddress, TimelineEntry
+
+
+class LineView(Struct, rename="camel", omit_defaults=True):
+    """A line as its customer sees it."""
+
+    sku: str
+    quantity: int
+    unit_price: int | None = None
 
 
 class OrderView(Struct, rename="camel", omit_defaults=True, kw_only=True):
@@ -16,7 +24,7 @@ class OrderView(Struct, rename="camel", omit_defaults=True, kw_only=True):
     placed_at: str
     updated_at: str
     currency: str
-    lines: list[PricedLine]
+    lines: list[LineView]
     shipping_address: StoredAddress
     correlation_id: str
     total: int | None = None
@@ -28,4 +36,6 @@ class OrderView(Struct, rename="camel", omit_defaults=True, kw_only=True):
 
 def view_of(order: Order) -> OrderView:
     """The customer's view of an order. A field of `Order` that `OrderView` does not name stays private."""
-    return OrderView(**{name: getattr(order, name) for name in OrderView.__struct_fields__})
+    fields = {name: getattr(order, name) for name in OrderView.__struct_fields__}
+    fields["lines"] = [LineView(line.sku, line.quantity, line.unit_price) for line in order.lines]
+    return OrderView(**fields)

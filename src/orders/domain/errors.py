@@ -9,6 +9,14 @@ class ValidationError(OrderError):
     """The order can't be carried out as it stands; the message is for the customer."""
 
 
+class OutOfStock(OrderError):
+    """There is less of a product than was ordered; the message is for the customer."""
+
+
+class TooManyStockItems(OrderError):
+    """The order's stock lies in more items than one transaction takes; the message is for the customer."""
+
+
 class Unreadable(OrderError):
     """Stored or sent data has an unknown form: a mistake of ours, never the customer's."""
 
@@ -38,7 +46,11 @@ class AlreadyShipped(OrderError):
 
 
 class OrderCancelled(OrderError):
-    """Somebody else ended the order, or gave it up, during this step. The event of the same name is another thing."""
+    """Somebody else ended the order during this step. The event of the same name is another thing."""
+
+
+class OrderFailing(OrderError):
+    """Somebody gave the order up during this step: another execution undoes it. The event's name is the same."""
 
 
 class IllegalTransition(OrderError):

@@ -13,6 +13,7 @@ DETAIL_TYPES = {
     Status.PLACED: "OrderPlaced",
     Status.RESERVED: "OrderReserved",
     Status.PAID: "OrderPaid",
+    Status.FAILING: "OrderFailing",
     Status.FULFILLED: "OrderFulfilled",
     Status.FAILED: "OrderFailed",
     Status.CANCELLED: "OrderCancelled",

@@ -40,20 +40,25 @@ class Status(StoredWord):
     PLACED = "PLACED"
     RESERVED = "RESERVED"
     PAID = "PAID"
+    FAILING = "FAILING"
     FULFILLED = "FULFILLED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
 
 
+# FAILING: somebody has given the order up, and the workflow undoes it. If the parcel has left, it is FULFILLED instead.
 TRANSITIONS: dict[Status, frozenset[Status]] = {
-    Status.PLACED: frozenset({Status.RESERVED, Status.FAILED, Status.CANCELLED}),
-    Status.RESERVED: frozenset({Status.PAID, Status.FAILED, Status.CANCELLED}),
-    Status.PAID: frozenset({Status.FULFILLED, Status.FAILED}),
+    Status.PLACED: frozenset({Status.RESERVED, Status.FAILING, Status.FAILED, Status.CANCELLED}),
+    Status.RESERVED: frozenset({Status.PAID, Status.FAILING, Status.FAILED, Status.CANCELLED}),
+    Status.PAID: frozenset({Status.FULFILLED, Status.FAILING}),
+    Status.FAILING: frozenset({Status.FAILED, Status.FULFILLED}),
     Status.FULFILLED: frozenset(),
     Status.FAILED: frozenset(),
     Status.CANCELLED: frozenset(),
 }
 TERMINAL = frozenset(status for status, following in TRANSITIONS.items() if not following)
+# The statuses from which an order can be given up.
+CAN_FAIL = tuple(status for status, following in TRANSITIONS.items() if Status.FAILING in following)
 
 
 def require_transition(current: Status, following: Status) -> None:
@@ -73,12 +78,24 @@ class StoredAddress(Struct, frozen=True, rename="camel", omit_defaults=True):
     line2: str | None = None
 
 
+class Taken(Struct, frozen=True):
+    """A part of a line's quantity, and the shard of the product's stock that it was reserved from."""
+
+    shard: int
+    quantity: int
+
+
 class PricedLine(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """A line as stored: `unit_price` in minor units, absent until the order is validated."""
+    """A line as stored: `unit_price` in minor units, and the shards that its stock was `taken` from.
+
+    Both are absent until the stock is reserved: one transaction writes price, stock and the status RESERVED.
+    `taken` is absent, too, where the product's own item covers the line.
+    """
 
     sku: str
     quantity: int
     unit_price: int | None = None
+    taken: list[Taken] | None = None
 
 
 class Reason(Struct, frozen=True):
@@ -102,8 +119,9 @@ class TimelineEntry(Struct, frozen=True, omit_defaults=True):
 class Order(Struct, kw_only=True, rename="camel", omit_defaults=True):
     """An order as the orders table holds it; `version` counts the changes of status.
 
-    `given_up` marks an order that an operator has given up, with the reason for the customer. Such an order is only
-    undone, never continued. `execution_arn` is the execution that reserved the stock; the workflow writes it.
+    `reason` says why an order is FAILING or FAILED. `swept_at`, `restarts` and `restarts_version` are the sweep's: when
+    it last started the order's workflow again, and how often at this version. Release 1.0.0 wrote `given_up` in place
+    of the status FAILING.
     """
 
     customer_id: str
@@ -125,13 +143,15 @@ class Order(Struct, kw_only=True, rename="camel", omit_defaults=True):
     payment_id: str | None = None
     shipment_id: str | None = None
     open_shard: str | None = None
-    execution_arn: str | None = None
+    swept_at: str | None = None
+    restarts: int = 0
+    restarts_version: int = 0
     timeline: list[TimelineEntry] = []
     schema_version: int = msgspec.field(default_factory=lambda: SCHEMA_VERSION)  # never omitted as a default
 
 
 def undoing_of(order: Order) -> str:
-    """The progress of undoing a given-up order, as a sentence for the operator."""
+    """The progress of undoing an order that was given up, as a sentence for the operator."""
     match order.status:
         case Status.FAILED:
             return "the order is FAILED: nothing stays charged or reserved, and nothing is shipped"

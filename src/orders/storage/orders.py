@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+from msgspec import Struct
 
 from orders.domain.clock import timestamp
-from orders.domain.errors import Busy, IllegalTransition, OrderCancelled
-from orders.domain.order import TERMINAL, Order, PricedLine, Reason, Status, require_transition
+from orders.domain.errors import Busy, IllegalTransition, OrderCancelled, OrderFailing
+from orders.domain.order import CAN_FAIL, Order, PricedLine, Reason, Status, require_transition
+from orders.domain.stock import held_by, stock_key
 from orders.storage.dynamodb import from_item, get_items, to_attribute, to_item
 
 if TYPE_CHECKING:
@@ -37,12 +39,18 @@ class Page(NamedTuple):
     following: tuple[str, str] | None
 
 
-class OpenOrder(NamedTuple):
-    """An entry of the index of open orders."""
+class OpenOrder(Struct, frozen=True, rename="camel"):
+    """An entry of the index of open orders, with what the sweep needs to know of the order."""
 
     customer_id: str
     order_id: str
     placed_at: str
+    updated_at: str
+    status: Status
+    correlation_id: str
+    open_shard: str
+    swept_at: str | None = None
+    restarts: int = 0
 
 
 def open_shard_of(order_id: str) -> str:
@@ -152,13 +160,13 @@ class OrdersTable:
         for shard in open_shards():
             pages = self._client.get_paginator("query").paginate(
                 TableName=self._name,
-                IndexName="open-orders",
+                IndexName="open-by-shard",
                 KeyConditionExpression="openShard = :shard AND placedAt < :before",
                 ExpressionAttributeValues={":shard": {"S": shard}, ":before": {"S": placed_before}},
             )
             for page in pages:
                 for item in page["Items"]:
-                    yield OpenOrder(item["customerId"]["S"], item["orderId"]["S"], item["placedAt"]["S"])
+                    yield msgspec.convert(from_item(item), OpenOrder)
 
     def note(self, customer_id: str, order_id: str, what: str, detail: str, *, once: bool = False) -> None:
         """Add an entry to an order's timeline without a change of status; with `once`, unless the entry is there."""
@@ -181,9 +189,10 @@ class OrdersTable:
             return
 
     def mark_paid(self, customer_id: str, order_id: str, payment_id: str) -> None:
-        """RESERVED becomes PAID; does nothing if the order has this payment already.
+        """RESERVED becomes PAID; does nothing if the order is PAID or FULFILLED with this payment already.
 
-        Raises `OrderCancelled` if the order has ended or was given up meanwhile: the payment must be refunded.
+        Raises `OrderCancelled` if the order has ended meanwhile, so that the payment must be refunded, and
+        `OrderFailing` if another execution undoes the order and so refunds the payment.
         """
         now = timestamp()
         try:
@@ -194,7 +203,7 @@ class OrdersTable:
                     "SET #status = :paid, version = version + :one, paymentId = :payment, updatedAt = :now, "
                     "timeline = list_append(timeline, :entry)"
                 ),
-                ConditionExpression="#status = :reserved AND attribute_not_exists(givenUp)",
+                ConditionExpression="#status = :reserved",
                 ExpressionAttributeNames={"#status": "status"},
                 ExpressionAttributeValues={
                     ":paid": {"S": Status.PAID},
@@ -209,28 +218,38 @@ class OrdersTable:
         except self._client.exceptions.ConditionalCheckFailedException as error:
             item = error.response.get("Item")
             order = decode_order(item) if item else None  # type: ignore[arg-type]
+            if order is not None and order.status is Status.FAILING:
+                raise OrderFailing("the order was given up") from None
             if order is None or order.payment_id != payment_id or order.status in {Status.FAILED, Status.CANCELLED}:
-                what = "gone" if order is None else "given up" if order.given_up else order.status
-                raise OrderCancelled(f"the order is {what}") from None
+                raise OrderCancelled(f"the order is {order.status if order else 'gone'}") from None
 
-    def give_up(self, customer_id: str, order_id: str, reason: Reason, *, only_placed: bool = False) -> Order:
-        """Mark an order as given up, so that it is only undone from now on; an earlier mark stays. Returns the order.
+    def start_failing(
+        self, customer_id: str, order_id: str, reason: Reason, *, only: tuple[Status, ...] = CAN_FAIL
+    ) -> Order:
+        """An order that has one of the statuses `only` becomes FAILING; the event of that starts its undoing.
 
-        An ended order is left alone, and with `only_placed` every order that isn't PLACED: then `given_up` is None.
-        Raises `LookupError` if there is no such order.
+        Returns the order as it then is. An order with another status, also one that is FAILING already, stays as it
+        is. Raises `LookupError` if there is no such order, and `ValueError` (msgspec) if its item can't be read.
         """
-        open_statuses = (Status.PLACED,) if only_placed else tuple(s for s in Status if s not in TERMINAL)
-        names = [f":open{number}" for number in range(len(open_statuses))]
+        now = timestamp()
+        names = [f":open{number}" for number in range(len(only))]
         try:
             answer = self._client.update_item(
                 TableName=self._name,
                 Key=self._key(customer_id, order_id),
-                UpdateExpression="SET givenUp = if_not_exists(givenUp, :reason)",
+                UpdateExpression=(
+                    "SET #status = :failing, version = version + :one, reason = :reason, updatedAt = :now, "
+                    "timeline = list_append(timeline, :entry)"
+                ),
                 ConditionExpression=f"#status IN ({', '.join(names)})",
                 ExpressionAttributeNames={"#status": "status"},
                 ExpressionAttributeValues={
+                    ":failing": {"S": Status.FAILING},
+                    ":one": {"N": "1"},
                     ":reason": to_attribute(msgspec.to_builtins(reason)),
-                    **{name: {"S": status} for name, status in zip(names, open_statuses, strict=True)},
+                    ":now": {"S": now},
+                    ":entry": to_attribute([{"at": now, "what": Status.FAILING, "detail": reason.message}]),
+                    **{name: {"S": status} for name, status in zip(names, only, strict=True)},
                 },
                 ReturnValues="ALL_NEW",
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
@@ -255,26 +274,28 @@ class OrdersTable:
             condition="#status = :current AND version = :version",
             values={":current": {"S": order.status}, ":version": {"N": str(order.version)}},
         )
-        back: list[Any] = []
-        if order.status is Status.RESERVED:
-            back = self._stock_writes(
-                order.lines, "SET available = available + :quantity, reserved = reserved - :quantity"
-            )
+        back = self._stock_writes(
+            order.lines, "SET available = available + :quantity, reserved = reserved - :quantity"
+        )
         if self._refused_by([ends, *back]):
             raise IllegalTransition("the order has moved on")
 
     def mark_fulfilled(self, customer_id: str, order_id: str, shipment_id: str, lines: list[PricedLine]) -> None:
         """PAID becomes FULFILLED and its reserved stock is sold, in one transaction; a second call changes nothing.
 
-        Raises `IllegalTransition` if the order isn't PAID, and `Busy` if somebody else is writing to the order or to
-        one of its products.
+        So does FAILING: the parcel has left, so the order can't be undone. Raises `IllegalTransition` if the order
+        has another status, and `Busy` if somebody else is writing to the order or to one of its products.
         """
         ends = self._ends(
             self._key(customer_id, order_id),
             Status.FULFILLED,
-            condition="#status = :paid",
-            values={":paid": {"S": Status.PAID}, ":shipment": {"S": shipment_id}},
-            also=", shipmentId = :shipment",
+            condition="#status IN (:paid, :failing)",
+            values={
+                ":paid": {"S": Status.PAID},
+                ":failing": {"S": Status.FAILING},
+                ":shipment": {"S": shipment_id},
+            },
+            also=("shipmentId = :shipment", "reason"),
         )
         sold = self._stock_writes(lines, "SET reserved = reserved - :quantity ADD sold :quantity")
         refusal = self._refused_by([ends, *sold])
@@ -285,17 +306,24 @@ class OrdersTable:
             raise IllegalTransition(f"the order is {order.status if order else 'gone'} and not PAID")
 
     def _ends(
-        self, key: dict[str, Any], status: Status, *, condition: str, values: dict[str, Any], also: str = ""
+        self,
+        key: dict[str, Any],
+        status: Status,
+        *,
+        condition: str,
+        values: dict[str, Any],
+        also: tuple[str, str] | None = None,
     ) -> dict[str, Any]:
-        """The write that ends an order, for a transaction."""
+        """The write that ends an order, for a transaction; `also` is one more attribute to set and one to remove."""
         now = timestamp()
+        to_set, to_remove = (f", {also[0]}", f", {also[1]}") if also else ("", "")
         return {
             "Update": {
                 "TableName": self._name,
                 "Key": key,
                 "UpdateExpression": (
                     "SET #status = :to, version = version + :one, updatedAt = :now, "
-                    f"timeline = list_append(timeline, :entry){also} REMOVE openShard"
+                    f"timeline = list_append(timeline, :entry){to_set} REMOVE openShard{to_remove}"
                 ),
                 "ConditionExpression": condition,
                 "ExpressionAttributeNames": {"#status": "status"},
@@ -311,18 +339,19 @@ class OrdersTable:
         }
 
     def _stock_writes(self, lines: list[PricedLine], update: str) -> list[Any]:
-        """A write to the catalogue for each line, on condition that the line's quantity is reserved."""
+        """A write to the catalogue for each shard that the lines hold, on condition that the shard has it reserved."""
         return [
             {
                 "Update": {
                     "TableName": self._catalogue,
-                    "Key": {"sku": {"S": line.sku}},
+                    "Key": {"sku": {"S": stock_key(line.sku, taken.shard)}},
                     "UpdateExpression": update,
                     "ConditionExpression": "reserved >= :quantity",
-                    "ExpressionAttributeValues": {":quantity": {"N": str(line.quantity)}},
+                    "ExpressionAttributeValues": {":quantity": {"N": str(taken.quantity)}},
                 }
             }
             for line in lines
+            for taken in held_by(line)
         ]
 
     def _refused_by(self, writes: list[Any]) -> dict[str, Any] | None:
