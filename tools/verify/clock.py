@@ -38,7 +38,7 @@ def put(time: datetime.datetime = _START) -> None:
 
 class _Datetime(datetime.datetime):
     @classmethod
-    def now(cls, tz: datetime.tzinfo | None = None) -> _Datetime:  # type: ignore[override]  # noqa: ARG003
+    def now(cls, tz: datetime.tzinfo | None = None) -> _Datetime:  # type: ignore[override]
         return now()  # type: ignore[return-value]
 
 

@@ -16,7 +16,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = ROOT / "template.yaml"
 DEFINITION = ROOT / "statemachine" / "order.asl.yaml"
-WORKFLOW = "OrderWorkflow"
+WORKFLOW = "OrderExpressWorkflow"
 
 
 class _Loader(yaml.SafeLoader):
@@ -64,16 +64,6 @@ def targets_of(detail_type: str) -> list[tuple[str, str]]:
         and detail_type in rule["EventPattern"].get("detail-type", [detail_type])
         for target in rule["Targets"]
     ]
-
-
-def reports_failures(status: str) -> bool:
-    """Whether an execution that ends with this status is reported to the failures queue."""
-    return any(
-        "aws.states" in rule["EventPattern"].get("source", [])
-        and status in rule["EventPattern"]["detail"]["status"]
-        and any(target["Arn"] == "FailuresQueue" for target in rule["Targets"])
-        for rule in of_type("AWS::Events::Rule").values()
-    )
 
 
 def retries_of(function: str) -> tuple[int, bool]:

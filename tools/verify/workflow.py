@@ -108,6 +108,7 @@ class SimulatedExecution(workflow_engine.EngineRun):
         """Call a resource, with the injected error before or after the call; see `EngineRun.call`."""
         clock.advance(CALL_S)
         try:
+            self._live()
             self._meet("before")
             result = self._call(resource.removeprefix(INTEGRATION), arguments)
             self._meet("after")
@@ -136,9 +137,14 @@ class SimulatedExecution(workflow_engine.EngineRun):
 
     def _pause(self, what: str) -> CallOutcome:
         outcome = pause(f"{self.trace[-1]}: {what}")
-        if outcome is CallOutcome.ABORT or self.seconds > template.definition()["TimeoutSeconds"]:
+        if outcome is CallOutcome.ABORT:
             self._die()
+        self._live()
         return outcome
+
+    def _live(self) -> None:
+        if self.seconds > template.definition()["TimeoutSeconds"]:
+            self._die()
 
     def _die(self) -> NoReturn:
         self.finish("TIMED_OUT", "ExecutionTimedOut", {})
