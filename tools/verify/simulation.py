@@ -42,7 +42,9 @@ CATALOGUE = {"apple": (100, 6), "pear": (250, 4)}
 SUPPLIED = {sku: stock for sku, (_, stock) in CATALOGUE.items()}
 CURRENCY = "EUR"
 # Functions that keep state between calls; one of their environments runs one invocation at a time.
-NOT_REENTRANT = frozenset({"QueryOrdersFunction", "ShipOrderFunction", "NotifyCustomerFunction"})
+NOT_REENTRANT = frozenset(
+    {"QueryOrdersFunction", "ShipOrderFunction", "NotifyCustomerFunction", "CaptureFailureFunction"}
+)
 
 NOT_SAVED = frozenset({"inject", "executions", "racing"})
 SHIPPING = "ship_order"

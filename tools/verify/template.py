@@ -66,6 +66,13 @@ def targets_of(detail_type: str) -> list[tuple[str, str]]:
     ]
 
 
+@functools.cache
+def rule_targets() -> frozenset[str]:
+    """The target of every rule on the orders' bus."""
+    rules = of_type("AWS::Events::Rule").values()
+    return frozenset(target["Arn"] for rule in rules for target in rule["Targets"])
+
+
 def retries_of(function: str) -> tuple[int, bool]:
     """An asynchronous function's maximum of retries, and whether its failures go to the failures queue."""
     config = resources()[function]["Properties"].get("EventInvokeConfig", {})
