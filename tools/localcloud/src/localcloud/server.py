@@ -221,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         clean_up(settings, bare=options.bare)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # threads that wait for retries or callbacks must not hold the process
+    os._exit(status)  # threads that wait for retries or answers must not hold the process
 
 
 def run(settings: Settings, *, bare: bool) -> None:

@@ -12,6 +12,7 @@ from conformance.support import ACCOUNT, REGION, LocalCloud, eventually, free_po
 from conformance.support import start as start_server
 from conformance.test_cloudwatch import total
 from conformance.test_stepfunctions import FAILING, LAMBDA, LONG, QUEUE, definition, history, start, status_events
+from conformance.test_stepfunctions import machine as standard_machine
 
 DONE = {"Done": {"Type": "Succeed"}}
 ENDS = ("ExecutionSucceeded", "ExecutionFailed", "ExecutionTimedOut")
@@ -212,10 +213,7 @@ def test_no_event_tells_of_a_status(cloud: LocalCloud) -> None:
     # WHEN an Express execution ends, and then a Standard one
     express = start(cloud, machine(cloud, {"Stuck": {"Type": "Fail"}}, group))
     assert story(cloud, group, express)
-    standard = cloud.client("stepfunctions").create_state_machine(
-        name=unique("machine"), definition=definition(DONE), roleArn=cloud.role("states.amazonaws.com")
-    )["stateMachineArn"]
-    execution = start(cloud, standard)
+    execution = start(cloud, standard_machine(cloud, DONE))
     # THEN the events are the Standard one's
     told = {json.loads(events.next()["Body"])["detail"]["executionArn"] for _ in ("RUNNING", "SUCCEEDED")}
     assert told == {execution}
@@ -299,9 +297,7 @@ def test_a_synchronous_start_answers_with_the_outcome(cloud: LocalCloud) -> None
     stepfunctions = cloud.client("stepfunctions")
     good = machine(cloud, DONE)
     bad = machine(cloud, {"Stuck": {"Type": "Fail", "Error": "Stuck", "Cause": "provider down"}})
-    standard = stepfunctions.create_state_machine(
-        name=unique("machine"), definition=definition(DONE), roleArn=cloud.role("states.amazonaws.com")
-    )["stateMachineArn"]
+    standard = standard_machine(cloud, DONE)
     # WHEN they are started synchronously
     succeeded = stepfunctions.start_sync_execution(stateMachineArn=good, input='{"item": 1}', name="job")
     failed = stepfunctions.start_sync_execution(stateMachineArn=bad)
@@ -335,6 +331,30 @@ def test_executions_are_counted(cloud: LocalCloud) -> None:
     billed = total(cloud, "AWS/States", "ExpressExecutionBilledDuration", StateMachineArn=arn)
     assert billed >= 300
     assert billed % 100 == 0
+
+
+def test_nothing_is_kept_of_an_execution_that_has_ended(tmp_path: Path) -> None:
+    # GIVEN a server that saves everything, with an Express execution, a synchronous one and a Standard one
+    server, cloud = start_server(free_port(), tmp_path, "--persist")
+    try:
+        group = log_group(cloud)
+        arn = machine(cloud, DONE, group)
+        ended = start(cloud, arn)
+        assert story(cloud, group, ended)
+        sync = cloud.client("stepfunctions").start_sync_execution(stateMachineArn=arn)["executionArn"]
+        kept = start(cloud, standard_machine(cloud, DONE))
+        assert cloud.outcome(kept)
+        # WHEN it is stopped
+        server.terminate()
+        assert server.wait(timeout=20) == 0
+    finally:
+        server.kill()
+        server.wait()
+    # THEN it has saved the Standard one and, of the Express ones, their log
+    (states,) = (tmp_path / "data").rglob("stepfunctions.json")
+    (logs,) = (tmp_path / "data").rglob("cloudwatch_logs.json")
+    assert [execution in states.read_text() for execution in (kept, ended, sync)] == [True, False, False]
+    assert [execution in logs.read_text() for execution in (ended, sync)] == [True, True]
 
 
 def test_an_event_starts_an_express_execution(cloud: LocalCloud) -> None:
