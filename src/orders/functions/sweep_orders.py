@@ -1,10 +1,10 @@
 """Find orders and failures that stand still unnoticed: the last safety net. Runs every minute.
 
 An order is idle when it is open and has neither changed nor been restarted within its promise. An idle order that the
-failure inbox doesn't hold has lost an event or an execution. The sweep claims the order with one conditional write and
-starts its workflow, at the order's present status. After three starts without a change, the order goes to the inbox.
-The sweep doesn't look for running executions: the promise is longer than an execution can live, and a second execution
-changes nothing.
+failure inbox doesn't hold has lost an event or an execution. The sweep claims the order with one conditional write
+and starts its workflow, at the order's present status. After three starts without a change, the order goes to the
+inbox. The sweep doesn't look for running executions: the promise is longer than an execution can live, and a second
+execution changes nothing.
 
 An order that isn't paid in time expires: the sweep makes it FAILING, and the event of that starts its undoing.
 """
