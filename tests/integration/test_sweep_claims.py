@@ -249,9 +249,12 @@ def test_each_minute_another_shard_comes_first(
     world: World, workflows: Workflows, advance: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first: list[int] = []
-    monkeypatch.setattr(
-        function("sweep_orders")._orders, "idle", lambda *, first_shard, **_: first.append(first_shard) or iter([])
-    )
+
+    def idle(*, first_shard: int, **_: str) -> Any:
+        first.append(first_shard)
+        return iter([])
+
+    monkeypatch.setattr(function("sweep_orders")._orders, "idle", idle)
 
     for _ in range(60):
         sweep()
