@@ -1,4 +1,4 @@
-"""The order workflow, seen from outside: its input, the names of its executions, and which failures an order waits for.
+"""The order workflow from outside: its input, the names of its executions, and the failures that an order waits for.
 
 The workflow itself is statemachine/order.asl.yaml.
 """
@@ -68,7 +68,7 @@ def order_waits_for(failure: Failure, fulfilment_queue_arn: str) -> bool:
     order does not wait for a receipt or a mail.
     """
     return (
-        failure.redrive.action is Action.PUBLISH
+        failure.redrive.action in (Action.PUBLISH, Action.RESUME)
         or ":states:" in failure.redrive.to
         or failure.resource_arn == fulfilment_queue_arn
     )

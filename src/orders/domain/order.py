@@ -46,7 +46,7 @@ class Status(StoredWord):
     CANCELLED = "CANCELLED"
 
 
-# FAILING: somebody has given the order up, and the workflow undoes it. If the parcel has left, it is FULFILLED instead.
+# FAILING: the order was given up, and the workflow undoes it. If the parcel has left, it becomes FULFILLED instead.
 TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.PLACED: frozenset({Status.RESERVED, Status.FAILING, Status.FAILED, Status.CANCELLED}),
     Status.RESERVED: frozenset({Status.PAID, Status.FAILING, Status.FAILED, Status.CANCELLED}),
@@ -119,9 +119,9 @@ class TimelineEntry(Struct, frozen=True, omit_defaults=True):
 class Order(Struct, kw_only=True, rename="camel", omit_defaults=True):
     """An order as the orders table holds it; `version` counts the changes of status.
 
-    `reason` says why an order is FAILING or FAILED. `swept_at`, `restarts` and `restarts_version` are the sweep's: when
-    it last started the order's workflow again, and how often at this version. Release 1.0.0 wrote `given_up` in place
-    of the status FAILING.
+    `reason` says why an order is FAILING or FAILED. `swept_at`, `restarts` and `restarts_version` are the sweep's:
+    when it last started the order's workflow again, and how often at which version. Release 1.0.0 wrote `given_up` in
+    place of the status FAILING.
     """
 
     customer_id: str

@@ -1,4 +1,4 @@
-"""CancelShipment: make sure that a paid order won't be shipped, before the order is undone."""
+"""CancelShipment: make sure that an order that was given up won't be shipped, before it is undone."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -10,14 +10,13 @@ import msgspec
 from aws_lambda_powertools.utilities.batch import process_partial_response
 from botocore.exceptions import ParamValidationError
 
-from orders.inbox.parse import POINTER_NOTE, component_of, read_message, stream_record, with_input
+from orders.inbox.parse import POINTER_NOTE, read_message, stream_record
 from orders.inbox.record import Failure, Kind
 from orders.inbox.store import FailuresTable
 from orders.runtime.aws import client
 from orders.runtime.queues import QueueProcessor, back_off
 from orders.runtime.telemetry import logger, metrics, tracer
 from orders.storage.stream import changes_version
-from orders.workflow import FAILED_ATTEMPTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +30,6 @@ MAX_PAGES = 20
 
 _sqs = client("sqs")
 _streams = client("dynamodbstreams")
-_workflows = client("stepfunctions")
 _failures = FailuresTable(client("dynamodb"), client("s3"))
 _queue_url = os.environ["FAILURES_QUEUE_URL"]
 _processor = QueueProcessor()
@@ -67,10 +65,10 @@ def capture(record: "SQSRecord") -> None:
 
 
 def _completed(failure: Failure) -> list[Failure]:
-    """The failure with the data that its message leaves out: stream records, or an execution's input and state."""
+    """The failures that a message reports: one for each stream record that it points to, or itself."""
     if failure.kind is Kind.STREAM and "shardId" in failure.source:
         return _stream_records(failure)
-    return [_execution(failure)]
+    return [failure]
 
 
 def _stream_records(pointer: Failure) -> list[Failure]:
@@ -120,48 +118,3 @@ def _fetch(stream_arn: str, pointer: dict[str, str]) -> "Iterator[dict[str, Any]
             if int(change["SequenceNumber"]) == last:
                 return
         iterator = page.get("NextShardIterator")
-
-
-def _execution(failure: Failure) -> Failure:
-    """The failure with the execution's input, if the event lacks it, and with the state in which it ended."""
-    execution_arn = failure.source.get("executionArn")
-    if execution_arn is None:
-        return failure
-    if not failure.payload:
-        try:
-            found = _workflows.describe_execution(executionArn=execution_arn)
-        except (
-            _workflows.exceptions.ExecutionDoesNotExist,
-            _workflows.exceptions.InvalidArn,
-            ParamValidationError,
-        ):
-            return failure
-        failure = with_input(failure, found.get("input", ""))
-    known = failure.component != component_of(failure.resource_arn)
-    try:
-        state, attempts = _last_state(execution_arn, failure.component if known else None)
-    except Exception:
-        logger.warning("the execution's history can't be read", exc_info=True)
-        return failure
-    return msgspec.structs.replace(failure, component=state or failure.component, attempts=attempts)
-
-
-def _last_state(execution_arn: str, stuck_in: str | None) -> tuple[str, int]:
-    """The state in which an execution got stuck, "" if the history does not show it, and its failed attempts.
-
-    `stuck_in` is the state that the workflow named when it gave up; without it, the last entered state counts.
-    """
-    failed = 0
-    history = _workflows.get_execution_history(
-        executionArn=execution_arn, reverseOrder=True, includeExecutionData=False, maxResults=200
-    )
-    for event in history["events"]:
-        kind = event["type"]
-        if kind in FAILED_ATTEMPTS:
-            failed += 1
-        elif kind.endswith("StateEntered") and kind != "FailStateEntered":
-            name = event["stateEnteredEventDetails"]["name"]
-            if stuck_in in (None, name):
-                return name, max(failed, 1)
-            failed = 0
-    return "", max(failed, 1)

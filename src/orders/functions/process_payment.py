@@ -37,8 +37,8 @@ class PaymentRequest(Struct, rename="camel"):
 def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
     """Return the payment's id. The order's id is the idempotency key, so any number of attempts charge once.
 
-    Raises `PaymentDeclined`, `OrderCancelled`, and `PaymentProviderError`, which the order's timeline notes and the
-    workflow retries.
+    Raises `PaymentDeclined`, `OrderCancelled`, `OrderFailing`, and `PaymentProviderError`, which the order's timeline
+    notes and the workflow retries.
     """
     request = msgspec.convert(event, PaymentRequest)
     logger.append_keys(order_id=request.order_id, attempt=request.attempt)

@@ -1,4 +1,4 @@
-"""FulfillOrder: let the warehouse ship each order, make the order FULFILLED and tell the waiting workflow.
+"""FulfillOrder: let the warehouse ship each order, and make the order FULFILLED, or FAILING if the warehouse refuses.
 
 The first decision in the warehouse's ledger stands, so a duplicate message ships nothing.
 """
@@ -13,7 +13,7 @@ from aws_lambda_powertools.utilities.batch import process_partial_response
 from msgspec import Struct
 
 from orders.domain.errors import Busy, WarehouseError
-from orders.domain.order import PricedLine, StoredAddress
+from orders.domain.order import PricedLine, Reason, Status, StoredAddress
 from orders.runtime.aws import client
 from orders.runtime.queues import QueueProcessor, back_off
 from orders.runtime.telemetry import logger, metrics, tracer
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
 _sqs = client("sqs")
-_workflows = client("stepfunctions")
 _dynamodb = client("dynamodb")
 _orders = OrdersTable(_dynamodb)
 _warehouse = warehouse(_dynamodb)
@@ -37,9 +36,8 @@ CONFLICT_PAUSES_S = (0.05, 0.1, 0.2, 0.4)
 
 
 class ShippingOrder(Struct, rename="camel"):
-    """The message that the workflow's state FulfillOrder sends."""
+    """The message that the workflow's state FulfillOrder sends. A message of 1.0.0 also has a task token: ignored."""
 
-    task_token: str
     customer_id: str
     order_id: str
     correlation_id: str
@@ -65,20 +63,16 @@ def ship(record: "SQSRecord") -> None:
     logger.set_correlation_id(order.correlation_id)
     logger.append_keys(order_id=order.order_id)
     try:
-        try:
-            shipment_id = _warehouse.ship(order.order_id, order.lines, order.shipping_address)
-        except WarehouseError as error:
-            logger.info("the warehouse refuses", extra={"reason": str(error)})
-            _workflows.send_task_failure(taskToken=order.task_token, error="WarehouseError", cause=str(error))
-            return
-        _fulfil(order, shipment_id)
-        metrics.add_metric("OrderShipped", "Count", 1)
-        logger.info("order shipped", extra={"shipment_id": shipment_id})
-        answer = msgspec.json.encode({"shipmentId": shipment_id}).decode()
-        _workflows.send_task_success(taskToken=order.task_token, output=answer)
-    except (_workflows.exceptions.TaskTimedOut, _workflows.exceptions.TaskDoesNotExist):
-        # The order is FULFILLED, or the refusal is in the warehouse's ledger, where the next workflow finds it.
-        logger.warning("no workflow waits for this shipment any more")
+        shipment_id = _warehouse.ship(order.order_id, order.lines, order.shipping_address)
+    except WarehouseError as error:
+        logger.info("the warehouse refuses", extra={"reason": str(error)})
+        reason = Reason("WarehouseError", str(error))
+        _orders.start_failing(order.customer_id, order.order_id, reason, only=(Status.PAID,))
+        metrics.add_metric("ShipmentRefused", "Count", 1)
+        return
+    _fulfil(order, shipment_id)
+    metrics.add_metric("OrderShipped", "Count", 1)
+    logger.info("order shipped", extra={"shipment_id": shipment_id})
 
 
 def _fulfil(order: ShippingOrder, shipment_id: str) -> None:

@@ -19,7 +19,7 @@ from orders.inbox.store import FailuresTable
 from orders.runtime.aws import client
 from orders.runtime.telemetry import logger, metrics, tracer
 from orders.storage.orders import OrdersTable
-from orders.workflow import keeps_sweep_away, order_waits_for, resume_input, sweep_execution_name
+from orders.workflow import execution_name, keeps_sweep_away, order_waits_for, workflow_input
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -65,7 +65,8 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
 
 def _restart_overdue(counts: dict[str, int], promise_s: float, context: "LambdaContext") -> bool:
     """Start the workflow of every overdue order that nobody works on; False if time ran out."""
-    for customer_id, order_id, _ in _orders.open_longest(timestamp_before(promise_s)):
+    for entry in _orders.open_longest(timestamp_before(promise_s)):
+        customer_id, order_id = entry.customer_id, entry.order_id
         if context.get_remaining_time_in_millis() < RESERVE_MS:
             return False
         try:
@@ -90,10 +91,12 @@ def _restart(customer_id: str, order_id: str, promise_s: float) -> str:
         for record in _failures.of_order(order_id)
     ):
         return "inInbox"
-    name = sweep_execution_name(order, promise_s)
+    name = execution_name(order_id, "sweep")
     try:
         _workflows.start_execution(
-            stateMachineArn=os.environ["STATE_MACHINE_ARN"], name=name, input=resume_input(order)
+            stateMachineArn=os.environ["STATE_MACHINE_ARN"],
+            name=name,
+            input=workflow_input(customer_id, order_id, order.correlation_id),
         )
     except _workflows.exceptions.ExecutionAlreadyExists:
         return "fine"

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from orders.domain.errors import Unreadable, ValidationError
-from orders.domain.order import Status
+from orders.domain.order import CAN_FAIL, Status
 from orders.domain.pricing import price_lines, total_of
+from orders.domain.stock import held_by, stock_key
 from orders.runtime.aws import client
 from orders.runtime.telemetry import logger, tracer
 from orders.storage.catalogue import find_products
+from orders.storage.dynamodb import to_attribute
 from orders.storage.orders import OrdersTable
 from orders.workflow import WorkflowInput
 
@@ -35,36 +37,35 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
 
 
 def _validate(event: dict[str, Any]) -> dict[str, Any]:
-    """See `handler`.
-
-    `reserveFrom` is the status that ReserveInventory demands: PLACED if there is something to reserve, otherwise a
-    status that no order has, so that the workflow continues at the order's present status. A given-up order is
-    undone, whatever started this workflow.
-    """
+    """See `handler`."""
     request = msgspec.convert(event, WorkflowInput)
     logger.append_keys(order_id=request.data.order_id)
     order = _orders.get(request.data.customer_id, request.data.order_id, consistent=True)
     if order is None:
         raise LookupError(f"order {request.data.order_id} of customer {request.data.customer_id} is not in the table")
+    if order.given_up and order.status in CAN_FAIL:
+        order = _orders.start_failing(order.customer_id, order.order_id, order.given_up)
     lines = order.lines
-    path = "undo" if order.given_up else request.path
-    reserving = order.status == Status.PLACED and path != "undo"
-    if reserving:
+    if order.status is Status.PLACED:
         lines = price_lines(order, find_products(_dynamodb, {line.sku for line in order.lines}))
         if total_of(lines) == 0:
             raise ValidationError("the order has no price")
+    stock = [
+        {"key": stock_key(line.sku, taken.shard), "quantity": taken.quantity}
+        for line in lines
+        for taken in held_by(line)
+    ]
     return {
         "customerId": order.customer_id,
         "orderId": order.order_id,
         "correlationId": order.correlation_id,
-        "path": path,
         "status": order.status,
-        "reserveFrom": Status.PLACED if reserving else "-",
         "currency": order.currency,
-        **({"givenUp": msgspec.to_builtins(order.given_up)} if order.given_up else {}),
-        # An order that was given up before it was priced has no prices, but the workflow needs numbers.
-        "lines": [{"sku": line.sku, "quantity": line.quantity, "unitPrice": line.unit_price or 0} for line in lines],
+        "lines": msgspec.to_builtins(lines),
+        "storedLines": [to_attribute(line) for line in msgspec.to_builtins(lines)],
+        "stock": stock,
         "total": total_of(lines),
         "paymentMethod": order.payment_method,
         "shippingAddress": msgspec.to_builtins(order.shipping_address),
+        **({"reason": msgspec.to_builtins(order.reason)} if order.reason else {}),
     }

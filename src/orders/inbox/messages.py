@@ -1,4 +1,4 @@
-"""The messages on the failures queue: the two that our functions write, and those that AWS and the workflow write."""
+"""The messages on the failures queue: those that our functions and the workflow write, and those that AWS writes."""
 
 from typing import Any
 
@@ -22,6 +22,22 @@ class PoisonMessage(Struct, tag_field="kind", tag="PoisonMessage", rename="camel
     receives: int
     body: str
     stack_trace: list[str] = []
+
+
+class StuckOrder(Struct, tag_field="kind", tag="StuckOrder", rename="camel"):
+    """An order that its workflow or the sweep can't bring on; the workflow's state ReportStuck writes this, too.
+
+    `state` is the workflow's state, or the order's status if nobody knows the state. `execution` is an ARN, "" if no
+    execution failed. The ids are "" if the execution's input named no order.
+    """
+
+    customer_id: str
+    order_id: str
+    correlation_id: str
+    state: str
+    error: str
+    cause: str = ""
+    execution: str = ""
 
 
 class Shape(Struct, rename="camel"):
@@ -78,7 +94,7 @@ class StreamRecord(Struct, rename="camel"):
 
 
 class EndedExecution(Struct, rename="camel"):
-    """An execution that failed, timed out or was aborted."""
+    """An execution of release 1.0.0 that failed, timed out or was aborted."""
 
     execution_arn: str
     state_machine_arn: str
@@ -95,7 +111,7 @@ class ExecutionEvent(Struct):
 
 
 class StuckCause(Struct):
-    """The cause that the state OrderStuck writes (statemachine/order.asl.yaml)."""
+    """The cause that release 1.0.0's state OrderStuck wrote."""
 
     state: str
     cause: Any = ""

@@ -2,8 +2,8 @@
 
 Every technical failure ends as a message on the failures queue: a dead letter of a rule's target or of the schedule,
 a poison message with its error, a message that SQS moved from another queue, an on-failure record of an asynchronous
-function, a pointer into the orders table's stream, an unreadable stream record, or the end of an execution. Nothing
-in this module calls AWS.
+function, a pointer into the orders table's stream, an unreadable stream record, or a stuck order. Nothing in this
+module calls AWS.
 """
 
 import base64
@@ -22,6 +22,7 @@ from orders.inbox.messages import (
     Shape,
     StreamRecord,
     StuckCause,
+    StuckOrder,
     UnreadableStreamRecord,
 )
 from orders.inbox.record import Action, Failure, Kind, Redrive, failure_id_of
@@ -29,6 +30,8 @@ from orders.inbox.record import Action, Failure, Kind, Redrive, failure_id_of
 MAX_MESSAGE = 4_000
 MAX_STACK_LINES = 40
 MAX_STACK_LINE = 300
+# An order is stuck once, however many of its executions get stuck.
+STUCK = "stuck"
 EXECUTION_EVENT = "Step Functions Execution Status Change"
 POINTER_NOTE = (
     "The stream keeps its records for 24 hours and no longer has these. The orders table holds the orders' present "
@@ -73,6 +76,8 @@ def _read_body(body: str, message_id: str) -> Failure | None:
         failure = _unreadable_record(msgspec.json.decode(body, type=UnreadableStreamRecord), message_id)
     elif shape.kind == "PoisonMessage":
         failure = _poison_message(msgspec.json.decode(body, type=PoisonMessage))
+    elif shape.kind == "StuckOrder":
+        failure = _stuck_order(msgspec.json.decode(body, type=StuckOrder), body, message_id)
     return failure
 
 
@@ -214,12 +219,32 @@ def stream_record(
     )
 
 
-def _execution(execution: EndedExecution) -> Failure:
-    """An execution that failed, timed out or was aborted. The event lacks a large `input`."""
-    state, error_name, error_message, stack_trace = _cause(execution)
+def _stuck_order(report: StuckOrder, body: str, message_id: str) -> Failure:
+    """An order that stands still. A redrive starts its workflow, from the order's present status."""
+    cause = _lambda_error(report.cause)
     return _failure(
         Kind.EXECUTION,
-        _stuck_order(execution.state_machine_arn, execution.input or "", execution.execution_arn),
+        (STUCK, report.order_id or message_id),
+        body,
+        # A message that was sent twice tells of one occurrence.
+        occurrence=report.execution or message_id,
+        component=report.state,
+        resource_arn=report.execution,
+        error_name=report.error,
+        error_message=cause.error_message or report.cause,
+        stack_trace=cause.stack_trace,
+        redrive=Redrive(Action.RESUME),
+        source={"executionArn": report.execution} if report.execution else {},
+    )
+
+
+def _execution(execution: EndedExecution) -> Failure:
+    """An execution of release 1.0.0's workflow. The event lacks a large `input`."""
+    state, error_name, error_message, stack_trace = _cause(execution)
+    order_id = identify(execution.input or "").get("order_id")
+    return _failure(
+        Kind.EXECUTION,
+        (STUCK, order_id) if order_id else (execution.state_machine_arn, execution.execution_arn),
         execution.input or "",
         occurrence=execution.execution_arn,
         component=state or component_of(execution.state_machine_arn),
@@ -227,26 +252,13 @@ def _execution(execution: EndedExecution) -> Failure:
         error_name=error_name,
         error_message=error_message,
         stack_trace=stack_trace,
-        redrive=Redrive(Action.RESUME, execution.state_machine_arn),
+        redrive=Redrive(Action.RESUME),
         source={"executionArn": execution.execution_arn, "executionStatus": execution.status},
     )
 
 
-def _stuck_order(state_machine_arn: str, payload: str, execution_arn: str) -> tuple[str, ...]:
-    """The identity of a stuck execution: an order is stuck once, however many of its executions get stuck."""
-    return (state_machine_arn, identify(payload).get("order_id") or execution_arn)
-
-
-def with_input(failure: Failure, payload: str) -> Failure:
-    """The failure with the execution's input, which the event lacked."""
-    identity = _stuck_order(failure.resource_arn, payload, failure.source["executionArn"])
-    return msgspec.structs.replace(
-        failure, failure_id=failure_id_of(Kind.EXECUTION, identity), payload=payload, **identify(payload)
-    )
-
-
 def _cause(execution: EndedExecution) -> tuple[str, str, str, list[str]]:
-    """State, error name, message and stack trace of an execution's end."""
+    """State, error name, message and stack trace of the end of an execution of release 1.0.0."""
     default = {"TIMED_OUT": "States.Timeout", "ABORTED": "Aborted"}.get(execution.status, "Unknown")
     error_name = execution.error or default
     cause: Any = execution.cause or f"the execution is {execution.status}"
@@ -256,11 +268,16 @@ def _cause(execution: EndedExecution) -> tuple[str, str, str, list[str]]:
         state, cause = stuck.state, stuck.cause
     except ValueError:
         pass  # not from OrderStuck: the execution timed out or was stopped
-    try:
-        error = msgspec.json.decode(cause, type=LambdaError)
-    except (ValueError, TypeError):
-        error = LambdaError()
+    error = _lambda_error(cause)
     return state, error_name, error.error_message or str(cause), error.stack_trace
+
+
+def _lambda_error(cause: Any) -> LambdaError:
+    """The error that a function's answer tells of; an empty one for another cause."""
+    try:
+        return msgspec.json.decode(cause, type=LambdaError)
+    except (ValueError, TypeError):
+        return LambdaError()
 
 
 def _unknown(body: str, attributes: dict[str, str], message_id: str, why: str) -> Failure:

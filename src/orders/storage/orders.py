@@ -339,7 +339,7 @@ class OrdersTable:
         }
 
     def _stock_writes(self, lines: list[PricedLine], update: str) -> list[Any]:
-        """A write to the catalogue for each shard that the lines hold, on condition that the shard has it reserved."""
+        """A write to the catalogue for each shard that the lines hold, if that much is reserved there."""
         return [
             {
                 "Update": {
