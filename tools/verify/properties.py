@@ -2,9 +2,9 @@
 
 A story is a random sequence of submissions, retries, cancellations, deliveries, duplicates, crashes, lost answers,
 conflicts, deaths, restarts, redrives, sweeps and time that passes. Each process stops before each of its calls to a
-service; the story chooses which process goes on and what becomes of its call. After each step `Simulation.check` must
-find nothing wrong. At the end every fault is over, the inbox is redriven, and `Simulation.check_end` must find nothing
-wrong.
+service; the story chooses which process goes on and what becomes of its call. After each step `Simulation.check`
+must find nothing wrong. At the end every fault is over, the inbox is redriven, and `Simulation.check_end` must find
+nothing wrong.
 """
 
 from __future__ import annotations
@@ -210,6 +210,12 @@ class RandomStory(RuleBasedStateMachine):
         """The sweep runs."""
         self._spawn("SweepOrdersFunction", self.simulation.sweep)
 
+    @precondition(lambda self: self.simulation.inbox and self._idle("HealFailuresFunction"))
+    @rule()
+    def heal(self) -> None:
+        """Transient failures heal by themselves."""
+        self._spawn("HealFailuresFunction", self.simulation.heal)
+
     @precondition(lambda self: self._from_rules())
     @rule(which=index)
     def cannot_be_delivered(self, which: int) -> None:
@@ -224,7 +230,7 @@ class RandomStory(RuleBasedStateMachine):
         self.simulation.cannot_be_read(self.simulation.stream_position)
 
     @rule(
-        service=st.sampled_from(["dynamodb", "events", "sqs", "s3", "stepfunctions"]),
+        service=st.sampled_from(["dynamodb", "events", "sqs", "s3", "stepfunctions", "lambda", "cloudwatch"]),
         how=st.sampled_from([CallOutcome.REFUSED, CallOutcome.PARTIAL, CallOutcome.LOST]),
     )
     def outage(self, service: str, how: CallOutcome) -> None:
