@@ -30,9 +30,13 @@ import boto3  # noqa: E402
 
 from localcloud.workflow_engine import StatesError  # noqa: E402
 from orderctl.redrive.discarding import discard_one  # noqa: E402
+from orderctl.stack import stock as orderctl_stock  # noqa: E402
+from orderctl.stack.stock import StockTable  # noqa: E402
 from orderctl.stack.target import Target  # noqa: E402
+from orders.domain import stock  # noqa: E402
 from orders.domain.errors import MailRefused  # noqa: E402
 from orders.domain.order import CAN_FAIL, GIVEN_UP_REASON  # noqa: E402
+from orders.domain.stock import stock_key  # noqa: E402
 from orders.inbox.record import Action, FailureRecord, FailureStatus  # noqa: E402
 from orders.inbox.store import FailuresTable, decode_record  # noqa: E402
 from orders.redrive.sending import Sender, redrive_one  # noqa: E402
@@ -41,9 +45,8 @@ from orders.storage.dynamodb import from_item, to_item  # noqa: E402
 from orders.storage.orders import OrdersTable  # noqa: E402
 from verify.workflow import MACHINE_ARN, Injector, SimulatedExecution, crash_error  # noqa: E402
 
-CATALOGUE = {"apple": (100, 6), "pear": (250, 4)}
-"""Price and stock of each product."""
-SUPPLIED = {sku: stock for sku, (_, stock) in CATALOGUE.items()}
+CATALOGUE = {"apple": (100, [6]), "pear": (250, [1, 3])}
+"""Price of each product, and the stock of each of its shards."""
 CURRENCY = "EUR"
 # Functions that keep state between calls; one of their environments runs one invocation at a time.
 NOT_REENTRANT = frozenset(
@@ -76,6 +79,10 @@ HANDLERS = _load_handlers()
 _session = boto3.session.Session(region_name="us-east-1")
 FAILURES = FailuresTable(_session.client("dynamodb"), _session.client("s3"))
 ORDERS = OrdersTable(_session.client("dynamodb"))
+STOCK = StockTable(_session.client("dynamodb"), "CatalogueTable")
+# No sleeps, and the same choices in the same run.
+orderctl_stock.time = SimpleNamespace(sleep=lambda _: None)  # type: ignore[assignment]
+stock.choose.__defaults__ = (lambda shards: shards[0],)
 TARGET = Target(
     "proof",
     {
@@ -142,6 +149,9 @@ class Simulation:
     # Every message to the warehouse so far.
     shipped: list[str] = field(default_factory=list)
     stream_position: int = 0
+    supplied: dict[str, int] = field(
+        default_factory=lambda: {sku: sum(found) for sku, (_, found) in CATALOGUE.items()}
+    )
     racing: Process | None = None
 
     def __post_init__(self) -> None:
@@ -149,15 +159,14 @@ class Simulation:
         clock.put()
         services.outages.clear()
         services.reset_tables()
-        for sku, (price, stock) in CATALOGUE.items():
-            product = {"sku": sku, "name": sku, "price": price, "currency": CURRENCY}
-            services.table(
-                "PutItem",
-                {
-                    "TableName": "CatalogueTable",
-                    "Item": to_item({**product, "available": stock, "reserved": 0, "sold": 0}),
-                },
-            )
+        for sku, (price, shards) in CATALOGUE.items():
+            product = {"name": sku, "price": price, "currency": CURRENCY}
+            if len(shards) > 1:
+                product["shards"] = len(shards)
+            for number, available in enumerate(shards):
+                pieces = {"available": available, "reserved": 0, "sold": 0}
+                item = {"sku": stock_key(sku, number), **pieces, **({} if number else product)}
+                services.table("PutItem", {"TableName": "CatalogueTable", "Item": to_item(item)})
         services.receivers.update(
             {
                 "events": self._on_bus,
@@ -460,6 +469,26 @@ class Simulation:
         """Let transient failures heal by themselves, as the schedule does."""
         HANDLERS["HealFailuresFunction"]({}, Context(60_000))
 
+    def split(self, sku: str, shards: int) -> None:
+        """Split a product's stock, as an operator does. Raises `Stop` where the command is refused."""
+        for _ in STOCK.split(sku, shards):
+            pass
+
+    def merge(self, sku: str, shards: int) -> bool:
+        """Merge a product's shards, as an operator does, up to where orders hold pieces of a closed one.
+
+        Returns whether the merge is complete. Raises `Stop` where the command is refused.
+        """
+        return not any(step.waits for step in STOCK.merge(sku, shards))  # any() ends at the first that waits
+
+    def restock(self, sku: str, quantity: int) -> None:
+        """Add pieces to a product, as an operator does."""
+        before = _pieces_of(sku)
+        try:
+            STOCK.add(sku, quantity)
+        finally:
+            self.supplied[sku] += _pieces_of(sku) - before
+
     def rest(self, targets: Collection[str] = WORKS_ON_ORDERS) -> None:
         """Publish the stream and deliver every message to these targets until none is left; drop the others."""
         for _ in range(100):
@@ -520,7 +549,7 @@ class Simulation:
         orders = self.orders()
         payments, shipments = _ledgers()
         return [
-            *invariants.check_stock(ledger("CatalogueTable", "sku").values(), orders, SUPPLIED),
+            *invariants.check_stock(ledger("CatalogueTable", "sku").values(), orders, self.supplied),
             *(
                 sentence
                 for order_id in payments.keys() | shipments.keys()
@@ -585,6 +614,11 @@ def changes() -> list[OrderChange]:
             change = change._replace(status_before=before["status"]["S"], version_before=int(before["version"]["N"]))
         found.append(change)
     return found
+
+
+def _pieces_of(sku: str) -> int:
+    shards = [shard for key, shard in ledger("CatalogueTable", "sku").items() if key.partition("#")[0] == sku]
+    return sum(shard[name] for shard in shards for name in ("available", "reserved", "sold"))
 
 
 def _mend(failure: FailureRecord) -> None:
