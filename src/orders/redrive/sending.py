@@ -76,9 +76,7 @@ class Sender:
         to = record.redrive.to
         match record.redrive.action:
             case Action.SEND:
-                if to == self.fulfilment_queue_arn and (status := self._status_of(record)) in TERMINAL:
-                    return f"nothing to do: the order is {status}", True
-                if to == self.fulfilment_queue_arn and status == Status.FAILING:
+                if to == self.fulfilment_queue_arn and self._status_of(record) in {Status.FAILING, *TERMINAL}:
                     # The message itself could ship what is being undone. The workflow ships only what has left.
                     return self._start(record, payload)
                 return self._send_message(to, payload), False
