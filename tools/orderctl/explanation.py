@@ -234,7 +234,7 @@ def _swept(target: Target, order: Order) -> str:
 
 
 def sweeps_patience(target: Target, order: Order) -> float | None:
-    """Return how many seconds after its last change the deployed sweep restarts an order; None if AWS doesn't tell."""
+    """Return after how many seconds without a change the deployed sweep restarts an order; None if AWS is silent."""
     try:
         found = target.client("lambda").get_function_configuration(FunctionName=target.output(SWEEP))
     except ClientError:

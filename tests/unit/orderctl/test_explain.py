@@ -26,7 +26,7 @@ RETRY = [
 class Aws:
     """Step Functions with one definition, and Lambda with the sweep's settings."""
 
-    def describe_state_machine_for_execution(self, **_: str) -> dict[str, str]:
+    def describe_state_machine(self, **_: str) -> dict[str, str]:
         return {"definition": json.dumps({"States": {"ProcessPayment": {"Retry": RETRY}}})}
 
     def get_function_configuration(self, FunctionName: str) -> dict[str, Any]:  # noqa: N803
@@ -39,7 +39,11 @@ class Stack(Target):
         return Aws()
 
 
-OUTPUTS = {"FulfilmentQueueArn": "arn:aws:sqs:::fulfilment", "SweepOrdersFunction": "sweep-orders"}
+OUTPUTS = {
+    "FulfilmentQueueArn": "arn:aws:sqs:::fulfilment",
+    "SweepOrdersFunction": "sweep-orders",
+    "StateMachineArn": "arn:aws:states:::m",
+}
 STACK = Stack("stack orders-test", OUTPUTS, "", None)
 
 
@@ -64,8 +68,13 @@ def a_failure(**changes: Any) -> FailureRecord:
     return FailureRecord(**{**fields, **changes})
 
 
-def running(state: str, **changes: Any) -> Execution:
-    return Execution("arn:e", "RUNNING", [], Attempts(state, timestamp(), **changes))
+def running(state: str, ago_s: float = 0, **changes: Any) -> Execution:
+    begun_at = timestamp_before(ago_s)
+    return Execution("m:e:1", [], begun_at, attempts=Attempts(state, begun_at, **changes))
+
+
+def ended(ago_s: float = 0) -> Execution:
+    return Execution("m:e:1", [], timestamp_before(ago_s), ended=True)
 
 
 def sentence(order: Order | DamagedOrder, *found: Execution, failures: list[FailureRecord] | None = None) -> str:
@@ -87,18 +96,46 @@ def test_waiting_for_the_next_attempt() -> None:
     ("failures", "waited", "due"), [(1, 0, "due within 10 s"), (3, 0, "due within 100 s"), (1, 60, "due now")]
 )
 def test_the_wait_is_what_the_definition_says(failures: int, waited: int, due: str) -> None:
-    execution = running(
-        "ProcessPayment", errors=[("PaymentProviderError", "")] * failures, waiting_since=timestamp_before(waited)
-    )
+    errors = [("PaymentProviderError", "")] * failures
+    at = Attempts("ProcessPayment", errors=errors, waiting_since=timestamp_before(waited))
 
-    assert executions.next_attempt(STACK, execution) == due
+    assert executions.next_attempt(STACK, at) == due
+
+
+@pytest.mark.parametrize(
+    ("errors", "said"),
+    [
+        ([], "A workflow took it up 40 s ago."),
+        (
+            [("Busy", "conflict"), ("PaymentProviderError", "answered 503.")],
+            "A workflow took it up 40 s ago and failed twice so far, "
+            "the last time with PaymentProviderError: answered 503.",
+        ),
+    ],
+)
+def test_a_log_of_failures_only_does_not_know_the_state(errors: list[tuple[str, str]], said: str) -> None:
+    assert sentence(an_order(), running("", 40, errors=errors, waiting_since=timestamp())) == said
+
+
+def test_no_execution_is_at_work_longer_than_five_minutes() -> None:
+    # GIVEN executions whose end no log tells
+    assert sentence(an_order(), running("", 299)).startswith("A workflow took it up")
+    assert sentence(an_order(), running("ProcessPayment", 301)).startswith("Nobody is at work on it")
 
 
 def test_waiting_for_the_warehouse_names_the_queue() -> None:
-    said = sentence(an_order(status=Status.PAID), running("FulfillOrder"))
+    # GIVEN a paid order whose execution has ended, as far as is known
+    order = an_order(status=Status.PAID, updated_at=timestamp_before(30))
+    for execution in (ended(), running("")):
+        said = sentence(order, execution)
 
-    assert said.startswith("Waiting for the warehouse")
-    assert "2 messages waiting and 1 in flight" in said
+        assert said.startswith("Waiting for the warehouse for 30 s")
+        assert "2 messages waiting and 1 in flight" in said
+        assert said.endswith(". If nothing happens, the sweep starts it again in about 19 min.")
+
+
+def test_a_paid_order_whose_workflow_has_not_asked_the_warehouse_yet() -> None:
+    assert sentence(an_order(status=Status.PAID), running("FulfillOrder")) == "In FulfillOrder for 0 s."
 
 
 def test_a_stuck_order_names_cause_and_command() -> None:
@@ -147,12 +184,24 @@ def test_an_order_that_has_ended_without_its_receipt_says_so() -> None:
 
 
 def test_an_order_that_nobody_works_on_waits_for_the_sweep() -> None:
-    ended = Execution("arn:e", "ABORTED", [], Attempts())
-
-    assert sentence(an_order(), ended) == (
+    assert sentence(an_order(updated_at=timestamp_before(500)), ended()) == (
         "Nobody is at work on it: its last workflow has ended, the order is RESERVED. "
-        "Once it is overdue, about 20 min after it was placed, the sweep starts it again."
+        "If nothing happens, the sweep starts it again in about 11 min."
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "when"),
+    [
+        ({"updated_at": timestamp_before(1300)}, "in its next run."),
+        (
+            {"updated_at": timestamp_before(9000), "swept_at": timestamp_before(600), "restarts": 1},
+            "in about 9 min, for the 2nd time.",
+        ),
+    ],
+)
+def test_the_sweep_counts_from_the_last_change_or_its_own_restart(changes: dict[str, Any], when: str) -> None:
+    assert sentence(an_order(**changes), ended()).endswith(f"the sweep starts it again {when}")
 
 
 @pytest.mark.parametrize(
@@ -160,10 +209,23 @@ def test_an_order_that_nobody_works_on_waits_for_the_sweep() -> None:
 )
 def test_a_redrive_counts_as_work_as_long_as_the_sweep_leaves_the_order_alone(ago_s: int, said: str) -> None:
     # GIVEN a stack whose sweep waits 1200 s for a redrive's effect
-    ended = Execution("arn:e", "ABORTED", [], Attempts())
     redriven = a_failure(status=FailureStatus.REDRIVEN, claimed_at=timestamp_before(ago_s))
 
-    assert sentence(an_order(), ended, failures=[redriven]).startswith(said)
+    assert sentence(an_order(), ended(2000), failures=[redriven]).startswith(said)
+
+
+def test_a_redrive_whose_workflow_has_ended_is_no_work_any_more() -> None:
+    redriven = a_failure(status=FailureStatus.REDRIVEN, claimed_at=timestamp_before(30))
+
+    assert sentence(an_order(), ended(20), failures=[redriven]).startswith("Nobody is at work on it")
+
+
+def test_an_order_that_got_stuck_again_is_stuck() -> None:
+    # GIVEN an execution whose end no log tells, and a failure that is later than its beginning
+    failure = a_failure(last_seen_at=timestamp_before(10))
+
+    assert sentence(an_order(), running("", 20), failures=[failure]).startswith("Stuck since")
+    assert sentence(an_order(), running("", 5), failures=[failure]).startswith("A workflow took it up 5 s ago; but")
 
 
 def test_a_damaged_order_is_said_to_be_damaged() -> None:
@@ -195,8 +257,27 @@ def test_ordinals(number: int, word: str) -> None:
     assert explanation._ordinal(number) == word
 
 
-def test_an_order_that_was_given_up_says_so() -> None:
-    order = an_order(given_up=Reason("Discarded", "no"))
-    assert sentence(order, running("ReleaseInventory")).startswith(
+REASON = Reason("Discarded", "no")
+FAILING = "Given up at 2026-11-21T07:00:00.000Z (Discarded: no), and to be undone. "
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ([], f"{FAILING}Its event has not started a workflow yet"),
+        ([Execution("m:e:1", [], "2026-11-21T06:59:59.000Z")], f"{FAILING}Its event has not started a workflow yet"),
+        ([running("RefundPayment")], f"{FAILING}In RefundPayment for 0 s."),
+        ([running("")], f"{FAILING}A workflow took it up 0 s ago."),
+        ([ended()], f"{FAILING}Nobody is at work on it"),
+    ],
+)
+def test_an_order_that_was_given_up_says_who_undoes_it(found: list[Execution], said: str) -> None:
+    order = an_order(status=Status.FAILING, updated_at="2026-11-21T07:00:00.000Z", reason=REASON)
+
+    assert sentence(order, *found).startswith(said)
+
+
+def test_an_order_that_release_1_0_0_gave_up_says_so() -> None:
+    assert sentence(an_order(given_up=REASON), running("ReleaseInventory")).startswith(
         "Given up by an operator, and to be undone. In Rele"
     )

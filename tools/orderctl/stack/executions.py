@@ -1,7 +1,7 @@
 """The workflow's executions for one order, and what happened in each, as far as logs tell.
 
-The workflow is an Express one, of which Step Functions keeps no history. Its log has every event at level ALL, and what
-failed at level ERROR. At any level, ValidateOrder logs which execution took which order up.
+Step Functions keeps no history of an Express execution. The workflow's log has every event at level ALL, and failures
+only at level ERROR. At any level, the log of ValidateOrder tells which execution took which order up.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from orderctl.stack.logs import TAKEN_UP, LogLine, execution_of
+from orderctl.stack.logs import LogLine, execution_of
 from orderctl.stack.target import Target
 from orders.domain.clock import seconds_since
 from orders.inbox.record import FailureRecord
