@@ -6,13 +6,14 @@ its maxReceiveCount.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 from botocore.exceptions import ClientError
 
+from orderctl.redrive import healing
 from orderctl.stack import executions, logs, records
 from orderctl.stack.executions import Execution, HistoryLine
 from orderctl.stack.records import DamagedOrder, StoredOrder
@@ -20,20 +21,33 @@ from orderctl.stack.target import Target
 from orderctl.ui import tables
 from orders.domain.clock import seconds_since, timestamp_before
 from orders.domain.order import TERMINAL, Order, Status
+from orders.inbox.healing import Outlook
 from orders.inbox.record import SETTLED, FailureRecord, FailureStatus
-from orders.workflow import keeps_sweep_away, order_waits_for
+from orders.workflow import RESTARTS_IN_VAIN, keeps_sweep_away, order_waits_for
 
 SWEEP = "SweepOrdersFunction"
-# The sweep's settings: how long after its last change an order stands still, in seconds.
-PATIENCE = "ORDER_PROMISE_SECONDS"
-PATIENCE_WAREHOUSE = "ORDER_PROMISE_SECONDS"
-NEVER_S = 365 * 86400.0
+# The sweep's settings, in seconds: how long an order may stand still, and how long a PAID one may.
+PROMISE = "ORDER_PROMISE_SECONDS"
+PAID_PROMISE = "WAREHOUSE_PROMISE_SECONDS"
 QUEUES = {
     "FulfilmentQueueUrl": "fulfilment",
     "NotificationsQueueUrl": "notifications",
     "FailuresQueueUrl": "failures",
 }
 LEVELS = frozenset({"INFO", "WARNING", "ERROR", "CRITICAL"})
+
+
+@dataclass
+class Known:
+    """What the sentence about an order is made of: executions and failures, oldest first, and messages by queue.
+
+    `outlooks` says by failure id whether a failure heals by itself.
+    """
+
+    executions: list[Execution] = field(default_factory=list)
+    failures: list[FailureRecord] = field(default_factory=list)
+    queues: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    outlooks: Mapping[str, Outlook] = field(default_factory=dict)
 
 
 @dataclass
@@ -83,7 +97,8 @@ def examine(target: Target, order: StoredOrder, *, with_logs: bool = True) -> Ex
         *(as_line(line) for line in logged if with_logs and line.level in LEVELS and not line.execution),
     ]
     lines.sort(key=lambda line: line.at)
-    said = sentence(target, order, found, failures, queues)
+    outlooks = healing.outlooks(target, records.failures_table(target), failures)
+    said = sentence(target, order, Known(found, failures, queues, outlooks))
     return Explanation(order, lines, queues, failures, unreadable, said)
 
 
@@ -135,20 +150,14 @@ def as_line(line: logs.LogLine) -> HistoryLine:
 # ---- The sentence ----------------------------------------------------------------------------------------------
 
 
-def sentence(
-    target: Target,
-    order: StoredOrder,
-    found: list[Execution],
-    failures: list[FailureRecord],
-    queues: dict[str, dict[str, int]],
-) -> str:
-    """Return where the order is and what it waits for, in one sentence. `found` are its executions, oldest first."""
-    open_failures = [failure for failure in failures if failure.status not in SETTLED]
+def sentence(target: Target, order: StoredOrder, known: Known) -> str:
+    """Return where the order is, what it waits for and what to type, in one sentence or a few."""
+    open_failures = [failure for failure in known.failures if failure.status not in SETTLED]
     if isinstance(order, DamagedOrder):
         return f"The order's item in the table can't be read ({order.problem})" + _but(target, open_failures)
     if order.status in TERMINAL:
         return _ended(order) + _but(target, open_failures)
-    return _given_up(order) + _open(target, order, found, open_failures, queues)
+    return _given_up(order) + _open(target, order, known, open_failures)
 
 
 def _given_up(order: Order) -> str:
@@ -159,24 +168,20 @@ def _given_up(order: Order) -> str:
     return ""
 
 
-def _open(
-    target: Target,
-    order: Order,
-    found: list[Execution],
-    open_failures: list[FailureRecord],
-    queues: dict[str, dict[str, int]],
-) -> str:
+def _open(target: Target, order: Order, known: Known, open_failures: list[FailureRecord]) -> str:
     queue = target.output("FulfilmentQueueArn")
     waited_for = [failure for failure in open_failures if order_waits_for(failure, queue)]
     stuck = [failure for failure in waited_for if failure.status is FailureStatus.NEW]
     # An execution that began before the order was given up does not undo the order.
-    working = [each for each in found if order.status is not Status.FAILING or each.begun_at >= order.updated_at]
+    undoes = order.status is Status.FAILING
+    working = [each for each in known.executions if not undoes or each.begun_at >= order.updated_at]
     last = working[-1] if working else None
     if last and last.may_run and not _is_later(stuck, last) and _shows_work(order, last):
         return _running(target, last) + _but(target, open_failures)
     if stuck:
-        return _stuck(target, order, stuck[-1])
-    since = timestamp_before(sweeps_patience(target, order) or NEVER_S)
+        return _stuck(target, order, stuck[-1], known.outlooks.get(stuck[-1].failure_id))
+    promise_s = sweeps_promise(target, order)
+    since = timestamp_before(promise_s) if promise_s else ""
     if redriven := [
         failure
         for failure in waited_for
@@ -184,7 +189,7 @@ def _open(
         and (last is None or str(failure.claimed_at) > last.begun_at)
     ]:
         return f"Redriven at {redriven[-1].claimed_at}, and not yet back in a workflow."
-    return _waits(order, last, queues) + _swept(target, order)
+    return _waits(order, last, known.queues) + _swept(order, promise_s)
 
 
 def _is_later(stuck: list[FailureRecord], execution: Execution) -> bool:
@@ -199,7 +204,7 @@ def _shows_work(order: Order, execution: Execution) -> bool:
     return bool(execution.attempts.state) or order.status is not Status.PAID
 
 
-def _waits(order: Order, last: Execution | None, queues: dict[str, dict[str, int]]) -> str:
+def _waits(order: Order, last: Execution | None, queues: Mapping[str, Mapping[str, int]]) -> str:
     """Return what an open order waits for, of which no work and no failure is known; no full stop."""
     if order.status is Status.PAID:
         queue = queues.get("fulfilment", {"waiting": 0, "inFlight": 0})
@@ -214,34 +219,42 @@ def _waits(order: Order, last: Execution | None, queues: dict[str, dict[str, int
     return f"Placed {tables.age(order.placed_at)} ago; its event has not started a workflow yet"
 
 
-def _stuck(target: Target, order: Order, failure: FailureRecord) -> str:
-    return (
+def _stuck(target: Target, order: Order, failure: FailureRecord, outlook: Outlook | None) -> str:
+    what = (
         f"Stuck since {failure.last_seen_at} in the failure inbox, status {order.status}: "
         f"{failure.component} failed with {failure.error_name}: {failure.error_message.rstrip('.')}; "
-        f"once that is mended: {target.command('failures redrive ' + failure.failure_id)}"
     )
+    redrive = target.command(f"failures redrive {failure.failure_id}")
+    if outlook is None or outlook.human:
+        return f"{what}once that is mended: {redrive}"
+    if outlook.hold:
+        return f"{what}held by {outlook.hold.by} since {outlook.hold.at}; once that is mended: {redrive}"
+    due = f"not before {outlook.not_before}" if outlook.not_before else "within a minute or two"
+    return f"{what}it is redriven by itself, next {due}; at once: {redrive}"
 
 
-def _swept(target: Target, order: Order) -> str:
-    """Return the end of the sentence: when the sweep starts the order's workflow again."""
-    patience_s = sweeps_patience(target, order)
-    if patience_s is None:
-        return ". The sweep starts it again once it has stood still for long."
-    left_s = patience_s - seconds_since(max(order.updated_at, order.swept_at or ""))
-    when = f"in about {tables.duration(left_s)}" if left_s > 0 else "in its next run"
-    times = f", for the {_ordinal(order.restarts + 1)} time" if order.restarts else ""
-    return f". If nothing happens, the sweep starts it again {when}{times}."
+def _swept(order: Order, promise_s: float | None) -> str:
+    """Return the end of the sentence: when the sweep does what. `promise_s` is its promise, None if not known."""
+    if promise_s is None:
+        return ". If nothing happens, the sweep finds it."
+    left_s = promise_s - seconds_since(max(order.updated_at, order.swept_at or ""))
+    when = f"in about {tables.duration(left_s)}" if left_s > 0 else "in one of its next runs"
+    in_vain = order.restarts if order.swept_at and order.swept_at > order.updated_at else 0
+    if in_vain >= RESTARTS_IN_VAIN:
+        return f". The sweep has restarted it {in_vain} times in vain, and gives it to the failure inbox {when}."
+    times = f", for the {_ordinal(in_vain + 1)} time" if in_vain else ""
+    return f". If nothing happens, the sweep restarts it {when}{times}."
 
 
-def sweeps_patience(target: Target, order: Order) -> float | None:
+def sweeps_promise(target: Target, order: Order) -> float | None:
     """Return after how many seconds without a change the deployed sweep restarts an order; None if AWS is silent."""
     try:
         found = target.client("lambda").get_function_configuration(FunctionName=target.output(SWEEP))
     except ClientError:
         return None
     variables = found.get("Environment", {}).get("Variables", {})
-    patience = variables.get(PATIENCE_WAREHOUSE if order.status is Status.PAID else PATIENCE)
-    return float(patience) if patience else None
+    promise = variables.get(PAID_PROMISE if order.status is Status.PAID else PROMISE)
+    return float(promise) if promise else None
 
 
 def _ended(order: Order) -> str:
