@@ -50,9 +50,9 @@ class Alarms:
     def __init__(self) -> None:
         self.firing: list[str] = []
 
-    def describe_alarms(self, *, AlarmNames: list[str], StateValue: str) -> dict[str, Any]:  # noqa: N803
-        assert StateValue == "ALARM"
-        return {"MetricAlarms": [{"AlarmName": name} for name in AlarmNames if name in self.firing]}
+    def describe_alarms(self, *, AlarmNames: list[str]) -> dict[str, Any]:  # noqa: N803
+        states = {name: "ALARM" if name in self.firing else "OK" for name in AlarmNames}
+        return {"MetricAlarms": [{"AlarmName": name, "StateValue": state} for name, state in states.items()]}
 
 
 @pytest.fixture

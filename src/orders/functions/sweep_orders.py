@@ -202,12 +202,12 @@ class _Sweep:
         """The names of those alarms that say that something is behind."""
         names = [*os.environ["BEHIND_ALARMS"].split(","), os.environ["FULFILMENT_BEHIND_ALARM"]]
         try:
-            found = _cloudwatch().describe_alarms(AlarmNames=names, StateValue="ALARM")["MetricAlarms"]
+            found = _cloudwatch().describe_alarms(AlarmNames=names)["MetricAlarms"]
         except Exception:
             # A restart too early changes nothing; a sweep that doesn't restart is no safety net.
             logger.exception("orders are restarted all the same: nobody knows whether anything is behind")
             return frozenset()
-        alarms = frozenset(alarm["AlarmName"] for alarm in found)
+        alarms = frozenset(alarm["AlarmName"] for alarm in found if alarm["StateValue"] == "ALARM")
         if alarms:
             logger.warning("orders wait, because something is behind", extra={"alarms": sorted(alarms)})
         return alarms
