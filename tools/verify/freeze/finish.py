@@ -39,6 +39,7 @@ TABLES = {
     "payments": "PaymentsTable",
     "shipments": "ShipmentsTable",
     "failures": "FailuresTable",
+    "healing": "FailuresTable",
     "idempotency": "IdempotencyTable",
 }
 # Later than any time: every open order counts as idle.
@@ -58,7 +59,8 @@ class Finisher:
         time.sleep = lambda _: None  # a slow payment takes no time here
         self.things = release.load(folder)
         self.world = Simulation()
-        self._clients = boto3.session.Session(region_name="us-east-1")
+        client: Any = boto3.session.Session(region_name="us-east-1").client
+        self._sender = Sender(client, "OrdersTable", "FulfilmentQueue", MACHINE_ARN)
         services.receivers["stepfunctions"] = self._start_execution
         self._load_tables()
         self._frozen = self.world.save()
@@ -86,7 +88,7 @@ class Finisher:
             ("workflow_inputs", self.run_workflow),
             ("workflow_states", self.repeat_task),
         ):
-            for number, thing in enumerate(self.things[group]):
+            for number, thing in enumerate(self.things.get(group, [])):
                 yield f"{group} {number} ({', '.join(thing.kinds)})", functools.partial(finish, thing)
 
     # ---- Orders
@@ -99,8 +101,8 @@ class Finisher:
         if idle.keys() != still_open.keys():
             raise Unfinished(f"the sweep does not find {still_open.keys() ^ idle.keys()}")
         for each in idle.values():
-            given = workflow_input(each.customer_id, each.order_id, each.correlation_id)
-            self._until_ended(each.customer_id, each.order_id, lambda given=given: self.world.run(json.loads(given)))
+            given = json.loads(workflow_input(each.customer_id, each.order_id, each.correlation_id))
+            self._until_ended(each.customer_id, each.order_id, functools.partial(self.world.run, given))
         wrong = [each for order in self.world.orders() for each in check_end(order)]
         held = [item for item in services.items("CatalogueTable") if item["reserved"]["N"] != "0"]
         if wrong or held:
@@ -113,13 +115,15 @@ class Finisher:
 
     def _until_ended(self, customer_id: str, order_id: str, begin: Callable[[], Any]) -> None:
         """Do something, and what follows, until the order has ended; a provider may be down for some executions."""
+        status = ""
         for _ in range(RESTARTS_IN_VAIN):
             begin()
             self.world.rest()
             order = self._order(customer_id, order_id)
             if order is None or order.status in TERMINAL:
                 return
-        raise Unfinished(f"order {order_id} is still {order.status}")
+            status = order.status
+        raise Unfinished(f"order {order_id} is still {status}")
 
     def run_workflow(self, thing: Thing) -> None:
         """The input of an execution starts the present workflow, which ends the order, or reports it as stuck."""
@@ -164,7 +168,7 @@ class Finisher:
     def _send(self, record: FailureRecord) -> None:
         payload = self._payload_of(record)
         if starts_workflow(record):
-            Sender(self._clients.client, "OrdersTable", "FulfilmentQueue", MACHINE_ARN).send(record, payload)
+            self._sender.send(record, payload)
         elif record.redrive.action is Action.PUBLISH:
             self._publish_again(json.loads(payload))
         else:
@@ -252,7 +256,7 @@ class Finisher:
     def _load_tables(self) -> None:
         services.reset_tables()
         for group, table in TABLES.items():
-            for thing in self.things[group]:
+            for thing in self.things.get(group, []):
                 services.table("PutItem", {"TableName": table, "Item": thing.content})
         self.world.stream_position = len(services.stream("OrdersTable"))
 
