@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from botocore.stub import Stubber
 
-from orders.domain.order import Order, PricedLine, Status
+from orders.domain.order import Order, PricedLine, Reason, Status
+from orders.runtime.queues import QueueProcessor
 from tests.integration.world import QUEUES, World, an_order, function, invoke, sample
 
 Logs = Callable[[], list[dict[str, Any]]]
@@ -34,17 +34,34 @@ def failed(answer: dict[str, Any]) -> list[str]:
     return [failure["itemIdentifier"] for failure in answer["batchItemFailures"]]
 
 
+def visibility_changes(monkeypatch: pytest.MonkeyPatch, name: str) -> list[dict[str, Any]]:
+    """The requests that a function makes from now on to let messages come again."""
+    calls: list[dict[str, Any]] = []
+
+    class Queues:
+        def change_message_visibility(self, **call: Any) -> None:
+            calls.append(call)
+
+    monkeypatch.setattr(function(name), "_sqs", Queues())
+    return calls
+
+
+def lines_with_names(logs: Logs) -> list[tuple[str, str | None, str | None]]:
+    """The message, the correlation id and the order id of each log line."""
+    return [(line["message"], line.get("correlation_id"), line.get("order_id")) for line in logs()]
+
+
 # ---- ship_order
 
 
 def to_ship(**changes: Any) -> dict[str, Any]:
-    message: dict[str, Any] = json.loads(sample("ship_order/nobody-waits")["Records"][0]["body"])
+    message: dict[str, Any] = json.loads(sample("ship_order/order-paid")["Records"][0]["body"])
     message["shippingAddress"]["postalCode"] = changes.pop("postal_code", "SW1Y 4JH")
     return {**message, **changes}
 
 
 def ship(*messages: Any, receives: int = 1) -> list[str]:
-    return failed(invoke("ship_order", batch("ship_order/nobody-waits", *messages, receives=receives)))
+    return failed(invoke("ship_order", batch("ship_order/order-paid", *messages, receives=receives)))
 
 
 LINES = [PricedLine("TEA-ASSAM-250", 2, 890), PricedLine("CUP-STONEWARE", 1, 1600)]
@@ -58,37 +75,13 @@ def paid(world: World) -> Order:
     return world.store(an_order(status=Status.PAID, version=3, lines=LINES, total=3380))
 
 
-@pytest.fixture
-def workflows(paid: Order) -> Iterator[Stubber]:
-    """Step Functions, which expects to hear exactly what a test tells it."""
-    with Stubber(function("ship_order")._workflows) as stubber:
-        yield stubber
-        stubber.assert_no_pending_responses()
-
-
-def expect_success(workflows: Stubber, message: dict[str, Any]) -> None:
-    output = json.dumps({"shipmentId": f"ship_{message['orderId']}"}, separators=(",", ":"))
-    workflows.add_response("send_task_success", {}, {"taskToken": message["taskToken"], "output": output})
-
-
 def stock(world: World) -> dict[str, tuple[int, int]]:
     """What is reserved and what is sold of each product."""
     return {product["sku"]: (product["reserved"], product["sold"]) for product in world.items("CatalogueTable")}
 
 
-def test_a_shipment_is_reported_to_its_workflow(world: World, workflows: Stubber) -> None:
+def test_an_order_that_is_shipped_is_fulfilled_and_its_stock_sold(world: World, paid: Order) -> None:
     message = to_ship()
-    expect_success(workflows, message)
-
-    assert ship(message) == []
-    assert [entry["status"] for entry in world.items("ShipmentsTable")] == ["SHIPPED"]
-
-
-def test_an_order_that_is_shipped_is_fulfilled_and_its_stock_sold(
-    world: World, workflows: Stubber, paid: Order
-) -> None:
-    message = to_ship()
-    expect_success(workflows, message)
 
     ship(message)
 
@@ -99,10 +92,8 @@ def test_an_order_that_is_shipped_is_fulfilled_and_its_stock_sold(
     assert stock(world) == {"TEA-ASSAM-250": (0, 2), "CUP-STONEWARE": (0, 1)}
 
 
-def test_a_message_that_comes_twice_ships_and_sells_once(world: World, workflows: Stubber, paid: Order) -> None:
+def test_a_message_that_comes_twice_ships_and_sells_once(world: World, paid: Order) -> None:
     message = to_ship()
-    expect_success(workflows, message)
-    expect_success(workflows, message)
 
     assert ship(message, message) == []
     assert [entry["shipments"] for entry in world.items("ShipmentsTable")] == [1]
@@ -111,9 +102,7 @@ def test_a_message_that_comes_twice_ships_and_sells_once(world: World, workflows
 
 
 @pytest.mark.parametrize("status", [Status.RESERVED, Status.FAILED, Status.CANCELLED])
-def test_an_order_that_isnt_paid_is_not_fulfilled(
-    world: World, workflows: Stubber, paid: Order, logs: Logs, status: Status
-) -> None:
+def test_an_order_that_isnt_paid_is_not_fulfilled(world: World, paid: Order, logs: Logs, status: Status) -> None:
     # GIVEN an order that other hands have taken elsewhere
     paid.status = status
     world.store(paid)
@@ -126,7 +115,7 @@ def test_an_order_that_isnt_paid_is_not_fulfilled(
     assert line["exception_name"] == "IllegalTransition"
 
 
-def test_what_isnt_reserved_isnt_sold(world: World, workflows: Stubber, paid: Order) -> None:
+def test_what_isnt_reserved_isnt_sold(world: World, paid: Order) -> None:
     world.put("CatalogueTable", sku="CUP-STONEWARE", available=5, reserved=0, sold=0)
 
     assert ship(to_ship()) == ["m0"]
@@ -152,12 +141,9 @@ def conflicts(monkeypatch: pytest.MonkeyPatch, times: int) -> list[float]:
     return pauses
 
 
-def test_a_conflict_over_a_product_is_waited_for(
-    world: World, workflows: Stubber, paid: Order, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_conflict_over_a_product_is_waited_for(world: World, paid: Order, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses = conflicts(monkeypatch, 4)
     message = to_ship()
-    expect_success(workflows, message)
 
     assert ship(message) == []
     assert world.order(paid).status is Status.FULFILLED
@@ -165,58 +151,59 @@ def test_a_conflict_over_a_product_is_waited_for(
 
 
 def test_a_conflict_that_lasts_lets_the_message_come_again(
-    world: World, workflows: Stubber, paid: Order, monkeypatch: pytest.MonkeyPatch
+    world: World, paid: Order, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conflicts(monkeypatch, 5)
     message = to_ship()
-    expect_success(workflows, message)
 
     assert ship(message) == ["m0"]
     assert ship(message) == []
     assert world.order(paid).status is Status.FULFILLED
 
 
-def test_a_refusal_is_an_answer(world: World, workflows: Stubber) -> None:
-    cause = "the warehouse does not deliver to this address"
+def test_an_order_that_the_warehouse_refuses_is_given_up_once(world: World, paid: Order) -> None:
     message = to_ship(postal_code="TEST-REFUSED")
-    workflows.add_response(
-        "send_task_failure", {}, {"taskToken": message["taskToken"], "error": "WarehouseError", "cause": cause}
-    )
 
-    assert ship(message) == []
+    assert ship(message, message) == []
+
+    order = world.order(paid)
+    cause = "the warehouse does not deliver to this address"
+    assert (order.status, order.version, order.reason) == (Status.FAILING, 4, Reason("WarehouseError", cause))
+    assert (order.timeline[-1].what, order.timeline[-1].detail) == (Status.FAILING, cause)
+    assert order.open_shard == paid.open_shard
+    assert stock(world) == {"TEA-ASSAM-250": (2, 0), "CUP-STONEWARE": (1, 0)}
 
 
-def test_a_shipment_that_was_called_off_is_refused(world: World, workflows: Stubber) -> None:
+@pytest.mark.parametrize("status", [Status.FAILING, Status.FAILED])
+def test_an_order_whose_shipment_was_called_off_stays_as_it_is(world: World, paid: Order, status: Status) -> None:
+    paid.status, paid.reason = status, Reason("Discarded", "the order could not be carried out")
+    world.store(paid)
     message = to_ship()
     invoke("cancel_shipment", {"orderId": message["orderId"], "correlationId": "c"})
-    workflows.add_response("send_task_failure", {})
 
     assert ship(message) == []
     assert [entry["status"] for entry in world.items("ShipmentsTable")] == ["CANCELLED"]
+    assert world.order(paid) == paid
 
 
-@pytest.mark.parametrize("error", ["TaskTimedOut", "TaskDoesNotExist"])
-def test_an_order_is_fulfilled_though_its_workflow_waits_no_longer(
-    world: World, workflows: Stubber, paid: Order, error: str
-) -> None:
-    workflows.add_client_error("send_task_success", error)
+def test_an_order_that_was_given_up_after_its_parcel_left_is_fulfilled(world: World, paid: Order) -> None:
+    paid.status, paid.reason = Status.FAILING, Reason("Discarded", "the order could not be carried out")
+    world.store(paid)
 
     assert ship(to_ship()) == []
+
+    order = world.order(paid)
+    assert (order.status, order.reason) == (Status.FULFILLED, None)
+    assert stock(world) == {"TEA-ASSAM-250": (0, 2), "CUP-STONEWARE": (0, 1)}
+
+
+def test_a_message_of_1_0_0_is_read_and_its_task_token_ignored(world: World, paid: Order) -> None:
+    assert ship(to_ship(taskToken="AQCEAAAAKgAAAAMAAAAAAAAAAexample")) == []
     assert world.order(paid).status is Status.FULFILLED
 
 
-def test_an_answer_that_does_not_arrive_is_given_again(world: World, workflows: Stubber) -> None:
-    message = to_ship()
-    workflows.add_client_error("send_task_success", "ServiceUnavailable", http_status_code=400)
-    expect_success(workflows, message)
-
-    assert ship(message) == ["m0"]
-    assert ship(message) == []
-
-
-def test_only_the_messages_that_failed_come_again(world: World, workflows: Stubber) -> None:
+def test_only_the_messages_that_failed_come_again(world: World, paid: Order) -> None:
     good = to_ship()
-    expect_success(workflows, good)
 
     assert ship("not JSON", to_ship(orderId="o-2", postal_code="TEST-DOWN-9"), good, {"hello": "world"}) == [
         "m0",
@@ -228,13 +215,7 @@ def test_only_the_messages_that_failed_come_again(world: World, workflows: Stubb
 def test_a_failed_message_comes_again_sooner_than_the_visibility_timeout(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[dict[str, Any]] = []
-
-    class Queues:
-        def change_message_visibility(self, **call: Any) -> None:
-            calls.append(call)
-
-    monkeypatch.setattr(function("ship_order"), "_sqs", Queues())
+    calls = visibility_changes(monkeypatch, "ship_order")
 
     ship("not JSON", receives=3)
 
@@ -253,13 +234,41 @@ def test_a_message_that_fails_for_the_last_time_is_handed_to_the_inbox_with_its_
     assert report["receives"] == 5
 
 
-def test_each_message_is_logged_under_its_own_name(world: World, logs: Logs) -> None:
-    # GIVEN two failing messages of which the second can't be read
-    ship(to_ship(correlationId="c-1", postal_code="TEST-DOWN-9"), "not JSON")
+@pytest.mark.parametrize("receives", [1, 5], ids=["comes again", "is handed to the inbox"])
+def test_after_a_message_that_fails_no_log_line_has_its_order(
+    world: World, paid: Order, logs: Logs, monkeypatch: pytest.MonkeyPatch, receives: int
+) -> None:
+    visibility_changes(monkeypatch, "ship_order")
 
-    # THEN the second doesn't bear the first one's name
-    lines = [line for line in logs() if line["message"] == "message failed"]
-    assert [(line["message_id"], line.get("correlation_id")) for line in lines] == [("m0", "c-1"), ("m1", None)]
+    # GIVEN two failing messages of which the second can't be read
+    ship(to_ship(correlationId="c-1", postal_code="TEST-DOWN-9"), "not JSON", receives=receives)
+
+    assert lines_with_names(logs) == [("message failed", "c-1", paid.order_id), ("message failed", None, None)]
+
+
+def test_a_message_that_the_inbox_has_is_done_and_the_others_are_reported(world: World) -> None:
+    # GIVEN a message that succeeds, one that fails for the last time, and one that fails for the last time but one
+    records = batch("ship_order/order-paid", "good", "bad", "bad")["Records"]
+    for record, receives in zip(records, ("1", "5", "4"), strict=True):
+        record["attributes"]["ApproximateReceiveCount"] = receives
+
+    def handle(record: Any) -> str:
+        if record.body == "bad":
+            raise ConnectionError
+        return "shipped"
+
+    with QueueProcessor(world.sqs)(records, handle) as processor:
+        outcomes = processor.process()
+
+    # THEN SQS deletes the first two, and Powertools gets the outcome of each
+    assert failed(processor.response()) == ["m2"]
+    assert [json.loads(report)["messageId"] for report in world.messages("FailuresQueue")] == ["m1"]
+    assert [outcome[:2] for outcome in outcomes] == [
+        ("success", "shipped"),
+        ("success", None),
+        ("fail", "<class 'ConnectionError'>:"),
+    ]
+    assert processor.success_messages == records[:2]
 
 
 # ---- notify_customer
@@ -384,3 +393,43 @@ def test_mails_are_logged_without_address_and_text(world: World, logs: Logs) -> 
     assert line["correlation_id"] == told()["detail"]["metadata"]["correlationId"]
     assert line["order_id"] == an_order().order_id
     assert "ada@example.com" not in json.dumps(line)
+
+
+def test_after_a_message_that_is_done_no_log_line_has_its_order(
+    world: World, logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visibility_changes(monkeypatch, "notify_customer")
+    names = (told()["detail"]["metadata"]["correlationId"], told()["detail"]["data"]["orderId"])
+
+    notify(told(), "not JSON")
+
+    assert lines_with_names(logs) == [("mail sent", *names), ("message failed", None, None)]
+
+
+def test_only_the_messages_that_failed_have_their_visibility_changed(
+    mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = visibility_changes(monkeypatch, "notify_customer")
+
+    assert notify("not JSON", told(), "[]") == ["m0", "m2"]
+
+    assert [call["ReceiptHandle"] for call in calls] == ["handle-0", "handle-2"]
+
+
+# ---- capture_failure
+
+
+def test_a_message_that_the_inbox_fails_to_capture_is_left_to_sqs(
+    world: World, logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # GIVEN a failures table that can't be written
+    def add(*_: Any) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(function("capture_failure")._failures, "add", add)
+    visibility_changes(monkeypatch, "capture_failure")
+
+    # WHEN a message comes for the last time, THEN it is reported as failed and nobody tries to send it anywhere
+    answer = invoke("capture_failure", batch("capture_failure/unknown", "text", receives=5))
+    assert failed(answer) == ["m0"]
+    assert [line["message"] for line in logs()] == ["message failed"]

@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from botocore.awsrequest import AWSResponse, HeadersDict
+from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
 from rich.table import Table
 
 from measure import report
@@ -54,6 +55,7 @@ SETTINGS = {
     "AWS_ACCESS_KEY_ID": "stub",
     "AWS_SECRET_ACCESS_KEY": "stub",
     "POWERTOOLS_TRACE_DISABLED": "true",
+    "POWERTOOLS_METRICS_DISABLED": "true",
     "LOG_LEVEL": "CRITICAL",
 }
 
@@ -108,7 +110,7 @@ class Aws:
             body = json.dumps({"Responses": {SETTINGS["ORDERS_TABLE"]: []}}).encode()
         elif operation == "DescribeAlarms":
             body = b'{"MetricAlarms": []}'
-        return AWSResponse(request.url, 200, HeadersDict(), _Body(body))
+        return AWSResponse(request.url, 200, HTTPHeaders(), _Body(body))
 
     def _queried(self, asked: dict[str, Any]) -> bytes:
         if asked["IndexName"] == "by-status":
