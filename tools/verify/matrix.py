@@ -361,12 +361,23 @@ def _customer_cancels_what_it_read(simulation: Simulation) -> None:
         simulation.racing.step()
 
 
+def _merge(simulation: Simulation) -> None:
+    """A shard of a product is emptied and closed; it is removed once nobody holds pieces of it."""
+    simulation.merge("pear", 1)
+
+
+def _split(simulation: Simulation) -> None:
+    simulation.split("pear", 3)
+
+
 MEANWHILE: dict[str, Callable[[Simulation], object]] = {
     "the workflow is started again": _restart,
     "it is given up, and undone at once": _give_up_and_undo,
     "it is given up, and undone later": _give_up,
     "its customer cancels it": _customer_cancels,
     "another order takes the stock": _another_order_takes_the_stock,
+    "its product's shards are merged": _merge,
+    "its product's shards are split": _split,
     "its messages to the warehouse arrive": _ship,
     "its messages to the warehouse arrive again": _ship_a_duplicate,
 }

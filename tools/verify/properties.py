@@ -2,24 +2,26 @@
 
 A story is a random sequence of submissions, retries, cancellations, deliveries, duplicates, crashes, lost answers,
 conflicts, deaths, restarts, redrives, sweeps and time that passes. Each process stops before each of its calls to a
-service; the story chooses which process goes on and what becomes of its call. After each step `Simulation.check` must
-find nothing wrong. At the end every fault is over, the inbox is redriven, and `Simulation.check_end` must find nothing
-wrong.
+service; the story chooses which process goes on and what becomes of its call. After each step `Simulation.check`
+must find nothing wrong. At the end every fault is over, the inbox is redriven, and `Simulation.check_end` must find
+nothing wrong.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
 
+from botocore.exceptions import BotoCoreError, ClientError
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from verify import clock, services, template
 from verify.scheduler import CallOutcome, Process
 from verify.services import Json
-from verify.simulation import HOUR_S, NOT_REENTRANT, Delivery, Simulation, body_of, consumer_of, is_queue
+from verify.simulation import CATALOGUE, HOUR_S, NOT_REENTRANT, Delivery, Simulation, body_of, consumer_of, is_queue
 
 MOST_PROCESSES = 4
 MOST_ORDERS = 4
@@ -210,6 +212,30 @@ class RandomStory(RuleBasedStateMachine):
         """The sweep runs."""
         self._spawn("SweepOrdersFunction", self.simulation.sweep)
 
+    @precondition(lambda self: self.simulation.inbox and self._idle("HealFailuresFunction"))
+    @rule()
+    def heal(self) -> None:
+        """Transient failures heal by themselves."""
+        self._spawn("HealFailuresFunction", self.simulation.heal)
+
+    @precondition(lambda self: self._room())
+    @rule(sku=st.sampled_from(["apple", "pear"]), shards=st.integers(1, 4))
+    def split(self, sku: str, shards: int) -> None:
+        """An operator splits a product's stock."""
+        self._spawn("stock", lambda: self.simulation.split(sku, shards))
+
+    @precondition(lambda self: self._room())
+    @rule(sku=st.sampled_from(["apple", "pear"]), shards=st.integers(1, 3))
+    def merge(self, sku: str, shards: int) -> None:
+        """An operator merges shards; a process that waits for orders is stopped."""
+        self._spawn("stock", lambda: self.simulation.merge(sku, shards))
+
+    @rule(sku=st.sampled_from(["apple", "pear"]), quantity=st.integers(1, 2))
+    def restock(self, sku: str, quantity: int) -> None:
+        """New pieces arrive."""
+        with contextlib.suppress(ClientError, BotoCoreError):
+            self.simulation.restock(sku, quantity)
+
     @precondition(lambda self: self._from_rules())
     @rule(which=index)
     def cannot_be_delivered(self, which: int) -> None:
@@ -224,7 +250,7 @@ class RandomStory(RuleBasedStateMachine):
         self.simulation.cannot_be_read(self.simulation.stream_position)
 
     @rule(
-        service=st.sampled_from(["dynamodb", "events", "sqs", "s3", "stepfunctions"]),
+        service=st.sampled_from(["dynamodb", "events", "sqs", "s3", "stepfunctions", "lambda", "cloudwatch"]),
         how=st.sampled_from([CallOutcome.REFUSED, CallOutcome.PARTIAL, CallOutcome.LOST]),
     )
     def outage(self, service: str, how: CallOutcome) -> None:
@@ -260,6 +286,10 @@ class RandomStory(RuleBasedStateMachine):
                 wrong = self.simulation.check_end()
                 assert not wrong, "\n".join(wrong)
                 self.simulation.stream_position = 0  # the second round publishes every event again
+            for sku in CATALOGUE:
+                assert self.simulation.merge(sku, 1), f"nobody holds pieces of {sku}, and its shards can't be merged"
+            wrong = self.simulation.check_end()
+            assert not wrong, "\n".join(wrong)
         finally:
             for process in self.processes:
                 process.abandon()
