@@ -178,8 +178,8 @@ def test_failure_messages_are_the_same_failures_as_before(things: Things) -> Non
         form, message = thing.kinds[0], thing.content
         failure = read_message(as_function_gets(message))
         assert failure.kind is KIND_OF_FORM[form], form
-        # A pointer to stream records is completed by these records, and so gets another id. Release 1.0.0 knew a stuck
-        # order by its state machine, too, which is another one now.
+        # A pointer to stream records is completed by these records, and so gets another id. Release 1.0.0 knew a
+        # stuck order by its state machine, too, which is another one now.
         other = form == "stream-batch" or form.startswith("execution-")
         assert other or failure.failure_id == ids[message["MessageId"]], form
         if form.startswith("execution-"):
