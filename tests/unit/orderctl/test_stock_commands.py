@@ -185,19 +185,6 @@ def test_a_move_takes_only_what_is_there_and_fills_no_closed_shard(shop: Shop) -
     assert shop.world.items("CatalogueTable") == before
 
 
-def test_a_reader_notices_that_a_shard_was_removed_and_created_again(shop: Shop) -> None:
-    run_all(shop.table.split("TEA", 2))
-    products = find_products(shop.world.dynamodb, {"TEA"}, consistent=True)
-    run_all(shop.table.merge("TEA", 1))
-    shop.reserve(20)
-    shop.end(sold=False)
-    next(shop.table.split("TEA", 2))
-
-    stock = find_stock(shop.world.dynamodb, products.values(), consistent=True)["TEA"]
-
-    assert may_suffice(20, stock)
-
-
 @pytest.mark.parametrize("change", ["split", "merge"])
 def test_a_change_that_another_operator_has_overtaken_is_refused(shop: Shop, change: str) -> None:
     run_all(shop.table.split("TEA", 3))
