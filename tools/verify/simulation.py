@@ -431,7 +431,8 @@ class Simulation:
     @property
     def inbox(self) -> list[FailureRecord]:
         """The failures that wait for a redrive, oldest first."""
-        records = [decode_record(item) for item in services.items("FailuresTable")]
+        # The table also holds how causes heal.
+        records = [decode_record(item) for item in services.items("FailuresTable") if "kind" in item]
         found = [record for record in records if record.status is FailureStatus.NEW]
         return sorted(found, key=lambda record: record.first_seen_at)
 
@@ -469,6 +470,10 @@ class Simulation:
         """Let transient failures heal by themselves, as the schedule does."""
         HANDLERS["HealFailuresFunction"]({}, Context(60_000))
 
+    def shards_of(self, sku: str) -> int:
+        """How many open shards a product has."""
+        return int(ledger("CatalogueTable", "sku")[sku].get("shards", 1))
+
     def split(self, sku: str, shards: int) -> None:
         """Split a product's stock, as an operator does. Raises `Stop` where the command is refused."""
         for _ in STOCK.split(sku, shards):
@@ -501,11 +506,15 @@ class Simulation:
 
     def _deliver_all(self) -> None:
         for delivery in list(self.pending):
-            if delivery in self.pending:
-                try:
-                    self.deliver(delivery)
-                except Exception as failed:
-                    self.settle_delivery(delivery, succeeded=False, why=repr(failed))
+            self.deliver_or_fail(delivery)
+
+    def deliver_or_fail(self, delivery: Delivery) -> None:
+        """Make one attempt, unless the message has gone meanwhile; an error makes the attempt fail."""
+        if delivery in self.pending:
+            try:
+                self.deliver(delivery)
+            except Exception as failed:
+                self.settle_delivery(delivery, succeeded=False, why=repr(failed))
 
     def settle(self) -> None:
         """End every fault, deliver every message, redrive the inbox and sweep until nothing is in flight.
