@@ -15,8 +15,7 @@ from orderctl.options import Json
 from orderctl.ui import console
 
 Figures = dict[str, Any]
-DOLLARS_A_MILLION = 150
-DOLLARS_A_MILLION_WITHOUT_TRANSITIONS = 50
+DOLLARS_A_MILLION = 46
 
 
 class Benchmark(NamedTuple):
@@ -79,11 +78,6 @@ def _calls_and_dollars() -> Iterable[Goal]:
     bill = cost.report(usage, cost.load_prices(), "clean", None)
     dollars = bill["perMillionOrders"]
     yield Goal("dollars for a million orders, all in", dollars, DOLLARS_A_MILLION)
-    yield Goal(
-        "of these, not for state transitions",
-        round(dollars - bill["byService"]["Step Functions"], 2),
-        DOLLARS_A_MILLION_WITHOUT_TRANSITIONS,
-    )
 
 
 def command(*, as_json: Json = False) -> None:
