@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from measure import cost, report
-from measure.benchmarks import coldstart, goals, scaling
+from measure.benchmarks import best_seller, coldstart, goals
 from measure.main import app
 from orderctl.cloud import state as clouds
 from orderctl.exits import Exit, Stop
@@ -122,7 +122,7 @@ def test_all_names_a_benchmark_that_cannot_run_and_shows_the_others(monkeypatch:
 
 
 def test_a_formula_that_a_simulation_contradicts_ends_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scaling, "retries_formula", lambda *_: 1.0)
+    monkeypatch.setattr(best_seller, "retries_formula", lambda *_, **__: 1.0)
 
     code, _, stderr = invoke("scaling")
 

@@ -49,7 +49,12 @@ class Goal(NamedTuple):
 
 def goals(found: dict[str, Figures]) -> list[Goal]:
     """Return the goals with what the benchmarks have found, by the names in `BENCHMARKS`."""
-    return [*_warm(found.get("warm", {})), *_cold_start(found.get("coldstart", {})), *_calls_and_dollars()]
+    return [
+        *_warm(found.get("warm", {})),
+        *_cold_start(found.get("coldstart", {})),
+        *_scaling(found.get("scaling", {})),
+        *_calls_and_dollars(),
+    ]
 
 
 def _warm(figures: Figures) -> Iterable[Goal]:
@@ -68,6 +73,13 @@ def _cold_start(figures: Figures) -> Iterable[Goal]:
             # A budget is exceeded where both are above it, as in `coldstart.summary`.
             measured = min(result["initRatios"][reference], result["cpuRatios"][reference])
             yield Goal(f"INIT or CPU of {result['name']} against {reference}", measured, most)
+
+
+def _scaling(figures: Figures) -> Iterable[Goal]:
+    retries = [row["retriesAnOrder"] for row in figures.get("bestSeller", []) if row["ordersASecond"] == 300]
+    yield Goal("retries an order, 300 a second of one product", max(retries, default=None), scaling.MOST_RETRIES)
+    waits = [row["longestWaitS"] for row in figures.get("bursts", []) if row["ordersASecond"] == 1_000]
+    yield Goal("longest wait at 1,000 orders/s", max(waits, default=None), 0, " s")
 
 
 def _calls_and_dollars() -> Iterable[Goal]:
