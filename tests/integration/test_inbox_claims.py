@@ -16,7 +16,6 @@ from orders.domain.errors import Contended, NotAllowed
 from orders.inbox import store
 from orders.inbox.record import CLAIM_LEASE_S, FailureRecord, FailureStatus
 from orders.inbox.store import FailuresTable
-from orders.workflow import redrive_execution_name
 from tests.integration.world import LambdaContext, World, function, invoke, sample
 
 
@@ -95,7 +94,6 @@ def test_a_claim_that_died_half_way_is_taken_over_under_its_own_number(
     claim = inbox.claim(failure_id, by="bob")
 
     assert (claim.claimed_by, claim.redrives) == ("bob", dead.redrives)
-    assert redrive_execution_name(claim, "resume") == redrive_execution_name(dead, "resume")
 
 
 def test_a_claim_that_died_half_way_is_given_back_by_the_sweep(

@@ -1,4 +1,4 @@
-"""What the inbox adds to a message that leaves something out: stream records, an execution's input and state."""
+"""What the inbox makes of a message that points elsewhere, and of a stuck order."""
 
 from __future__ import annotations
 
@@ -212,183 +212,40 @@ def test_a_pointer_whose_end_is_no_number_is_kept_with_a_note(stream: Stubber, i
     assert "24 hours" in (only(inbox).note or "")
 
 
-# ---- An execution
+# ---- A stuck order
 
 
-@pytest.fixture
-def workflows(world: World) -> Iterator[Stubber]:
-    with Stubber(function("capture_failure")._workflows) as stubber:
-        yield stubber
-        stubber.assert_no_pending_responses()
-
-
-def ended(**detail: Any) -> dict[str, Any]:
+def stuck(**detail: Any) -> dict[str, Any]:
     return {
-        "source": "aws.states",
-        "detail-type": "Step Functions Execution Status Change",
-        "detail": {
-            "executionArn": EXECUTION,
-            "stateMachineArn": MACHINE,
-            "status": "TIMED_OUT",
-            "input": INPUT,
-            **detail,
-        },
+        "kind": "StuckOrder",
+        "customerId": "customer-1",
+        "orderId": "order-1",
+        "correlationId": "correlation-1",
+        "state": "ProcessPayment",
+        "error": "PaymentProviderError",
+        "cause": json.dumps({"errorType": "PaymentProviderError", "errorMessage": "answered 503"}),
+        "execution": EXECUTION,
+        **detail,
     }
 
 
-NOW = datetime.datetime(2026, 11, 21, tzinfo=datetime.UTC)
+def test_a_stuck_order_and_the_end_of_an_execution_of_1_0_0_are_one_failure_of_the_order(
+    inbox: FailuresTable,
+) -> None:
+    ended = {"executionArn": f"{EXECUTION}-old", "stateMachineArn": MACHINE, "status": "TIMED_OUT", "input": INPUT}
+    event = {"source": "aws.states", "detail-type": "Step Functions Execution Status Change", "detail": ended}
 
-
-def expect_history(workflows: Stubber, *events: str) -> None:
-    """The history, latest first; `Entered X` for a state that was entered."""
-    history = []
-    for number, event in enumerate(events):
-        kind, _, state = event.partition(" ")
-        entered = {"stateEnteredEventDetails": {"name": state}} if state else {}
-        history.append({"timestamp": NOW, "type": kind, "id": 99 - number, **entered})
-    workflows.add_response(
-        "get_execution_history",
-        {"events": history},
-        {"executionArn": EXECUTION, "reverseOrder": True, "includeExecutionData": False, "maxResults": 200},
-    )
-
-
-def expect_description(workflows: Stubber, text: str | None) -> None:
-    answer: dict[str, Any] = {
-        "executionArn": EXECUTION,
-        "stateMachineArn": MACHINE,
-        "status": "TIMED_OUT",
-        "startDate": NOW,
-    }
-    workflows.add_response(
-        "describe_execution", {**answer, **({} if text is None else {"input": text})}, {"executionArn": EXECUTION}
-    )
-
-
-def test_an_execution_whose_input_its_event_left_out_gets_it_back(workflows: Stubber, inbox: FailuresTable) -> None:
-    expect_description(workflows, INPUT)
-    expect_history(workflows)
-
-    invoke("capture_failure", told(ended(input=None)))
+    invoke("capture_failure", told(event, stuck()))
 
     record = only(inbox)
-    assert record.payload == INPUT
+    assert (record.count, record.component, record.error_message) == (2, "ProcessPayment", "answered 503")
     assert (record.order_id, record.customer_id, record.correlation_id) == ("order-1", "customer-1", "correlation-1")
 
 
-def test_it_is_the_same_failure_as_one_whose_event_had_the_input(workflows: Stubber, inbox: FailuresTable) -> None:
-    expect_description(workflows, INPUT)
-    expect_history(workflows)
-    expect_history(workflows)
+def test_a_report_that_was_sent_twice_is_one_occurrence(inbox: FailuresTable) -> None:
+    invoke("capture_failure", told(stuck(), stuck()))
 
-    invoke("capture_failure", told(ended(input=None), ended()))
-
-    assert only(inbox).count == 2
-
-
-def test_an_execution_that_had_no_input_has_none(workflows: Stubber, inbox: FailuresTable) -> None:
-    expect_description(workflows, None)
-    expect_history(workflows)
-
-    invoke("capture_failure", told(ended(input=None)))
-
-    assert only(inbox).payload == ""
-
-
-@pytest.mark.parametrize("error", ["ExecutionDoesNotExist", "InvalidArn"])
-def test_an_execution_that_is_gone_is_captured_as_it_was_told(
-    workflows: Stubber, inbox: FailuresTable, error: str
-) -> None:
-    workflows.add_client_error("describe_execution", error)
-
-    assert invoke("capture_failure", told(ended(input=None))) == {"batchItemFailures": []}
-
-    assert only(inbox).payload == ""
-
-
-def test_an_execution_whose_input_cannot_be_read_just_now_comes_again(
-    workflows: Stubber, inbox: FailuresTable
-) -> None:
-    workflows.add_client_error("describe_execution", "ThrottlingException")
-
-    assert invoke("capture_failure", told(ended(input=None))) == {
-        "batchItemFailures": [{"itemIdentifier": "message-0"}]
-    }
-    assert records(inbox) == []
-
-
-@pytest.mark.parametrize(
-    ("history", "component", "attempts"),
-    [
-        (["ExecutionTimedOut", "TaskFailed", "TaskFailed", "TaskStateEntered ProcessPayment"], "ProcessPayment", 2),
-        (["TaskTimedOut", "TaskStartFailed", "TaskSubmitFailed", "TaskStateEntered FulfillOrder"], "FulfillOrder", 3),
-        (["ExecutionAborted", "TaskScheduled", "TaskStateEntered ValidateOrder"], "ValidateOrder", 1),
-        (
-            ["ExecutionFailed", "FailStateEntered OrderStuck", "TaskFailed", "TaskStateEntered RefundPayment"],
-            "RefundPayment",
-            1,
-        ),
-        (
-            ["TaskFailed", "TaskStateEntered FulfillOrder", "TaskFailed", "TaskStateEntered ProcessPayment"],
-            "FulfillOrder",
-            1,
-        ),
-        (["ExecutionTimedOut", "TaskFailed", "TaskFailed"], "order-workflow", 2),
-        ([], "order-workflow", 1),
-    ],
-)
-def test_an_operator_reads_where_an_execution_ended_and_how_often_that_failed(
-    workflows: Stubber, inbox: FailuresTable, history: list[str], component: str, attempts: int
-) -> None:
-    expect_history(workflows, *history)
-
-    invoke("capture_failure", told(ended()))
-
-    record = only(inbox)
-    assert (record.component, record.attempts) == (component, attempts)
-    assert (record.order_id, record.payload) == ("order-1", INPUT)
-
-
-GAVE_UP = json.dumps({"state": "FulfillOrder", "cause": "no answer"})
-
-
-@pytest.mark.parametrize(
-    ("history", "attempts"),
-    [
-        (["FailStateEntered OrderStuck", "TaskFailed", "TaskFailed", "TaskStateEntered FulfillOrder"], 2),
-        (
-            [
-                "TaskFailed",
-                "TaskStateEntered GiveUp",
-                "TaskTimedOut",
-                "TaskTimedOut",
-                "TaskStateEntered FulfillOrder",
-            ],
-            2,
-        ),
-        (["TaskFailed", "TaskFailed", "TaskStateEntered GiveUp", "TaskFailed"], 1),
-        ([], 1),
-    ],
-)
-def test_a_state_that_the_workflow_itself_names_is_where_it_got_stuck(
-    workflows: Stubber, inbox: FailuresTable, history: list[str], attempts: int
-) -> None:
-    expect_history(workflows, *history)
-
-    invoke("capture_failure", told(ended(error="States.Timeout", cause=GAVE_UP)))
-
-    assert (only(inbox).component, only(inbox).attempts) == ("FulfillOrder", attempts)
-
-
-def test_an_execution_whose_history_cannot_be_read_is_captured_all_the_same(
-    workflows: Stubber, inbox: FailuresTable, logs: Logs
-) -> None:
-    workflows.add_client_error("get_execution_history", "ThrottlingException")
-
-    assert invoke("capture_failure", told(ended())) == {"batchItemFailures": []}
-
-    assert only(inbox).order_id == "order-1"
-    assert "the execution's history can't be read" in [line["message"] for line in logs()]
+    assert (only(inbox).count, len(only(inbox).occurrences)) == (2, 1)
 
 
 # ---- The messages themselves
@@ -426,11 +283,9 @@ def test_the_wait_is_really_shortened(world: World, logs: Logs) -> None:
 
 
 def test_each_failure_is_counted_and_logged_with_whose_it_is(
-    workflows: Stubber, inbox: FailuresTable, logs: Logs, capsys: pytest.CaptureFixture[str]
+    inbox: FailuresTable, logs: Logs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    expect_history(workflows, "TaskStateEntered ProcessPayment")
-
-    invoke("capture_failure", told(ended()))
+    invoke("capture_failure", told(stuck()))
 
     (line,) = [line for line in logs() if line["message"] == "failure captured"]
     assert (line["failure_id"], line["kind"], line["component"]) == (
@@ -448,7 +303,8 @@ def metric(capsys: pytest.CaptureFixture[str], name: str) -> list[float]:
     return [value for line in lines if "_aws" in line for value in line.get(name, [])]
 
 
-def test_an_execution_without_a_name_is_captured_all_the_same(inbox: FailuresTable) -> None:
-    assert invoke("capture_failure", told(ended(input=None, executionArn=""))) == {"batchItemFailures": []}
+def test_a_stuck_order_that_nobody_can_name_is_captured_all_the_same(inbox: FailuresTable) -> None:
+    message = stuck(orderId="", customerId="", correlationId="", execution="")
+    assert invoke("capture_failure", told(message)) == {"batchItemFailures": []}
 
-    assert only(inbox).error_name == "States.Timeout"
+    assert (only(inbox).order_id, only(inbox).error_name) == (None, "PaymentProviderError")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from botocore.stub import Stubber
 
-from orders.domain.order import Order, PricedLine, Status
+from orders.domain.order import Order, PricedLine, Reason, Status
 from tests.integration.world import QUEUES, World, an_order, function, invoke, sample
 
 Logs = Callable[[], list[dict[str, Any]]]
@@ -38,13 +37,13 @@ def failed(answer: dict[str, Any]) -> list[str]:
 
 
 def to_ship(**changes: Any) -> dict[str, Any]:
-    message: dict[str, Any] = json.loads(sample("ship_order/nobody-waits")["Records"][0]["body"])
+    message: dict[str, Any] = json.loads(sample("ship_order/order-paid")["Records"][0]["body"])
     message["shippingAddress"]["postalCode"] = changes.pop("postal_code", "SW1Y 4JH")
     return {**message, **changes}
 
 
 def ship(*messages: Any, receives: int = 1) -> list[str]:
-    return failed(invoke("ship_order", batch("ship_order/nobody-waits", *messages, receives=receives)))
+    return failed(invoke("ship_order", batch("ship_order/order-paid", *messages, receives=receives)))
 
 
 LINES = [PricedLine("TEA-ASSAM-250", 2, 890), PricedLine("CUP-STONEWARE", 1, 1600)]
@@ -58,37 +57,13 @@ def paid(world: World) -> Order:
     return world.store(an_order(status=Status.PAID, version=3, lines=LINES, total=3380))
 
 
-@pytest.fixture
-def workflows(paid: Order) -> Iterator[Stubber]:
-    """Step Functions, which expects to hear exactly what a test tells it."""
-    with Stubber(function("ship_order")._workflows) as stubber:
-        yield stubber
-        stubber.assert_no_pending_responses()
-
-
-def expect_success(workflows: Stubber, message: dict[str, Any]) -> None:
-    output = json.dumps({"shipmentId": f"ship_{message['orderId']}"}, separators=(",", ":"))
-    workflows.add_response("send_task_success", {}, {"taskToken": message["taskToken"], "output": output})
-
-
 def stock(world: World) -> dict[str, tuple[int, int]]:
     """What is reserved and what is sold of each product."""
     return {product["sku"]: (product["reserved"], product["sold"]) for product in world.items("CatalogueTable")}
 
 
-def test_a_shipment_is_reported_to_its_workflow(world: World, workflows: Stubber) -> None:
+def test_an_order_that_is_shipped_is_fulfilled_and_its_stock_sold(world: World, paid: Order) -> None:
     message = to_ship()
-    expect_success(workflows, message)
-
-    assert ship(message) == []
-    assert [entry["status"] for entry in world.items("ShipmentsTable")] == ["SHIPPED"]
-
-
-def test_an_order_that_is_shipped_is_fulfilled_and_its_stock_sold(
-    world: World, workflows: Stubber, paid: Order
-) -> None:
-    message = to_ship()
-    expect_success(workflows, message)
 
     ship(message)
 
@@ -99,10 +74,8 @@ def test_an_order_that_is_shipped_is_fulfilled_and_its_stock_sold(
     assert stock(world) == {"TEA-ASSAM-250": (0, 2), "CUP-STONEWARE": (0, 1)}
 
 
-def test_a_message_that_comes_twice_ships_and_sells_once(world: World, workflows: Stubber, paid: Order) -> None:
+def test_a_message_that_comes_twice_ships_and_sells_once(world: World, paid: Order) -> None:
     message = to_ship()
-    expect_success(workflows, message)
-    expect_success(workflows, message)
 
     assert ship(message, message) == []
     assert [entry["shipments"] for entry in world.items("ShipmentsTable")] == [1]
@@ -111,9 +84,7 @@ def test_a_message_that_comes_twice_ships_and_sells_once(world: World, workflows
 
 
 @pytest.mark.parametrize("status", [Status.RESERVED, Status.FAILED, Status.CANCELLED])
-def test_an_order_that_isnt_paid_is_not_fulfilled(
-    world: World, workflows: Stubber, paid: Order, logs: Logs, status: Status
-) -> None:
+def test_an_order_that_isnt_paid_is_not_fulfilled(world: World, paid: Order, logs: Logs, status: Status) -> None:
     # GIVEN an order that other hands have taken elsewhere
     paid.status = status
     world.store(paid)
@@ -126,7 +97,7 @@ def test_an_order_that_isnt_paid_is_not_fulfilled(
     assert line["exception_name"] == "IllegalTransition"
 
 
-def test_what_isnt_reserved_isnt_sold(world: World, workflows: Stubber, paid: Order) -> None:
+def test_what_isnt_reserved_isnt_sold(world: World, paid: Order) -> None:
     world.put("CatalogueTable", sku="CUP-STONEWARE", available=5, reserved=0, sold=0)
 
     assert ship(to_ship()) == ["m0"]
@@ -152,12 +123,9 @@ def conflicts(monkeypatch: pytest.MonkeyPatch, times: int) -> list[float]:
     return pauses
 
 
-def test_a_conflict_over_a_product_is_waited_for(
-    world: World, workflows: Stubber, paid: Order, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_conflict_over_a_product_is_waited_for(world: World, paid: Order, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses = conflicts(monkeypatch, 4)
     message = to_ship()
-    expect_success(workflows, message)
 
     assert ship(message) == []
     assert world.order(paid).status is Status.FULFILLED
@@ -165,58 +133,59 @@ def test_a_conflict_over_a_product_is_waited_for(
 
 
 def test_a_conflict_that_lasts_lets_the_message_come_again(
-    world: World, workflows: Stubber, paid: Order, monkeypatch: pytest.MonkeyPatch
+    world: World, paid: Order, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conflicts(monkeypatch, 5)
     message = to_ship()
-    expect_success(workflows, message)
 
     assert ship(message) == ["m0"]
     assert ship(message) == []
     assert world.order(paid).status is Status.FULFILLED
 
 
-def test_a_refusal_is_an_answer(world: World, workflows: Stubber) -> None:
-    cause = "the warehouse does not deliver to this address"
+def test_an_order_that_the_warehouse_refuses_is_given_up_once(world: World, paid: Order) -> None:
     message = to_ship(postal_code="TEST-REFUSED")
-    workflows.add_response(
-        "send_task_failure", {}, {"taskToken": message["taskToken"], "error": "WarehouseError", "cause": cause}
-    )
 
-    assert ship(message) == []
+    assert ship(message, message) == []
+
+    order = world.order(paid)
+    cause = "the warehouse does not deliver to this address"
+    assert (order.status, order.version, order.reason) == (Status.FAILING, 4, Reason("WarehouseError", cause))
+    assert (order.timeline[-1].what, order.timeline[-1].detail) == (Status.FAILING, cause)
+    assert order.open_shard == paid.open_shard
+    assert stock(world) == {"TEA-ASSAM-250": (2, 0), "CUP-STONEWARE": (1, 0)}
 
 
-def test_a_shipment_that_was_called_off_is_refused(world: World, workflows: Stubber) -> None:
+@pytest.mark.parametrize("status", [Status.FAILING, Status.FAILED])
+def test_an_order_whose_shipment_was_called_off_stays_as_it_is(world: World, paid: Order, status: Status) -> None:
+    paid.status, paid.reason = status, Reason("Discarded", "the order could not be carried out")
+    world.store(paid)
     message = to_ship()
     invoke("cancel_shipment", {"orderId": message["orderId"], "correlationId": "c"})
-    workflows.add_response("send_task_failure", {})
 
     assert ship(message) == []
     assert [entry["status"] for entry in world.items("ShipmentsTable")] == ["CANCELLED"]
+    assert world.order(paid) == paid
 
 
-@pytest.mark.parametrize("error", ["TaskTimedOut", "TaskDoesNotExist"])
-def test_an_order_is_fulfilled_though_its_workflow_waits_no_longer(
-    world: World, workflows: Stubber, paid: Order, error: str
-) -> None:
-    workflows.add_client_error("send_task_success", error)
+def test_an_order_that_was_given_up_after_its_parcel_left_is_fulfilled(world: World, paid: Order) -> None:
+    paid.status, paid.reason = Status.FAILING, Reason("Discarded", "the order could not be carried out")
+    world.store(paid)
 
     assert ship(to_ship()) == []
+
+    order = world.order(paid)
+    assert (order.status, order.reason) == (Status.FULFILLED, None)
+    assert stock(world) == {"TEA-ASSAM-250": (0, 2), "CUP-STONEWARE": (0, 1)}
+
+
+def test_a_message_of_1_0_0_is_read_and_its_task_token_ignored(world: World, paid: Order) -> None:
+    assert ship(to_ship(taskToken="AQCEAAAAKgAAAAMAAAAAAAAAAexample")) == []
     assert world.order(paid).status is Status.FULFILLED
 
 
-def test_an_answer_that_does_not_arrive_is_given_again(world: World, workflows: Stubber) -> None:
-    message = to_ship()
-    workflows.add_client_error("send_task_success", "ServiceUnavailable", http_status_code=400)
-    expect_success(workflows, message)
-
-    assert ship(message) == ["m0"]
-    assert ship(message) == []
-
-
-def test_only_the_messages_that_failed_come_again(world: World, workflows: Stubber) -> None:
+def test_only_the_messages_that_failed_come_again(world: World, paid: Order) -> None:
     good = to_ship()
-    expect_success(workflows, good)
 
     assert ship("not JSON", to_ship(orderId="o-2", postal_code="TEST-DOWN-9"), good, {"hello": "world"}) == [
         "m0",

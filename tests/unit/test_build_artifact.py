@@ -243,7 +243,7 @@ for service, operation, arguments in CALLS:
         ("s3", "put_object", {"Bucket": "receipts", "Key": "1", "Body": b"receipt", "ContentType": "text/plain"}),
         ("s3", "get_object", {"Bucket": "receipts", "Key": "1"}),
         ("sqs", "send_message", {"QueueUrl": "https://sqs.eu-central-1.amazonaws.com/1/q", "MessageBody": "{}"}),
-        ("stepfunctions", "send_task_success", {"taskToken": "token", "output": "{}"}),
+        ("stepfunctions", "start_execution", {"stateMachineArn": "a", "input": "{}"}),
     ]
     assert {service for service, *_ in calls} == set(AWS_SERVICES)
     # WHEN

@@ -180,7 +180,7 @@ def test_an_id_of_a_failure_is_short_and_the_same_today_and_tomorrow() -> None:
     assert read(INVOCATION).failure_id == "895f986c529665c895ba"
     assert read(BUS_EVENT, attributes=DEAD_LETTER).failure_id == "1b10ab14df060c10ab9f"
     assert read(BUS_EVENT, came_from=NOTIFICATIONS_QUEUE).failure_id == "f0ff00b594a0bdb65d44"
-    assert read(execution_event()).failure_id == "6621fc06106f5b80e4c7"
+    assert read(execution_event()).failure_id == "9e2313b89e9be6ab3834"
     assert read("?").failure_id == "4dbebcdb0212af796ae2"
 
 

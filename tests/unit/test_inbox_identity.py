@@ -24,7 +24,6 @@ from orders.inbox.record import (
     sent,
     settled,
 )
-from orders.workflow import redrive_execution_name
 from tests.unit.test_inbox_parse import (
     BUS_EVENT,
     DEAD_LETTER,
@@ -103,9 +102,6 @@ def test_one_event_that_fails_at_several_places_is_a_record_for_each() -> None:
         read(event_of(1), came_from=NOTIFICATIONS_QUEUE),
         read(event_of(1), came_from=other),
         read(execution_event(input=json.dumps(event_of(1)["detail"]))),
-        read(
-            execution_event(input=json.dumps(event_of(1)["detail"]), stateMachineArn=f"{MACHINE}-other"),
-        ),
     ]
 
     assert len({failure.failure_id for failure in failures_of_one_event}) == len(failures_of_one_event)
@@ -336,7 +332,7 @@ def test_all_that_an_executions_end_tells_is_kept() -> None:
         "errorName": "LookupError",
         "errorMessage": "no such order",
         "occurrence": EXECUTION,
-        "redrive": {"action": "resume", "to": MACHINE},
+        "redrive": {"action": "resume"},
         "stackTrace": ["x"],
         "source": {"executionArn": EXECUTION, "executionStatus": "FAILED"},
         **IDS,
@@ -463,30 +459,7 @@ def test_a_failure_that_happens_again_shows_its_latest_error_and_nobodys_claim()
     assert (record.reason, record.expires_at) == (None, None)
 
 
-# ---- The name under which a redrive starts an execution
-
-
-def test_each_redrive_starts_an_execution_of_its_own_and_a_claim_taken_over_starts_the_same_one() -> None:
-    record = first_seen(read(execution_event()), at=AT[0], message_id="message-1")
-    first = claimed(record, at=AT[1], lease_expired=False, by="ada")
-    taken_over = claimed(first, at=AT[2], lease_expired=True, by="bob")
-    second = claimed(
-        sent(taken_over, at=AT[2], detail="started"), at=AT[3], lease_expired=False, by="bob", again=True
-    )
-
-    name = redrive_execution_name(first, "resume")
-    assert name == f"order-1-resume-{record.failure_id}-1"
-    assert redrive_execution_name(taken_over, "resume") == name
-    assert redrive_execution_name(second, "resume") == f"order-1-resume-{record.failure_id}-2"
-    assert redrive_execution_name(first, "undo") != name
-
-
-def test_an_execution_without_an_order_has_a_name_too_and_a_long_one_keeps_what_tells_it_apart() -> None:
-    record = first_seen(read(execution_event(input="{}")), at=AT[0], message_id="message-1")
-    assert redrive_execution_name(record, "resume").startswith("order-resume-")
-
-    record = msgspec.structs.replace(record, order_id="5" * 128, redrives=12)
-    assert redrive_execution_name(record, "resume").endswith(f"{record.failure_id}-12")
+# ---- The payload of a failure that happens again
 
 
 @pytest.mark.parametrize("payload", ["", None])

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orders.inbox.parse import MAX_MESSAGE, component_of, identify, read_message, with_input
-from orders.inbox.record import Action, Failure, Kind
+from orders.inbox.parse import MAX_MESSAGE, component_of, identify, read_message
+from orders.inbox.record import Action, Failure, Kind, Redrive
 
 FAILURES_QUEUE = "arn:aws:sqs:eu-west-1:123456789012:orders-dev-FailuresQueue-4ZQ1X2Y3Z4A5"
 NOTIFICATIONS_QUEUE = "arn:aws:sqs:eu-west-1:123456789012:orders-dev-NotificationsQueue-4ZQ1X2Y3Z4A5"
@@ -192,7 +192,7 @@ def test_a_failed_execution() -> None:
 
     assert (failure.kind, failure.component) == (Kind.EXECUTION, "ProcessPayment")
     assert (failure.error_name, failure.error_message) == ("PaymentProviderError", "answered 503")
-    assert (failure.redrive.action, failure.redrive.to) == (Action.RESUME, MACHINE)
+    assert failure.redrive == Redrive(Action.RESUME)
     assert json.loads(failure.payload or "") == BUS_EVENT["detail"]
     assert found(failure) == ("order-1", "customer-1", "correlation-1")
 
@@ -214,14 +214,27 @@ def test_an_order_is_stuck_once_however_many_executions_are() -> None:
     assert first.occurrence != second.occurrence
 
 
-def test_an_input_that_the_event_left_out_is_added_later() -> None:
-    complete = read(execution_event())
-    short = read(execution_event(input=None))
+def test_a_stuck_order() -> None:
+    inner = {"errorType": "PaymentProviderError", "errorMessage": "answered 503", "stackTrace": ["x"]}
+    message = {
+        "kind": "StuckOrder",
+        "customerId": "customer-1",
+        "orderId": "order-1",
+        "correlationId": "correlation-1",
+        "state": "ProcessPayment",
+        "error": "PaymentProviderError",
+        "cause": json.dumps(inner),
+        "execution": EXECUTION,
+    }
+    failure = read(message)
 
-    added = with_input(short, json.dumps(BUS_EVENT["detail"]))
-
-    assert added.failure_id == complete.failure_id
-    assert found(added) == found(complete)
+    assert (failure.kind, failure.component, failure.occurrence) == (Kind.EXECUTION, "ProcessPayment", EXECUTION)
+    assert (failure.error_name, failure.error_message) == ("PaymentProviderError", "answered 503")
+    assert failure.redrive == Redrive(Action.RESUME)
+    assert found(failure) == ("order-1", "customer-1", "correlation-1")
+    assert failure.failure_id == read(execution_event()).failure_id
+    cut = read({**message, "cause": json.dumps(inner)[:40], "execution": ""})
+    assert (cut.error_message, cut.stack_trace) == (json.dumps(inner)[:40], [])
 
 
 def test_a_pointer_into_the_stream() -> None:

@@ -21,7 +21,7 @@ from orders.inbox.record import (
     sent,
     settled,
 )
-from orders.workflow import redrive_execution_name
+from orders.workflow import execution_name
 
 FIRST, SECOND, THIRD = (f"2026-11-21T06:0{minute}:00.000Z" for minute in range(3))
 
@@ -117,7 +117,6 @@ def test_a_claim_that_died_half_way_is_taken_over_under_the_same_number() -> Non
     taken = claimed(record, at=SECOND, lease_expired=True, by="bob")
 
     assert (taken.claimed_by, taken.redrives) == ("bob", record.redrives)
-    assert redrive_execution_name(taken, "resume") == redrive_execution_name(record, "resume")
 
 
 def test_what_was_redriven_is_sent_again_only_on_demand() -> None:
@@ -149,9 +148,7 @@ def test_history_and_memory_stay_bounded() -> None:
 
 
 def test_an_executions_name_keeps_to_the_quota() -> None:
-    record = msgspec.structs.replace(a_record(), order_id="5" * 128, redrives=1234)
-
-    assert len(redrive_execution_name(record, "resume")) <= 80
+    assert len(execution_name("5" * 128, a_record().failure_id)) <= 80
 
 
 def test_a_stored_record_has_no_empty_fields() -> None:

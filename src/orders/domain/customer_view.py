@@ -6,7 +6,7 @@ from orders.domain.order import Order, Reason, Status, StoredAddress, TimelineEn
 
 
 class LineView(Struct, rename="camel", omit_defaults=True):
-    """A line as its customer sees it."""
+    """A line of an order: `unit_price` in minor units, absent until the order is priced."""
 
     sku: str
     quantity: int

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from types_boto3_dynamodb import DynamoDBClient
     from types_boto3_dynamodbstreams import DynamoDBStreamsClient
     from types_boto3_events import EventBridgeClient
+    from types_boto3_lambda import LambdaClient
     from types_boto3_s3 import S3Client
     from types_boto3_sqs import SQSClient
     from types_boto3_stepfunctions import SFNClient
@@ -47,6 +48,8 @@ def client(service: Literal["dynamodb"], *, checked: bool = True) -> "DynamoDBCl
 def client(service: Literal["dynamodbstreams"]) -> "DynamoDBStreamsClient": ...
 @overload
 def client(service: Literal["events"]) -> "EventBridgeClient": ...
+@overload
+def client(service: Literal["lambda"]) -> "LambdaClient": ...
 @overload
 def client(service: Literal["s3"]) -> "S3Client": ...
 @overload
