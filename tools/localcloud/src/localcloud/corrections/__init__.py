@@ -6,6 +6,7 @@ from localcloud.corrections import (
     cloudwatch_alarms,
     dynamodb,
     eventbridge,
+    faults,
     lambda_async,
     lambda_environments,
     lambda_streams,
@@ -27,6 +28,7 @@ CORRECTIONS: tuple[Correction, ...] = (
     *eventbridge.CORRECTIONS,
     *apigateway.CORRECTIONS,
     *stepfunctions.CORRECTIONS,
+    *faults.CORRECTIONS,
     *state.CORRECTIONS,
 )
 
