@@ -15,7 +15,7 @@ from measure.main import app
 from orderctl.cloud import state as clouds
 from orderctl.exits import Exit, Stop
 
-BENCHMARKS = ["coldstart", "warm", "scaling", "throughput", "redrive", "laptop", "cost-peers", "all"]
+BENCHMARKS = ["flash-sale", "coldstart", "warm", "scaling", "throughput", "redrive", "laptop", "cost-peers", "all"]
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,9 @@ def test_each_command_explains_itself_with_examples(command: str) -> None:
     assert "--json" in stdout
 
 
-@pytest.mark.parametrize("command", [["load"], ["throughput"], ["redrive"], ["cost", "--count"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [["load"], ["flash-sale"], ["throughput"], ["redrive"], ["cost", "--count"]], ids=" ".join
+)
 def test_without_a_local_cloud_the_next_step_is_shown(command: list[str]) -> None:
     code, stdout, stderr = invoke(*command)
     assert (code, stdout) == (Exit.NO_TARGET, "")
