@@ -12,7 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from orders.domain.clock import timestamp, timestamp_before
-from orders.domain.errors import Contended, NotAllowed
+from orders.domain.errors import NotAllowed
 from orders.inbox import store
 from orders.inbox.record import CLAIM_LEASE_S, FailureRecord, FailureStatus
 from orders.inbox.store import FailuresTable
@@ -207,22 +207,6 @@ def test_a_settled_failure_expires_after_ninety_days(inbox: FailuresTable) -> No
     assert abs((settled.expires_at or 0) - time.time() - 90 * 24 * 3600) < 60
 
 
-def test_who_changes_a_record_that_keeps_changing_gives_up(inbox: FailuresTable) -> None:
-    failure_id = captured(inbox).failure_id
-    looked = 0
-
-    def meanwhile(record: FailureRecord) -> FailureRecord:
-        nonlocal looked
-        looked += 1
-        inbox.change(failure_id, lambda each: replace(each, count=each.count + 1))
-        return replace(record, reason="mine")
-
-    with pytest.raises(Contended, match=failure_id):
-        inbox.change(failure_id, meanwhile)
-
-    assert looked == store.ATTEMPTS
-
-
 def test_each_change_is_a_version_and_none_is_none(inbox: FailuresTable) -> None:
     record = captured(inbox)
 
@@ -241,9 +225,9 @@ def test_an_unknown_failure_is_nobodys(inbox: FailuresTable) -> None:
 # ---- Payloads in the bucket
 
 
-def big(inbox: FailuresTable, world: World, size: int = 300_000, message: str = "message-1") -> FailureRecord:
+def big(inbox: FailuresTable, world: World, body: str = "x" * 300_000, message: str = "message-1") -> FailureRecord:
     event = sample("capture_failure/unknown")
-    event["Records"][0] |= {"body": "x" * size, "messageId": message}
+    event["Records"][0] |= {"body": body, "messageId": message}
     invoke("capture_failure", event)
     (found,) = inbox.with_status(FailureStatus.NEW)
     return record_of(inbox, found)
@@ -254,14 +238,18 @@ def keys(world: World) -> list[str]:
     return [entry["Key"] for entry in found]
 
 
-@pytest.mark.parametrize(("size", "stored"), [(250_000, 0), (250_001, 1)])
+@pytest.mark.parametrize(
+    ("letter", "times", "stored"),
+    [("x", 250_000, 0), ("x", 250_001, 1), ("é", 125_000, 0), ("é", 125_001, 1)],
+    ids=["250,000 bytes", "250,001 bytes", "250,000 bytes of UTF-8", "250,002 bytes of UTF-8"],
+)
 def test_only_what_no_item_holds_goes_to_the_bucket(
-    inbox: FailuresTable, world: World, size: int, stored: int
+    inbox: FailuresTable, world: World, letter: str, times: int, stored: int
 ) -> None:
-    record = big(inbox, world, size)
+    record = big(inbox, world, letter * times)
 
     assert len(keys(world)) == stored
-    assert inbox.payload_of(record) == "x" * size
+    assert inbox.payload_of(record) == letter * times
 
 
 def test_a_payload_that_was_redriven_stays_where_it_is(inbox: FailuresTable, world: World) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from orders.domain.errors import Contended, NotAllowed
+from orders.domain.errors import NotAllowed
 from orders.inbox import store
-from orders.inbox.record import FailureRecord, FailureStatus, released, seen_again, sent
+from orders.inbox.record import FailureStatus, released, seen_again, sent
 from orders.inbox.store import FailuresTable
-from tests.integration.test_inbox_claims import captured, inbox, record_of
+from tests.integration.test_inbox_claims import captured, inbox
 from tests.integration.world import World
 
 __all__ = ["inbox"]  # a fixture
@@ -53,21 +53,6 @@ def test_a_record_remembers_its_latest_fifty(inbox: FailuresTable) -> None:
     assert record.occurrences == last
     assert record.message_ids == [each.replace("request", "message") for each in last]
     assert len(record.history) == 50
-
-
-def test_who_looks_ten_times_in_vain_gives_up(inbox: FailuresTable) -> None:
-    failure_id = captured(inbox).failure_id
-    looked: list[FailureRecord] = []
-
-    def meanwhile(record: FailureRecord) -> FailureRecord:
-        looked.append(record)
-        inbox.change(failure_id, lambda each: msgspec.structs.replace(each, count=each.count + 1))
-        return msgspec.structs.replace(record, reason="mine")
-
-    with pytest.raises(Contended):
-        inbox.change(failure_id, meanwhile)
-    assert len(looked) == 10
-    assert record_of(inbox, looked[0]).count == 11
 
 
 def test_releasing_says_by_whom_though_nobody_is_named(inbox: FailuresTable) -> None:

@@ -11,6 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from orders.domain.order import Order, PricedLine, Reason, Status
+from orders.runtime.queues import QueueProcessor
 from tests.integration.world import QUEUES, World, an_order, function, invoke, sample
 
 Logs = Callable[[], list[dict[str, Any]]]
@@ -31,6 +32,23 @@ def batch(name: str, *bodies: Any, receives: int = 1) -> dict[str, Any]:
 
 def failed(answer: dict[str, Any]) -> list[str]:
     return [failure["itemIdentifier"] for failure in answer["batchItemFailures"]]
+
+
+def visibility_changes(monkeypatch: pytest.MonkeyPatch, name: str) -> list[dict[str, Any]]:
+    """The requests that a function makes from now on to let messages come again."""
+    calls: list[dict[str, Any]] = []
+
+    class Queues:
+        def change_message_visibility(self, **call: Any) -> None:
+            calls.append(call)
+
+    monkeypatch.setattr(function(name), "_sqs", Queues())
+    return calls
+
+
+def lines_with_names(logs: Logs) -> list[tuple[str, str | None, str | None]]:
+    """The message, the correlation id and the order id of each log line."""
+    return [(line["message"], line.get("correlation_id"), line.get("order_id")) for line in logs()]
 
 
 # ---- ship_order
@@ -197,13 +215,7 @@ def test_only_the_messages_that_failed_come_again(world: World, paid: Order) -> 
 def test_a_failed_message_comes_again_sooner_than_the_visibility_timeout(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[dict[str, Any]] = []
-
-    class Queues:
-        def change_message_visibility(self, **call: Any) -> None:
-            calls.append(call)
-
-    monkeypatch.setattr(function("ship_order"), "_sqs", Queues())
+    calls = visibility_changes(monkeypatch, "ship_order")
 
     ship("not JSON", receives=3)
 
@@ -222,13 +234,41 @@ def test_a_message_that_fails_for_the_last_time_is_handed_to_the_inbox_with_its_
     assert report["receives"] == 5
 
 
-def test_each_message_is_logged_under_its_own_name(world: World, logs: Logs) -> None:
-    # GIVEN two failing messages of which the second can't be read
-    ship(to_ship(correlationId="c-1", postal_code="TEST-DOWN-9"), "not JSON")
+@pytest.mark.parametrize("receives", [1, 5], ids=["comes again", "is handed to the inbox"])
+def test_after_a_message_that_fails_no_log_line_has_its_order(
+    world: World, paid: Order, logs: Logs, monkeypatch: pytest.MonkeyPatch, receives: int
+) -> None:
+    visibility_changes(monkeypatch, "ship_order")
 
-    # THEN the second doesn't bear the first one's name
-    lines = [line for line in logs() if line["message"] == "message failed"]
-    assert [(line["message_id"], line.get("correlation_id")) for line in lines] == [("m0", "c-1"), ("m1", None)]
+    # GIVEN two failing messages of which the second can't be read
+    ship(to_ship(correlationId="c-1", postal_code="TEST-DOWN-9"), "not JSON", receives=receives)
+
+    assert lines_with_names(logs) == [("message failed", "c-1", paid.order_id), ("message failed", None, None)]
+
+
+def test_a_message_that_the_inbox_has_is_done_and_the_others_are_reported(world: World) -> None:
+    # GIVEN a message that succeeds, one that fails for the last time, and one that fails for the last time but one
+    records = batch("ship_order/order-paid", "good", "bad", "bad")["Records"]
+    for record, receives in zip(records, ("1", "5", "4"), strict=True):
+        record["attributes"]["ApproximateReceiveCount"] = receives
+
+    def handle(record: Any) -> str:
+        if record.body == "bad":
+            raise ConnectionError
+        return "shipped"
+
+    with QueueProcessor(world.sqs)(records, handle) as processor:
+        outcomes = processor.process()
+
+    # THEN SQS deletes the first two, and Powertools gets the outcome of each
+    assert failed(processor.response()) == ["m2"]
+    assert [json.loads(report)["messageId"] for report in world.messages("FailuresQueue")] == ["m1"]
+    assert [outcome[:2] for outcome in outcomes] == [
+        ("success", "shipped"),
+        ("success", None),
+        ("fail", "<class 'ConnectionError'>:"),
+    ]
+    assert processor.success_messages == records[:2]
 
 
 # ---- notify_customer
@@ -353,3 +393,43 @@ def test_mails_are_logged_without_address_and_text(world: World, logs: Logs) -> 
     assert line["correlation_id"] == told()["detail"]["metadata"]["correlationId"]
     assert line["order_id"] == an_order().order_id
     assert "ada@example.com" not in json.dumps(line)
+
+
+def test_after_a_message_that_is_done_no_log_line_has_its_order(
+    world: World, logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visibility_changes(monkeypatch, "notify_customer")
+    names = (told()["detail"]["metadata"]["correlationId"], told()["detail"]["data"]["orderId"])
+
+    notify(told(), "not JSON")
+
+    assert lines_with_names(logs) == [("mail sent", *names), ("message failed", None, None)]
+
+
+def test_only_the_messages_that_failed_have_their_visibility_changed(
+    mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = visibility_changes(monkeypatch, "notify_customer")
+
+    assert notify("not JSON", told(), "[]") == ["m0", "m2"]
+
+    assert [call["ReceiptHandle"] for call in calls] == ["handle-0", "handle-2"]
+
+
+# ---- capture_failure
+
+
+def test_a_message_that_the_inbox_fails_to_capture_is_left_to_sqs(
+    world: World, logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # GIVEN a failures table that can't be written
+    def add(*_: Any) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(function("capture_failure")._failures, "add", add)
+    visibility_changes(monkeypatch, "capture_failure")
+
+    # WHEN a message comes for the last time, THEN it is reported as failed and nobody tries to send it anywhere
+    answer = invoke("capture_failure", batch("capture_failure/unknown", "text", receives=5))
+    assert failed(answer) == ["m0"]
+    assert [line["message"] for line in logs()] == ["message failed"]

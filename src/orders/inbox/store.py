@@ -6,7 +6,6 @@ so every record has its payload, wherever a process dies.
 """
 
 import datetime
-import hashlib
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -294,12 +293,11 @@ class FailuresTable:
     def _with_payload_stored(self, failure: Failure, message_id: str) -> Failure:
         """The failure with its payload in the bucket, if the payload is too large for an item.
 
-        The key comes from the message: a retry after a crash writes the same object.
+        The key names the message: a retry after a crash writes the same object.
         """
         payload = (failure.payload or "").encode()
         if len(payload) <= MAX_PAYLOAD:
             return failure
-        name = hashlib.sha256(message_id.encode(), usedforsecurity=False).hexdigest()[:32]
-        key = f"{OPEN_PREFIX}{failure.failure_id}/{name}"
+        key = f"{OPEN_PREFIX}{failure.failure_id}/{message_id}"
         self._s3.put_object(Bucket=self._bucket, Key=key, Body=payload)
         return msgspec.structs.replace(failure, payload=None, payload_key=key)

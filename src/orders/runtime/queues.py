@@ -49,7 +49,7 @@ class QueueProcessor(BatchProcessor):
             except Exception:
                 logger.exception("the message couldn't be handed to the failure inbox; SQS will move it")
             else:
-                return self.success_handler(record, None)
+                return self.success_handler(record.raw_event, None)
         logger.remove_keys(RECORD_KEYS)
         return super().failure_handler(record, exception)
 

@@ -68,6 +68,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--max-environments", type=int, default=4, help="processes of one function (default: %(default)s)")
     add("--python", default=sys.executable, help="interpreter of functions (default: this one)")
     add("--wait-scale", type=float, default=1.0, help="factor on waits and retry intervals of Step Functions")
+    add("--express-timeout", type=float, default=300.0, help="longest run of an Express execution, in seconds")
     add("--retry-base", type=float, default=1.0, help="delay of a first retry, in seconds (AWS: a minute)")
     add("--metrics-interval", type=float, default=60.0, help="seconds between two reports of metrics")
     levels = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -136,6 +137,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
         max_environments=options.max_environments,
         python=options.python,
         wait_scale=options.wait_scale,
+        express_timeout_s=options.express_timeout,
         retry_base_s=options.retry_base,
         metrics_interval_s=options.metrics_interval,
         log_level=options.log_level,
@@ -219,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         clean_up(settings, bare=options.bare)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # threads that wait for retries or callbacks must not hold the process
+    os._exit(status)  # threads that wait for retries or answers must not hold the process
 
 
 def run(settings: Settings, *, bare: bool) -> None:

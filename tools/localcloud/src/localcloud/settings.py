@@ -17,6 +17,7 @@ class Settings:
 
     `wait_scale` multiplies Step Functions waits and retry intervals (1 is real time).
     `retry_base_s` is the delay before the first retry of asynchronous invocations, rule targets and stream batches.
+    `express_timeout_s` is the longest that an execution of an Express state machine runs (AWS: five minutes).
     `python` needs awslambdaric and boto3.
     """
 
@@ -29,6 +30,7 @@ class Settings:
     max_environments: int = 4
     python: str = sys.executable
     wait_scale: float = 1.0
+    express_timeout_s: float = 300.0
     retry_base_s: float = 1.0
     metrics_interval_s: float = 60.0
     log_level: str = "INFO"

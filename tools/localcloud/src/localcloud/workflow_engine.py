@@ -1,7 +1,7 @@
 """The workflow engine: runs an execution of an Amazon States Language definition, state by state.
 
-The loop over states, retriers, catchers, task tokens and the history are this module's own. Paths, JSONata, choices,
-maps and branches are evaluated by MiniStack's interpreter.
+The loop over states, retriers, catchers and the history are this module's own. Paths, JSONata, choices, maps and
+branches are evaluated by MiniStack's interpreter.
 
 `EngineRun` is the seam: a subclass says how a task calls its resource, how long a wait lasts and who is told of the
 end. The local cloud's subclass has threads and time (corrections/stepfunctions.py). A simulation can have neither.
@@ -9,25 +9,22 @@ end. The local cloud's subclass has threads and time (corrections/stepfunctions.
 
 import json
 import threading
-import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-from ministack.core.responses import error_response_json, json_response, now_iso
+from ministack.core.responses import now_iso
 from ministack.services import stepfunctions
 
 from localcloud.patching import internal, replace
 from localcloud.retrying import retry_delay_s
 
 CALLBACK = ".waitForTaskToken"
-CLOSED_TOKENS_KEPT = 10_000
 EVENT_PAYLOAD_LIMIT = 248 * 1024  # Step Functions developer guide, "EventBridge events for Step Functions"
 
 JsonObject = dict[str, Any]
-Response = tuple[int, JsonObject, bytes]
 
 StatesError: Any = internal(stepfunctions, "_ExecutionError")
 
@@ -36,70 +33,6 @@ class ExecutionEndedError(Exception):
     """The execution was stopped or timed out while one of its states was at work."""
 
 
-class TaskToken:
-    """One task that waits for SendTaskSuccess or SendTaskFailure; `machine` is its state machine's ARN."""
-
-    def __init__(self, machine: str) -> None:
-        self.machine = machine
-        self.value = str(uuid.uuid4())
-        self.answered = threading.Event()  # also set by a heartbeat, and when the execution ends
-        self.output: Any = None
-        self.error: tuple[str, str] | None = None
-        self.done = False
-        self.last_heartbeat = time.monotonic()
-
-    def result(self) -> Any:
-        """The output that was sent. Raises StatesError with the error that was sent."""
-        if self.error:
-            raise StatesError(*self.error)
-        return self.output
-
-
-class Tokens:
-    """All open task tokens, and the latest closed ones."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open: dict[str, TaskToken] = {}
-        self._closed: dict[str, TaskToken] = {}
-
-    def open(self, machine: str) -> TaskToken:
-        """Issue a token for a task of the state machine with this ARN."""
-        token = TaskToken(machine)
-        with self._lock:
-            self._open[token.value] = token
-        return token
-
-    def close(self, token: TaskToken) -> None:
-        """Take no more answers for a token."""
-        with self._lock:
-            self._open.pop(token.value, None)
-            self._closed[token.value] = token
-            if len(self._closed) > CLOSED_TOKENS_KEPT:
-                del self._closed[next(iter(self._closed))]
-
-    def machine_of(self, value: Any) -> str | None:
-        """Return the ARN of the state machine that a token, open or closed, was issued for."""
-        with self._lock:
-            token = self._open.get(value) or self._closed.get(value)
-        return token.machine if token else None
-
-    def answer(self, value: Any, apply: Callable[[TaskToken], None]) -> Response:
-        """Apply an answer to an open token; the first one counts."""
-        with self._lock:
-            token = self._open.get(value)
-            if token is not None and not token.done:
-                apply(token)
-                token.answered.set()
-                return empty_response()
-            closed = token is not None or value in self._closed
-        if closed:
-            message = "Task Timed Out: 'Provided task does not exist anymore'"
-            return error("TaskTimedOut", message)
-        return error("TaskDoesNotExist", "Task does not exist")
-
-
-tokens = Tokens()
 _finish_lock = threading.Lock()
 _events_lock = threading.Lock()
 
@@ -122,7 +55,7 @@ class EngineRun(ABC):
                 return False
             self.execution.update(status=status, stopDate=now_iso(), **outcome)
         name = event_type[0].lower() + event_type[1:] + "EventDetails"
-        add_event(self.execution, event_type, {name: details})
+        self.add_event(event_type, {name: details})
         self.wake()
         self.publish_status()
         return True
@@ -130,6 +63,20 @@ class EngineRun(ABC):
     def fail(self, name: str, cause: str) -> None:
         """End the execution as failed."""
         self.finish("FAILED", "ExecutionFailed", {"error": name, "cause": cause}, error=name, cause=cause)
+
+    def add_event(self, event_type: str, details: JsonObject | None = None) -> JsonObject:
+        """Append an event to the execution's history and return the event."""
+        with _events_lock:
+            number = len(self.execution["events"]) + 1
+            event = {
+                "id": number,
+                "previousEventId": number - 1,
+                "type": event_type,
+                "timestamp": now_iso(),
+                **(details or {}),
+            }
+            self.execution["events"].append(event)
+        return event
 
     def now(self) -> str:
         """The time at which a state is entered, in UTC (ISO 8601)."""
@@ -147,13 +94,9 @@ class EngineRun(ABC):
         Raises StatesError with the resource's error, or States.Timeout; and ExecutionEndedError.
         """
 
-    @abstractmethod
-    def await_token(self, token: TaskToken, timeout_s: float | None, heartbeat_s: float | None) -> Any:
-        """Wait for the answer to a token and return its output.
-
-        Raises StatesError with the error that was sent, States.Timeout or States.HeartbeatTimeout; and
-        ExecutionEndedError.
-        """
+    def call_back(self, resource: str, arguments: Any, token: str, timeout_s: float | None) -> Any:
+        """Call a resource that passes the task's token on, and return the answer to the token; raises as `call`."""
+        raise StatesError("States.Runtime", f"Nobody here answers a task token, as {resource} requires.")
 
     @abstractmethod
     def authorize(self, role_arn: str | None, resource: str, arguments: Any) -> None:
@@ -169,6 +112,11 @@ class EngineRun(ABC):
 
 
 _current: ContextVar[EngineRun | None] = ContextVar("localcloud_execution", default=None)
+
+
+def inside_execution() -> bool:
+    """Whether the caller works for a state of an execution."""
+    return _current.get() is not None
 
 
 def install(run_of: Callable[[JsonObject], EngineRun]) -> None:
@@ -190,7 +138,6 @@ def install(run_of: Callable[[JsonObject], EngineRun]) -> None:
 
     replace(stepfunctions, "_execute_task", task)
     replace(stepfunctions, "_scaled_sleep", scaled_sleep)
-    replace(stepfunctions, "_add_event", add_event)
 
 
 def execute(run: EngineRun, machine: JsonObject, definition: JsonObject) -> None:
@@ -209,21 +156,6 @@ def execute(run: EngineRun, machine: JsonObject, definition: JsonObject) -> None
         run.fail(failure.error, failure.cause)
     finally:
         _current.reset(before)
-
-
-def add_event(execution: JsonObject, event_type: str, details: JsonObject | None = None) -> JsonObject:
-    """Append an event to an execution's history."""
-    with _events_lock:
-        number = len(execution["events"]) + 1
-        event = {
-            "id": number,
-            "previousEventId": number - 1,
-            "type": event_type,
-            "timestamp": now_iso(),
-            **(details or {}),
-        }
-        execution["events"].append(event)
-    return event
 
 
 def status_event(execution: JsonObject) -> JsonObject:
@@ -295,10 +227,10 @@ def walk(run: EngineRun, machine: JsonObject, definition: JsonObject) -> Any:
         context["State"] = {"Name": name, "EnteredTime": run.now(), "RetryCount": 0}
         kind = state["Type"]
         entered = {"name": name, "input": json.dumps(data)}
-        add_event(execution, f"{kind}StateEntered", {"stateEnteredEventDetails": entered})
+        run.add_event(f"{kind}StateEntered", {"stateEnteredEventDetails": entered})
         data, following = run_state(run, state, data, context)
         exited = {"name": name, "output": json.dumps(data)}
-        add_event(execution, f"{kind}StateExited", {"stateExitedEventDetails": exited})
+        run.add_event(f"{kind}StateExited", {"stateExitedEventDetails": exited})
         name = following
     return data
 
@@ -371,31 +303,24 @@ def execute_task(run: EngineRun, state: JsonObject, data: Any, context: JsonObje
 def attempt_task(run: EngineRun, state: JsonObject, data: Any, context: JsonObject) -> Any:
     """Call a task's resource once and return its result. Raises StatesError."""
     resource = state["Resource"]
-    token = tokens.open(run.execution["stateMachineArn"]) if resource.endswith(CALLBACK) else None
+    token = str(uuid.uuid4()) if resource.endswith(CALLBACK) else None
     if token is not None:
-        context["Task"] = {"Token": token.value}
+        context["Task"] = {"Token": token}
+    arguments = task_arguments(state, data, context)
+    timeout_s = seconds_of(state, "TimeoutSeconds", data, context)
+    record = TaskEvents(run, resource)
+    record.scheduled(arguments, timeout_s)
     try:
-        arguments = task_arguments(state, data, context)
-        timeout_s = seconds_of(state, "TimeoutSeconds", data, context)
-        heartbeat_s = seconds_of(state, "HeartbeatSeconds", data, context)
-        record = TaskEvents(run.execution, resource)
-        record.scheduled(arguments, timeout_s, heartbeat_s)
-        try:
-            run.authorize(context["Execution"].get("RoleArn"), resource.removesuffix(CALLBACK), arguments)
-            if token is None:
-                result = run.call(resource, arguments, timeout_s)
-            else:
-                submitted = run.call(resource.removesuffix(CALLBACK), arguments, timeout_s)
-                record.submitted(submitted)
-                result = run.await_token(token, timeout_s, heartbeat_s)
-        except StatesError as failure:
-            record.failed(failure)
-            raise
-        record.succeeded(result)
-        return result
-    finally:
-        if token is not None:
-            tokens.close(token)
+        run.authorize(context["Execution"].get("RoleArn"), resource.removesuffix(CALLBACK), arguments)
+        if token is None:
+            result = run.call(resource, arguments, timeout_s)
+        else:
+            result = run.call_back(resource, arguments, token, timeout_s)
+    except StatesError as failure:
+        record.failed(failure)
+        raise
+    record.succeeded(result)
+    return result
 
 
 def task_arguments(state: JsonObject, data: Any, context: JsonObject) -> Any:
@@ -432,8 +357,8 @@ def seconds_of(state: JsonObject, name: str, data: Any, context: JsonObject) -> 
 class TaskEvents:
     """The history of one attempt of a task."""
 
-    def __init__(self, execution: JsonObject, resource: str) -> None:
-        self._execution = execution
+    def __init__(self, run: EngineRun, resource: str) -> None:
+        self._run = run
         self._lambda_arn = resource.startswith("arn:aws:lambda:")
         self._resource = resource
         service, _, call_name = resource.removeprefix("arn:aws:states:::").rpartition(":")
@@ -443,27 +368,24 @@ class TaskEvents:
         if self._lambda_arn:
             event = f"LambdaFunction{name}"
             key = f"lambdaFunction{name}EventDetails"
-            add_event(self._execution, event, {key: details} if details else None)
+            self._run.add_event(event, {key: details} if details else None)
         else:
-            add_event(self._execution, f"Task{name}", {f"task{name}EventDetails": {**self._common, **details}})
+            self._run.add_event(f"Task{name}", {f"task{name}EventDetails": {**self._common, **details}})
 
-    def scheduled(self, arguments: Any, timeout_s: float | None, heartbeat_s: float | None) -> None:
+    def scheduled(self, arguments: Any, timeout_s: float | None) -> None:
         """The task was handed over."""
         details: JsonObject = (
             {"resource": self._resource, "input": json.dumps(arguments)}
             if self._lambda_arn
-            else {"region": self._execution["executionArn"].split(":")[3], "parameters": json.dumps(arguments)}
+            else {
+                "region": self._run.execution["executionArn"].split(":")[3],
+                "parameters": json.dumps(arguments),
+            }
         )
         if timeout_s:
             details["timeoutInSeconds"] = int(timeout_s)
-        if heartbeat_s:
-            details["heartbeatInSeconds"] = int(heartbeat_s)
         self._add("Scheduled", details)
         self._add("Started", {})
-
-    def submitted(self, output: Any) -> None:
-        """The call that carries the token was accepted."""
-        self._add("Submitted", {"output": json.dumps(output)})
 
     def succeeded(self, output: Any) -> None:
         """The task has a result."""
@@ -471,51 +393,5 @@ class TaskEvents:
 
     def failed(self, failure: Any) -> None:
         """The task failed or timed out."""
-        timed_out = failure.error in ("States.Timeout", "States.HeartbeatTimeout")
+        timed_out = failure.error == "States.Timeout"
         self._add("TimedOut" if timed_out else "Failed", {"error": failure.error, "cause": failure.cause})
-
-
-# ---------------------------------------------------------------- answers to task tokens
-
-
-def error(code: str, message: str) -> Response:
-    """Return an error response."""
-    response: Response = error_response_json(code, message, 400)
-    return response
-
-
-def empty_response() -> Response:
-    """Return an empty success."""
-    response: Response = json_response({})
-    return response
-
-
-def send_task_success(data: JsonObject) -> Response:
-    """SendTaskSuccess."""
-    try:
-        output = json.loads(data.get("output", ""))
-    except ValueError:
-        return error("InvalidOutput", "Invalid Output: 'The output is not valid JSON'")
-
-    def succeed(token: TaskToken) -> None:
-        token.output, token.done = output, True
-
-    return tokens.answer(data.get("taskToken"), succeed)
-
-
-def send_task_failure(data: JsonObject) -> Response:
-    """SendTaskFailure."""
-
-    def fail_task(token: TaskToken) -> None:
-        token.error, token.done = (data.get("error") or "", data.get("cause") or ""), True
-
-    return tokens.answer(data.get("taskToken"), fail_task)
-
-
-def send_task_heartbeat(data: JsonObject) -> Response:
-    """SendTaskHeartbeat."""
-
-    def beat(token: TaskToken) -> None:
-        token.last_heartbeat = time.monotonic()
-
-    return tokens.answer(data.get("taskToken"), beat)

@@ -109,7 +109,11 @@ class LocalCloud:
                 region_name=REGION,
                 aws_access_key_id="test",
                 aws_secret_access_key="test",
-                config=Config(retries={"total_max_attempts": 1}, max_pool_connections=20),
+                config=Config(
+                    retries={"total_max_attempts": 1},
+                    max_pool_connections=20,
+                    inject_host_prefix=False,  # sync-127.0.0.1 is no host
+                ),
             )
         return self._clients[service]
 

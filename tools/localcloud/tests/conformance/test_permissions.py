@@ -18,13 +18,6 @@ WRITER = """
         boto3.client("dynamodb").put_item(TableName=table, Item={"id": {"S": "1"}})
 """
 
-ANSWERER = """
-    import boto3
-
-    def handler(event, context):
-        boto3.client("stepfunctions").send_task_success(taskToken=event, output="{}")
-"""
-
 
 def limited_role(cloud: LocalCloud, service: str, *statements: dict[str, Any]) -> str:
     """Create a role that may do what the statements say, and nothing else."""
@@ -141,30 +134,3 @@ def test_a_record_is_sent_as_the_functions_role(cloud: LocalCloud) -> None:
     # THEN only that one's record arrives
     assert outcomes[True].next()
     assert outcomes[False].take() is None
-
-
-def test_the_answer_to_a_token_is_authorized_on_its_state_machine(cloud: LocalCloud) -> None:
-    # GIVEN a machine that waits for a token, and two functions that answer what they are given
-    queue = cloud.queue()
-    message = {"token": "{% $states.context.Task.Token %}"}
-    task = {
-        "Type": "Task",
-        "Resource": "arn:aws:states:::sqs:sendMessage.waitForTaskToken",
-        "Arguments": {"QueueUrl": queue.url, "MessageBody": message},
-        "End": True,
-    }
-    definition = {"QueryLanguage": "JSONata", "StartAt": "Only", "States": {"Only": task}}
-    stepfunctions = cloud.client("stepfunctions")
-    machine = stepfunctions.create_state_machine(
-        name=unique("machine"), definition=json.dumps(definition), roleArn=cloud.role("states.amazonaws.com")
-    )["stateMachineArn"]
-    execution = stepfunctions.start_execution(stateMachineArn=machine)["executionArn"]
-    token = json.loads(queue.next()["Body"])["token"]
-    errors = []
-    for resource in (f"{machine}-other", machine):
-        role = limited_role(cloud, "lambda.amazonaws.com", allow("states:SendTaskSuccess", resource))
-        # WHEN the one whose role names another machine answers, and then the one whose role names this one
-        errors.append(cloud.invoke(cloud.function(ANSWERER, Role=role), token)[0])
-    # THEN only the second answer counts
-    assert errors == ["Unhandled", None]
-    assert cloud.outcome(execution)["status"] == "SUCCEEDED"

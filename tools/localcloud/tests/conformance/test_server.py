@@ -21,9 +21,6 @@ from conformance.support import (
     start,
     table_with_stream,
 )
-from conformance.test_permissions import ANSWERER, allow, limited_role
-from conformance.test_stepfunctions import machine, token_on, waiting_for_token
-from conformance.test_stepfunctions import start as start_execution
 
 SOURCES = Path(__file__).parents[2] / "src"
 FUNCTION = "import os\ndef handler(event, context): return os.getpid()\n"
@@ -184,29 +181,6 @@ def records_on(cloud: LocalCloud, stream: str) -> list[Any]:
         StreamArn=stream, ShardId=shard["ShardId"], ShardIteratorType="TRIM_HORIZON"
     )["ShardIterator"]
     return list(streams.get_records(ShardIterator=iterator)["Records"])
-
-
-def test_a_token_from_before_a_restart_is_unknown_and_not_refused(tmp_path: Path) -> None:
-    # GIVEN a machine that waits for a token, and a function that may answer this machine's tokens only
-    port = free_port()
-    server, cloud = start(port, tmp_path, "--persist")
-    try:
-        queue = cloud.queue()
-        arn = machine(cloud, {"Ask": waiting_for_token(queue)})
-        start_execution(cloud, arn)
-        role = limited_role(cloud, "lambda.amazonaws.com", allow("states:SendTaskSuccess", arn))
-        function = cloud.function(ANSWERER, Role=role)
-        token = token_on(queue)
-        server.terminate()
-        assert server.wait(timeout=20) == 0
-        # WHEN the server, which doesn't keep running executions, is started again, and the token is answered
-        server, cloud = start(port, tmp_path, "--persist")
-        _, answer = cloud.invoke(function, token)
-        # THEN the function learns that nobody waits for it
-        assert answer["errorType"] in ("TaskDoesNotExist", "TaskTimedOut")
-    finally:
-        server.kill()
-        server.wait()
 
 
 def test_a_port_in_use_is_one_sentence(cloud: LocalCloud, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from conformance.support import ACCOUNT, REGION, LocalCloud, Queue, eventually, unique
 
 LAMBDA = "arn:aws:states:::lambda:invoke"
-QUEUE = "arn:aws:states:::sqs:sendMessage.waitForTaskToken"
+QUEUE = "arn:aws:states:::sqs:sendMessage"
 FAILING = """
     class Declined(Exception):
         pass
@@ -16,13 +16,30 @@ FAILING = """
     def handler(event, context):
         raise Declined("too many")
 """
+GATED = """
+    import boto3
+    import os
+
+    def handler(event, context):
+        while not boto3.client("sqs").receive_message(QueueUrl=os.environ["GATE"], WaitTimeSeconds=1).get("Messages"):
+            pass
+        print("too late")
+        raise ValueError
+"""
+
+
+LONG = {"Type": "Wait", "Seconds": 3600, "End": True}
+
+
+def definition(states: dict[str, Any], **top: Any) -> str:
+    """Return a definition with JSONata states."""
+    return json.dumps({"QueryLanguage": "JSONata", "StartAt": next(iter(states)), "States": states, **top})
 
 
 def machine(cloud: LocalCloud, states: dict[str, Any], **top: Any) -> str:
     """Create a state machine with JSONata states and return its ARN."""
-    definition = {"QueryLanguage": "JSONata", "StartAt": next(iter(states)), "States": states, **top}
     answer = cloud.client("stepfunctions").create_state_machine(
-        name=unique("machine"), definition=json.dumps(definition), roleArn=cloud.role("states.amazonaws.com")
+        name=unique("machine"), definition=definition(states, **top), roleArn=cloud.role("states.amazonaws.com")
     )
     return str(answer["stateMachineArn"])
 
@@ -64,18 +81,6 @@ def status_event(queue: Queue, execution: str, status: str) -> dict[str, Any]:
     detail = eventually(found)
     assert detail is not None
     return detail
-
-
-def waiting_for_token(queue: Queue, **fields: Any) -> dict[str, Any]:
-    """Return a state that sends its token to a queue and waits."""
-    body = {"token": "{% $states.context.Task.Token %}"}
-    arguments = {"QueueUrl": queue.url, "MessageBody": body}
-    return {"Type": "Task", "Resource": QUEUE, "Arguments": arguments, "End": True, **fields}
-
-
-def token_on(queue: Queue) -> str:
-    """Wait for a token."""
-    return str(json.loads(queue.next()["Body"])["token"])
 
 
 def test_a_definition_in_yaml_is_deployed_from_a_bucket(cloud: LocalCloud) -> None:
@@ -181,9 +186,8 @@ def test_a_task_that_takes_too_long_times_out(cloud: LocalCloud) -> None:
 def test_an_execution_that_takes_too_long_times_out(cloud: LocalCloud) -> None:
     # GIVEN a machine with a time-out, at wait
     events = status_events(cloud)
-    states = {"Wait": {"Type": "Wait", "Seconds": 3600, "End": True}}
     # WHEN its time is over
-    execution = start(cloud, machine(cloud, states, TimeoutSeconds=1), {"item": 1})
+    execution = start(cloud, machine(cloud, {"Wait": LONG}, TimeoutSeconds=1), {"item": 1})
     # THEN it has timed out, and an event says so
     assert cloud.outcome(execution)["status"] == "TIMED_OUT"
     assert history(cloud, execution)[-1]["type"] == "ExecutionTimedOut"
@@ -191,15 +195,18 @@ def test_an_execution_that_takes_too_long_times_out(cloud: LocalCloud) -> None:
 
 
 def test_a_stopped_execution_stays_aborted(cloud: LocalCloud) -> None:
-    # GIVEN an execution whose task waits for a token
-    queue, events = cloud.queue(), status_events(cloud)
-    execution = start(cloud, machine(cloud, {"Ask": waiting_for_token(queue)}))
-    token = token_on(queue)
-    # WHEN it is stopped, and the token is answered afterwards
+    # GIVEN an execution that waits for a function that fails once it may
+    gate, events = cloud.queue(), status_events(cloud)
+    function = cloud.function(GATED, Environment={"Variables": {"GATE": gate.url}})
+    task = {"Type": "Task", "Resource": LAMBDA, "Arguments": {"FunctionName": function}, "End": True}
+    execution = start(cloud, machine(cloud, {"Call": task}))
+    eventually(lambda: "TaskStarted" in [event["type"] for event in history(cloud, execution)])
+    # WHEN it is stopped, and the function fails afterwards
     stepfunctions = cloud.client("stepfunctions")
     stepfunctions.stop_execution(executionArn=execution, error="Enough", cause="of this")
     detail = status_event(events, execution, "ABORTED")
-    eventually(lambda: answer_code(cloud, token) == "TaskTimedOut")
+    gate.send("now")
+    eventually(lambda: any("too late" in line for line in cloud.log(function)))
     # THEN it is aborted once and for all
     description = cloud.outcome(execution)
     assert (description["status"], description["error"]) == ("ABORTED", "Enough")
@@ -207,77 +214,17 @@ def test_a_stopped_execution_stays_aborted(cloud: LocalCloud) -> None:
     assert history(cloud, execution)[-1]["type"] == "ExecutionAborted"
 
 
-def answer_code(cloud: LocalCloud, token: str, output: str = "{}") -> str:
-    """Answer a token and return the error code, or an empty string."""
-    stepfunctions = cloud.client("stepfunctions")
-    try:
-        stepfunctions.send_task_success(taskToken=token, output=output)
-    except stepfunctions.exceptions.ClientError as refusal:
-        return str(refusal.response["Error"]["Code"])
-    return ""
-
-
-def test_a_token_is_answered_once(cloud: LocalCloud) -> None:
-    # GIVEN a task that waits for its token
+def test_a_task_waits_for_the_answer_to_its_token(cloud: LocalCloud) -> None:
+    # GIVEN a task that sends its token to a queue
     queue = cloud.queue()
-    execution = start(cloud, machine(cloud, {"Ask": waiting_for_token(queue)}))
-    token = token_on(queue)
-    # WHEN it is answered, badly, well and once more
-    bad, good, again = answer_code(cloud, token, "{"), answer_code(cloud, token, '{"answered": true}'), ""
-    description = cloud.outcome(execution)
-    again = answer_code(cloud, token)
-    # THEN the good answer is the task's result, and the token is closed
-    assert (bad, good, again) == ("InvalidOutput", "", "TaskTimedOut")
-    assert json.loads(description["output"]) == {"answered": True}
-    assert "TaskSubmitted" in [event["type"] for event in history(cloud, execution)]
-
-
-def test_an_unknown_token_does_not_exist(cloud: LocalCloud) -> None:
-    # GIVEN a token that nobody issued
-    # WHEN it is answered
-    code = answer_code(cloud, "unknown")
-    # THEN there is no such task
-    assert code == "TaskDoesNotExist"
-
-
-def test_each_attempt_has_a_token_of_its_own(cloud: LocalCloud) -> None:
-    # GIVEN a task that is retried
-    queue = cloud.queue()
-    retry = [{"ErrorEquals": ["Lost"], "MaxAttempts": 1}]
-    execution = start(cloud, machine(cloud, {"Ask": waiting_for_token(queue, Retry=retry)}))
-    # WHEN its first attempt fails
-    first = token_on(queue)
-    cloud.client("stepfunctions").send_task_failure(taskToken=first, error="Lost", cause="in the post")
-    second = token_on(queue)
-    # THEN only the second token counts
-    assert first != second
-    assert answer_code(cloud, first) == "TaskTimedOut"
-    assert answer_code(cloud, second) == ""
-    assert cloud.outcome(execution)["status"] == "SUCCEEDED"
-
-
-def test_missing_heartbeats_fail_the_task(cloud: LocalCloud) -> None:
-    # GIVEN a task that needs a heartbeat every second
-    queue = cloud.queue()
-    # WHEN none comes
-    description = run(cloud, {"Ask": waiting_for_token(queue, HeartbeatSeconds=1, TimeoutSeconds=60)})
-    # THEN the task fails
-    assert description["error"] == "States.HeartbeatTimeout"
-
-
-def test_a_callback_task_fails_when_its_function_fails(cloud: LocalCloud) -> None:
-    # GIVEN a function that fails before it passes the token on
-    function = cloud.function(FAILING)
-    task = {
-        "Type": "Task",
-        "Resource": f"{LAMBDA}.waitForTaskToken",
-        "Arguments": {"FunctionName": function, "Payload": {"token": "{% $states.context.Task.Token %}"}},
-        "End": True,
-    }
-    # WHEN it runs
-    description = run(cloud, {"Call": task})
-    # THEN nobody waits for the token
-    assert description["error"] == "Declined"
+    arguments = {"QueueUrl": queue.url, "MessageBody": {"token": "{% $states.context.Task.Token %}"}}
+    task = {"Type": "Task", "Resource": f"{QUEUE}.waitForTaskToken", "Arguments": arguments, "End": True}
+    execution = start(cloud, machine(cloud, {"Ask": task}))
+    # WHEN the token is answered
+    token = json.loads(queue.next()["Body"])["token"]
+    cloud.client("stepfunctions").send_task_success(taskToken=token, output='{"answered": true}')
+    # THEN the answer is the task's result
+    assert json.loads(cloud.outcome(execution)["output"]) == {"answered": True}
 
 
 def test_an_expression_is_evaluated_for_each_execution(cloud: LocalCloud) -> None:
@@ -293,8 +240,7 @@ def test_an_expression_is_evaluated_for_each_execution(cloud: LocalCloud) -> Non
 
 def test_the_same_start_twice_is_one_execution_while_it_runs(cloud: LocalCloud) -> None:
     # GIVEN a running execution
-    queue = cloud.queue()
-    arn = machine(cloud, {"Ask": waiting_for_token(queue)})
+    arn = machine(cloud, {"Wait": LONG})
     first = start(cloud, arn, {"item": 1}, name="job-1")
     # WHEN it is started again with the same input
     again = start(cloud, arn, {"item": 1}, name="job-1")
@@ -303,8 +249,7 @@ def test_the_same_start_twice_is_one_execution_while_it_runs(cloud: LocalCloud) 
     already = cloud.client("stepfunctions").exceptions.ExecutionAlreadyExists
     with pytest.raises(already):
         start(cloud, arn, {"item": 2}, name="job-1")
-    answer_code(cloud, token_on(queue))
-    cloud.outcome(first)
+    cloud.client("stepfunctions").stop_execution(executionArn=first)
     with pytest.raises(already):
         start(cloud, arn, {"item": 1}, name="job-1")
 

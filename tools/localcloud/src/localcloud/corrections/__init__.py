@@ -12,6 +12,8 @@ from localcloud.corrections import (
     lambda_streams,
     sqs,
     state,
+    states_express,
+    states_monitoring,
     stepfunctions,
 )
 from localcloud.patching import Correction
@@ -28,6 +30,8 @@ CORRECTIONS: tuple[Correction, ...] = (
     *eventbridge.CORRECTIONS,
     *apigateway.CORRECTIONS,
     *stepfunctions.CORRECTIONS,
+    *states_monitoring.CORRECTIONS,
+    *states_express.CORRECTIONS,
     *faults.CORRECTIONS,
     *state.CORRECTIONS,
 )

@@ -2,6 +2,7 @@
 
 import heapq
 import json
+import threading
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from localcloud.settings import Settings
 JsonObject = dict[str, Any]
 
 MAX_PAGE = 10_000
+
+_append_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,19 @@ def log_events(text: str) -> list[str]:
     return [line.replace("\r", "\n") for line in text.split("\n")] if text else []
 
 
-def log_group(name: str) -> JsonObject:
-    """Return a log group; creates a missing one."""
-    groups = internal(cloudwatch_logs, "_log_groups")
-    if name not in groups:
-        internal(cloudwatch_logs, "_create_log_group")({"logGroupName": name})
-    group: JsonObject = groups[name]
-    return group
+def append_events(group_name: str, stream_name: str, messages: list[str]) -> None:
+    """Append messages to a stream of a log group; creates a missing stream. Raises KeyError without the group."""
+    group = internal(cloudwatch_logs, "_log_groups")[group_name]
+    # MiniStack copies a stream whose events come out of order.
+    with _append_lock:
+        if stream_name not in group["streams"]:
+            internal(cloudwatch_logs, "_create_log_stream")(
+                {"logGroupName": group_name, "logStreamName": stream_name}
+            )
+        now_ms = int(time.time() * 1000)
+        events = [{"timestamp": now_ms, "message": message, "ingestionTime": now_ms} for message in messages]
+        internal(cloudwatch_logs, "_append_log_events")(group["streams"][stream_name], events)
+    internal(cloudwatch_logs, "_fanout_to_subscription_filters")(group_name, stream_name, events)
 
 
 def install_logs(_: Settings) -> None:
@@ -86,13 +95,8 @@ def install_logs(_: Settings) -> None:
         config = func.get("config") or func
         function, version = config["FunctionName"], config.get("Version", "$LATEST")
         group_name = (config.get("LoggingConfig") or {}).get("LogGroup") or f"/aws/lambda/{function}"
-        stream_name = current_log_stream.get()
-        group = log_group(group_name)
-        if stream_name not in group["streams"]:
-            internal(cloudwatch_logs, "_create_log_stream")(
-                {"logGroupName": group_name, "logStreamName": stream_name}
-            )
-        now_ms = int(time.time() * 1000)
+        if group_name not in internal(cloudwatch_logs, "_log_groups"):
+            internal(cloudwatch_logs, "_create_log_group")({"logGroupName": group_name})
         billed = max(duration_ms, 1)
         messages = [
             f"START RequestId: {request_id} Version: {version}",
@@ -101,9 +105,7 @@ def install_logs(_: Settings) -> None:
             f"REPORT RequestId: {request_id}\tDuration: {duration_ms:.2f} ms\tBilled Duration: {billed} ms\t"
             f"Memory Size: {config.get('MemorySize', 128)} MB",
         ]
-        events = [{"timestamp": now_ms, "message": message, "ingestionTime": now_ms} for message in messages]
-        internal(cloudwatch_logs, "_append_log_events")(group["streams"][stream_name], events)
-        internal(cloudwatch_logs, "_fanout_to_subscription_filters")(group_name, stream_name, events)
+        append_events(group_name, current_log_stream.get(), messages)
 
     replace(lambda_svc, "_emit_lambda_logs", emit_lambda_logs)
 

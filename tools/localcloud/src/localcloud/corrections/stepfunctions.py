@@ -7,15 +7,13 @@ default bus. States inside Parallel and Map have no events in the history.
 import json
 import logging
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 
 import yaml
-from ministack.core import iam_actions
-from ministack.core.responses import json_response
+from ministack.core.responses import error_response_json, json_response
 from ministack.services import eventbridge, stepfunctions
 from ministack.services.cloudformation import provisioners
 
@@ -27,38 +25,52 @@ from localcloud.workflow_engine import (
     EngineRun,
     ExecutionEndedError,
     JsonObject,
-    Response,
     StatesError,
-    TaskToken,
-    error,
     execute,
-    send_task_failure,
-    send_task_heartbeat,
-    send_task_success,
     status_event,
-    tokens,
 )
+
+Response = tuple[int, JsonObject, bytes]
 
 logger = logging.getLogger("localcloud.stepfunctions")
 
 runs: dict[str, "ServerRun"] = {}
 _start_lock = threading.RLock()
 
+watchers: list[Callable[[JsonObject, JsonObject, JsonObject], None]] = []
+"""Called with a state machine, an execution and each event of the execution's history."""
+
 
 class ServerRun(EngineRun):
     """An execution in the local cloud: it waits in time, and a stop or time-out wakes it."""
 
-    def __init__(self, execution: JsonObject) -> None:
+    def __init__(self, execution: JsonObject, machine: JsonObject | None = None) -> None:
         super().__init__(execution)
+        self._machine = machine
         self._woken = threading.Event()
-        self._token: TaskToken | None = None
+        self._calls: set[threading.Event] = set()
+
+    def add_event(self, event_type: str, details: JsonObject | None = None) -> JsonObject:
+        """Append an event to the execution's history and tell the watchers."""
+        event = super().add_event(event_type, details)
+        self.tell(event)
+        return event
+
+    def tell(self, event: JsonObject) -> None:
+        """Tell the watchers of an event; their failure is not the execution's."""
+        if self._machine is None:
+            return
+        for watch in watchers:
+            try:
+                watch(self._machine, self.execution, event)
+            except Exception:
+                logger.exception("An event of %s could not be reported.", self.execution["executionArn"])
 
     def wake(self) -> None:
         """End every wait of the execution."""
         self._woken.set()
-        token = self._token
-        if token is not None:
-            token.answered.set()
+        for call in tuple(self._calls):
+            call.set()
 
     def sleep(self, seconds: float) -> None:
         """Wait for this time multiplied by SFN_WAIT_SCALE. Raises ExecutionEndedError."""
@@ -67,7 +79,16 @@ class ServerRun(EngineRun):
             raise ExecutionEndedError
 
     def call(self, resource: str, arguments: Any, timeout_s: float | None) -> Any:
-        """Call a resource; see `EngineRun.call`.
+        """Call a resource; see `EngineRun.call`."""
+        return self._result_of(lambda: internal(stepfunctions, "_invoke_resource")(resource, arguments), timeout_s)
+
+    def call_back(self, resource: str, arguments: Any, token: str, timeout_s: float | None) -> Any:
+        """Call a resource that passes the task's token on, in MiniStack's way; see `EngineRun.call_back`."""
+        invoke = internal(stepfunctions, "_invoke_with_callback")
+        return self._result_of(lambda: invoke(resource, arguments, token, {}), timeout_s)
+
+    def _result_of(self, invoke: Callable[[], Any], timeout_s: float | None) -> Any:
+        """Return the result of a call.
 
         A time-out or a stop does not interrupt the call, just as the function that a stopped execution has called
         runs on.
@@ -77,42 +98,25 @@ class ServerRun(EngineRun):
 
         def work() -> None:
             try:
-                outcome.append((internal(stepfunctions, "_invoke_resource")(resource, arguments), None))
+                outcome.append((invoke(), None))
             except BaseException as failure:
                 outcome.append((None, failure))
             finished.set()
 
         work_context = copy_context()
         threading.Thread(target=work_context.run, args=(work,), daemon=True, name="states-task").start()
-        if not finished.wait(timeout_s):
-            raise StatesError("States.Timeout", "")
-        result, failure = outcome[0]
+        self._calls.add(finished)
+        try:
+            if not self.ended and not finished.wait(timeout_s):
+                raise StatesError("States.Timeout", "")
+        finally:
+            self._calls.discard(finished)
         if self.ended:
             raise ExecutionEndedError
+        result, failure = outcome[0]
         if failure is not None:
             raise failure
         return result
-
-    def await_token(self, token: TaskToken, timeout_s: float | None, heartbeat_s: float | None) -> Any:
-        """Wait for the answer to a token; see `EngineRun.await_token`."""
-        started = token.last_heartbeat = time.monotonic()
-        self._token = token
-        try:
-            while not token.done:
-                if self.ended:
-                    raise ExecutionEndedError
-                limits = [started + timeout_s] if timeout_s else []
-                limits += [token.last_heartbeat + heartbeat_s] if heartbeat_s else []
-                remaining = min(limits) - time.monotonic() if limits else None
-                if remaining is not None and remaining <= 0:
-                    timed_out = bool(timeout_s) and time.monotonic() >= started + (timeout_s or 0)
-                    raise StatesError("States.Timeout" if timed_out else "States.HeartbeatTimeout", "")
-                token.answered.wait(remaining)
-                if not token.done:
-                    token.answered.clear()
-        finally:
-            self._token = None
-        return token.result()
 
     def authorize(self, role_arn: str | None, resource: str, arguments: Any) -> None:
         """Raise StatesError when the machine's role does not allow the call of a task."""
@@ -127,8 +131,8 @@ class ServerRun(EngineRun):
 
 
 def emit_status(execution: JsonObject) -> None:
-    """Put an execution's status on the default bus, unless the execution was started synchronously."""
-    if execution.get("sync"):
+    """Put an execution's status on the default bus, unless the execution is Express or was started synchronously."""
+    if execution.get("sync") or is_express(execution["executionArn"]):
         return
     try:
         internal(eventbridge, "_put_events")({"Entries": [status_event(execution)]}, allow_aws_source=True)
@@ -136,46 +140,64 @@ def emit_status(execution: JsonObject) -> None:
         logger.exception("The status of %s could not be published.", execution["executionArn"])
 
 
+def is_express(execution_arn: Any) -> bool:
+    """Whether an ARN is that of an execution of an Express state machine."""
+    return isinstance(execution_arn, str) and execution_arn.split(":")[5:6] == ["express"]
+
+
 def run_execution(execution_arn: str) -> None:
-    """Run an execution from its first state to its end."""
+    """Run an execution of MiniStack's from its first state to its end."""
     execution = internal(stepfunctions, "_executions").get(execution_arn)
     if execution is None:
         return
-    run = runs[execution_arn] = ServerRun(execution)
-    timer: threading.Timer | None = None
+    machine = internal(stepfunctions, "_state_machines").get(execution["stateMachineArn"])
+    run = runs[execution_arn] = ServerRun(execution, machine)
     try:
-        machine = internal(stepfunctions, "_state_machines").get(execution["stateMachineArn"])
         if machine is None:
             run.fail("States.Runtime", "The state machine does not exist any more.")
-            return
+        else:
+            perform(run, machine)
+    finally:
+        runs.pop(execution_arn, None)
+
+
+def perform(run: ServerRun, machine: JsonObject, longest_s: float | None = None) -> None:
+    """Run an execution, whose history has its first event, to its end.
+
+    The execution times out after `longest_s` or the definition's TimeoutSeconds, whichever is shorter.
+    """
+    timer: threading.Timer | None = None
+    try:
+        run.tell(run.execution["events"][0])
         definition = json.loads(machine["definition"])
-        timeout_s = definition.get("TimeoutSeconds")
-        if timeout_s:
-            timer = threading.Timer(float(timeout_s), run.finish, ("TIMED_OUT", "ExecutionTimedOut", {}))
+        limits = [float(limit) for limit in (longest_s, definition.get("TimeoutSeconds")) if limit]
+        if limits:
+            arguments: tuple[Any, ...] = (run.finish, "TIMED_OUT", "ExecutionTimedOut", {})
+            timer = threading.Timer(min(limits), copy_context().run, arguments)
             timer.daemon = True
             timer.start()
         execute(run, machine, definition)
     except Exception as failure:
-        logger.exception("%s met an unexpected error.", execution_arn)
+        logger.exception("%s met an unexpected error.", run.execution["executionArn"])
         run.fail("States.Runtime", str(failure))
     finally:
         if timer is not None:
             timer.cancel()
-        runs.pop(execution_arn, None)
 
 
 # ---------------------------------------------------------------- API calls
 
 
-def or_activity(send: Callable[[JsonObject], Response], original: Callable[[JsonObject], Response]) -> Any:
-    """Leave the tokens of activities to MiniStack, which issues them."""
+def answer(content: JsonObject) -> Response:
+    """Return a success."""
+    response: Response = json_response(content)
+    return response
 
-    def send_task(data: JsonObject) -> Response:
-        if data.get("taskToken") in internal(stepfunctions, "_task_tokens"):
-            return original(data)
-        return send(data)
 
-    return send_task
+def error(code: str, message: str) -> Response:
+    """Return an error response."""
+    response: Response = error_response_json(code, message, 400)
+    return response
 
 
 def stop_execution(data: JsonObject) -> Response:
@@ -183,13 +205,13 @@ def stop_execution(data: JsonObject) -> Response:
     execution = internal(stepfunctions, "_executions").get(data.get("executionArn"))
     if execution is None:
         return error("ExecutionDoesNotExist", f"Execution Does Not Exist: '{data.get('executionArn')}'")
-    run = runs.get(execution["executionArn"]) or ServerRun(execution)
+    machine = internal(stepfunctions, "_state_machines").get(execution["stateMachineArn"])
+    run = runs.get(execution["executionArn"]) or ServerRun(execution, machine)
     outcome: JsonObject = {name: data[name] for name in ("error", "cause") if name in data}
     run.finish("ABORTED", "ExecutionAborted", outcome, **outcome)
     if late := runs.get(execution["executionArn"]):
         late.wake()
-    response: Response = json_response({"stopDate": execution["stopDate"]})
-    return response
+    return answer({"stopDate": execution["stopDate"]})
 
 
 def install_yaml(_: Settings) -> None:
@@ -218,32 +240,14 @@ def install_engine(_: Settings) -> None:
     replace(stepfunctions, "_stop_execution", stop_execution)
 
 
-def install_callbacks(_: Settings) -> None:
-    """Answer for task tokens as AWS does."""
-    for name, send in (
-        ("_send_task_success", send_task_success),
-        ("_send_task_failure", send_task_failure),
-        ("_send_task_heartbeat", send_task_heartbeat),
-    ):
-        replace(stepfunctions, name, or_activity(send, internal(stepfunctions, name)))
-
-
-def install_token_resource(_: Settings) -> None:
-    """Authorize the answer to a task token on the state machine that waits, as AWS documents for its actions."""
-    resource_arn = internal(iam_actions, "extract_resource_arn")
-
-    def resource_of(service: str, method: str, path: str, headers: JsonObject, body: bytes, *rest: Any) -> str:
-        if service == "states":
-            with suppress(ValueError, AttributeError):
-                if token := json.loads(body).get("taskToken"):
-                    # A token from before a restart is nobody's any more: the answer is to say so, not to refuse.
-                    machine = tokens.machine_of(token) or next(iter(internal(stepfunctions, "_state_machines")), None)
-                    if machine:
-                        return machine
-        arn: str = resource_arn(service, method, path, headers, body, *rest)
-        return arn
-
-    replace(iam_actions, "extract_resource_arn", resource_of)
+def refused_input(data: JsonObject) -> Response | None:
+    """Return the refusal of a start whose input is no JSON, or None."""
+    text = data.get("input", "{}")
+    try:
+        json.loads(text)
+    except ValueError:
+        return error("InvalidExecutionInput", f"Invalid State Machine Execution Input: '{text[:100]}'")
+    return None
 
 
 def install_start(_: Settings) -> None:
@@ -251,18 +255,14 @@ def install_start(_: Settings) -> None:
     start = internal(stepfunctions, "_start_execution")
 
     def start_execution(data: JsonObject) -> Response:
+        if refusal := refused_input(data):
+            return refusal
         text = data.get("input", "{}")
-        try:
-            json.loads(text)
-        except ValueError:
-            return error("InvalidExecutionInput", f"Invalid State Machine Execution Input: '{text[:100]}'")
         with _start_lock:
             running = same_name(data) if "name" in data else None
             if running and running["status"] == "RUNNING" and running["input"] == text:
-                answer = {"executionArn": running["executionArn"], "startDate": running["startDate"]}
-                response: Response = json_response(answer)
-            else:
-                response = start(data)
+                return answer({"executionArn": running["executionArn"], "startDate": running["startDate"]})
+            response: Response = start(data)
         return response
 
     def same_name(data: JsonObject) -> JsonObject | None:
@@ -310,33 +310,15 @@ CORRECTIONS = (
         service="Step Functions",
         aws=(
             "An execution ends once, SUCCEEDED, FAILED, ABORTED or TIMED_OUT, with an event on the default bus. A "
-            "retrier honours MaxDelaySeconds and JitterStrategy, a task HeartbeatSeconds. Each attempt has a task "
-            "token of its own and fails if the call that hands the token over fails. Calls are made as the "
-            "machine's role. Succeed has an Output. The history names each task's service and call."
+            "retrier honours MaxDelaySeconds and JitterStrategy. Calls are made as the machine's role. Succeed has "
+            "an Output. The history names each task's service and call."
         ),
         ministack=(
-            "A late failure overwrites ABORTED. The machine's TimeoutSeconds, heartbeats, MaxDelaySeconds, "
-            "JitterStrategy and Output of Succeed are ignored. All attempts share a token; a failed call is "
-            "overlooked. No permission is checked. Each execution sleeps 150 ms first."
+            "A late failure overwrites ABORTED. The machine's TimeoutSeconds, MaxDelaySeconds, JitterStrategy and "
+            "Output of Succeed are ignored. No permission is checked. Each execution sleeps 150 ms first."
         ),
-        here="Time-outs, aborts, retry delays, heartbeats, tokens, permissions and history as documented.",
+        here="Time-outs, aborts, retry delays, permissions and history as documented.",
         install=install_engine,
-    ),
-    Correction(
-        name="stepfunctions-callbacks",
-        service="Step Functions",
-        aws="SendTaskSuccess answers InvalidOutput, TaskDoesNotExist or TaskTimedOut.",
-        ministack="The answer to a finished task is TaskDoesNotExist; an invalid output is accepted.",
-        here="Late, unknown and malformed answers are told apart.",
-        install=install_callbacks,
-    ),
-    Correction(
-        name="stepfunctions-token-resource",
-        service="Step Functions",
-        aws="The resource of SendTaskSuccess, in a policy, is the state machine.",
-        ministack="Only a policy for every resource allows the call.",
-        here="A policy may name the state machine.",
-        install=install_token_resource,
     ),
     Correction(
         name="stepfunctions-start",
