@@ -18,6 +18,7 @@ gc.freeze()
 gc.enable()
 
 if TYPE_CHECKING:
+    from types_boto3_cloudwatch import CloudWatchClient
     from types_boto3_dynamodb import DynamoDBClient
     from types_boto3_dynamodbstreams import DynamoDBStreamsClient
     from types_boto3_events import EventBridgeClient
@@ -42,6 +43,8 @@ _CONFIG = Config(
 _UNCHECKED = _CONFIG.merge(Config(parameter_validation=False))
 
 
+@overload
+def client(service: Literal["cloudwatch"]) -> "CloudWatchClient": ...
 @overload
 def client(service: Literal["dynamodb"], *, checked: bool = True) -> "DynamoDBClient": ...
 @overload
