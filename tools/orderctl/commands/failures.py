@@ -110,7 +110,7 @@ def list_failures(
 
         def page() -> RenderableType:
             found, unreadable, more = look()
-            held = failure_tables.held(healing.read_holds(table))
+            held = failure_tables.held(healing.holds_or_none(table))
             if not found and not unreadable:
                 narrowed = any((status, component, error, order, older_than, newer_than))
                 return f"{'No failures match.' if narrowed else 'Nothing is stuck.'}{held}"
@@ -141,7 +141,7 @@ def list_failures(
                         for record in found
                     ],
                     **({"unreadable": unreadable} if unreadable else {}),
-                    "holds": healing.holds_as_json(healing.read_holds(table)),
+                    "holds": healing.holds_as_json(healing.holds_or_none(table)),
                     "more": more,
                 }
             )

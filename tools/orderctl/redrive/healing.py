@@ -32,11 +32,8 @@ def outlooks(target: Target, table: FailuresTable, found: Iterable[FailureRecord
     now = timestamp()
     enabled = target.outputs.get("SelfHealing") == "true"
     paces: dict[Cause, Pace | None] = {}
-    result = {}
-    try:
-        holds: Holds | None = table.holds()
-    except ValueError:
-        holds = None
+    result: dict[str, Outlook] = {}
+    holds = holds_or_none(table)
     for record in found:
         if record.status in SETTLED:
             continue
@@ -67,9 +64,19 @@ def as_json(found: Outlook | None) -> dict[str, Any] | None:
     }
 
 
-def holds_as_json(holds: Holds) -> list[dict[str, str]]:
-    """Return what is held for a program to read."""
+def holds_as_json(holds: Holds | None) -> list[dict[str, str]] | None:
+    """Return what is held for a program to read; None if it can't be read."""
+    if holds is None:
+        return None
     return [{"key": key, "what": hold.what, "by": hold.by, "since": hold.at} for key, hold in holds.held.items()]
+
+
+def holds_or_none(table: FailuresTable) -> Holds | None:
+    """Return what operators hold; None if its item can't be read."""
+    try:
+        return table.holds()
+    except ValueError:
+        return None
 
 
 def read_holds(table: FailuresTable) -> Holds:

@@ -118,8 +118,10 @@ def listing(
     return Group(causes, "", rows, "", *damaged, f"[dim]{escape(below)}[/]{held}")
 
 
-def held(holds: Holds) -> str:
-    """Return a line in markup for each hold, each after a line break."""
+def held(holds: Holds | None) -> str:
+    """Return a line in markup for each hold, each after a line break; None if the holds can't be read."""
+    if holds is None:
+        return "\n[red]What is held can't be read, so nothing heals by itself.[/]"
     lines = (f"Held: {hold.what}, by {hold.by} since {hold.at}." for hold in holds.held.values())
     return "".join(f"\n{escape(line)}" for line in lines)
 
