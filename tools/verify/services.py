@@ -2,8 +2,8 @@
 
 The module changes the process's environment and botocore, so the proof runs in a process of its own.
 
-Tables are MiniStack's: conditions, transactions and streams behave as in the local cloud. Calls to bus, queues, task
-tokens and buckets go to `receivers`, which the simulation provides.
+Tables are MiniStack's: conditions, transactions and streams behave as in the local cloud. Calls to bus, queues, the
+workflow and buckets go to `receivers`, which the simulation provides.
 """
 
 from __future__ import annotations
@@ -111,6 +111,11 @@ def items(name: str) -> list[Json]:
 def stream(name: str) -> list[Json]:
     """Every record of a table's stream so far, oldest first."""
     return _STREAMS.get(name, [])
+
+
+def empty(name: str) -> None:
+    """Delete every item of a table, without a trace in its stream."""
+    _TABLES[name]["items"].clear()
 
 
 def reset_tables() -> None:

@@ -16,7 +16,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = ROOT / "template.yaml"
 DEFINITION = ROOT / "statemachine" / "order.asl.yaml"
-WORKFLOW = "OrderWorkflow"
+WORKFLOW = "OrderExpressWorkflow"
 
 
 class _Loader(yaml.SafeLoader):
@@ -66,14 +66,11 @@ def targets_of(detail_type: str) -> list[tuple[str, str]]:
     ]
 
 
-def reports_failures(status: str) -> bool:
-    """Whether an execution that ends with this status is reported to the failures queue."""
-    return any(
-        "aws.states" in rule["EventPattern"].get("source", [])
-        and status in rule["EventPattern"]["detail"]["status"]
-        and any(target["Arn"] == "FailuresQueue" for target in rule["Targets"])
-        for rule in of_type("AWS::Events::Rule").values()
-    )
+@functools.cache
+def rule_targets() -> frozenset[str]:
+    """The target of every rule on the orders' bus."""
+    rules = of_type("AWS::Events::Rule").values()
+    return frozenset(target["Arn"] for rule in rules for target in rule["Targets"])
 
 
 def retries_of(function: str) -> tuple[int, bool]:

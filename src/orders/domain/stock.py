@@ -11,6 +11,8 @@ from orders.domain.order import PricedLine, Taken
 MAX_SHARDS = 64
 # DynamoDB's TransactWriteItems quota is 100 items, and one is the order.
 MAX_STOCK_ITEMS = 99
+# Not `random.choice`, whose state a Lambda snapshot would copy: every copy would choose the same shards.
+_PICK = random.SystemRandom().choice
 
 
 class Shard(Struct, frozen=True):
@@ -54,10 +56,9 @@ def held_by(line: PricedLine) -> list[Taken]:
 def choose(
     quantity: int,
     stock: Stock,
-    # Not `random.choice`, whose state a Lambda snapshot would copy: all copies would choose the same shards.
-    pick: Callable[[Sequence[Shard]], Shard] = random.SystemRandom().choice,
+    pick: Callable[[Sequence[Shard]], Shard] = _PICK,
 ) -> list[Taken]:
-    """The fewest open shards that cover a quantity (at least 1), and how much to take from each; [] if all are too few.
+    """The fewest open shards that cover a quantity (at least 1), and how much to take from each; [] if none do.
 
     `pick` chooses among equally good shards, so that the orders of a product spread over its shards.
     """

@@ -33,9 +33,9 @@ class Request(WorkflowInput):
 def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
     """The order as the following states need it.
 
-    Raises `ValidationError`, `OutOfStock` or `TooManyStockItems` if the order can't be carried out, `Busy` while its
-    stock is being moved between shards, and `LookupError` if there is no such order. msgspec has an error of the same name, which the
-    workflow would take for the customer's mistake: it becomes `Unreadable`.
+    Raises `ValidationError`, `OutOfStock` or `TooManyStockItems` if the order can't be carried out, `Busy` while
+    its stock is being moved between shards, and `LookupError` if there is no such order. msgspec has a
+    `ValidationError`, too, which the workflow would take for the customer's mistake: it becomes `Unreadable`.
     """
     try:
         return _validate(event)
