@@ -102,9 +102,8 @@ def verdict(found: dict[str, Any]) -> list[str]:
     """Return a sentence for each thing that must not be after a flash sale."""
     wrong = []
     if (found["sold"], found["left"], found["reserved"]) != (found["pieces"], 0, 0):
-        wrong.append(
-            f"{found['sold']} of {found['pieces']} pieces are sold, {found['left']} left, {found['reserved']} reserved"
-        )
+        counts = f"{found['sold']} of {found['pieces']}"
+        wrong.append(f"{counts} pieces are sold, {found['left']} left, {found['reserved']} reserved")
     for end, number in found["ends"].items():
         if end not in {"FULFILLED", "CANCELLED", "FAILED: OutOfStock"}:
             wrong.append(f"{number} orders are {end}")

@@ -13,8 +13,8 @@ app = typer.Typer(
     cls=Commands,
     help=(
         "Measure the order pipeline: cost, load, cold starts, speed, scaling.\n\n"
-        "load, flash-sale, throughput, redrive and cost --count use the running local cloud (orderctl up). Benchmarks keep their "
-        "figures in .local/bench/.\n\n"
+        "load, flash-sale, throughput, redrive and cost --count use the running local cloud (orderctl up). "
+        "Benchmarks keep their figures in .local/bench/.\n\n"
         "Exit codes: 0 done; 1 bug in the program; 2 wrong usage; 3 no local cloud runs; 4 the service refused; "
         "5 an order was lost, something happened twice, or a budget is exceeded; "
         "6 something that a benchmark needs is missing; 130 interrupted."
