@@ -38,7 +38,6 @@ END_TIMEOUT_S = 120.0
 TRANSACTIONAL = {Status.RESERVED, Status.FULFILLED, Status.FAILED, Status.CANCELLED}
 UNTOUCHED_BY_TRANSACTION = {"OrderFailed"}  # the state that writes FAILED by a plain UpdateItem
 EXECUTION_DATA = ("input", "output", "parameters")  # in a log line only with IncludeExecutionData
-BY_THE_CLOCK = {"SweepOrders"}  # invoked on a schedule, however many orders there are
 _REPORT = re.compile(r"REPORT RequestId: \S+\tDuration: ([\d.]+) ms")
 
 
@@ -118,11 +117,12 @@ class Meter:
         self._workflow_logs = ""
         self._functions: dict[str, dict[str, Any]] = {}
         self._keys: dict[str, str] = {}
+        by_the_clock = template.runs_a_month()  # however many orders there are
         lambdas = target.client("lambda")
         for page in lambdas.get_paginator("list_functions").paginate():
             for function in page["Functions"]:
                 name = _resource(function["FunctionName"])
-                if name in BY_THE_CLOCK:
+                if f"{name}Function" in by_the_clock:
                     continue
                 self._functions[name] = function
                 versions = lambdas.list_versions_by_function(FunctionName=function["FunctionName"])["Versions"]
