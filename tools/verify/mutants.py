@@ -306,13 +306,6 @@ MUTANTS = (
         after="      - ErrorEquals: [AlreadyShipped]\n        Next",
     ),
     Mutant(
-        "a late charge is not refunded",
-        ASL,
-        "        Next: RefundPayment\n",
-        "        Next: NothingToDo\n",
-        after="      - ErrorEquals: [OrderCancelled]\n        Assign",
-    ),
-    Mutant(
         "a declined order keeps its reservation",
         ASL,
         "        Next: ReleaseInventory\n",
