@@ -69,12 +69,14 @@ def check_stock(
             took[line.sku] += line.quantity
     wrong = []
     total: Counter[str] = Counter()
+    moved: Counter[str] = Counter()
     sold: Counter[str] = Counter()
     for shard in products:
         key, counts = shard["sku"], [shard.get(name, 0) for name in ("available", "reserved", "sold")]
         product = key.partition("#")[0]
         total[product] += sum(counts)
         sold[product] += counts[2]
+        moved[product] += shard.get("moved", 0)
         if min(counts) < 0:
             wrong.append(f"stock of {key} is negative: {counts}")
         if counts[1] != held[key]:
@@ -84,6 +86,8 @@ def check_stock(
     for product, count in total.items():
         if supplied is not None and count != supplied[product]:
             wrong.append(f"stock of {product} is {count} in all and was {supplied[product]} at first")
+        if moved[product]:
+            wrong.append(f"{moved[product]} of the stock of {product} were moved and did not arrive")
         if sold[product] != took[product]:
             wrong.append(f"{sold[product]} of {product} are sold, but orders took {took[product]}")
     return wrong

@@ -2,27 +2,32 @@
 
 A story is a random sequence of submissions, retries, cancellations, deliveries, duplicates, crashes, lost answers,
 conflicts, deaths, restarts, redrives, sweeps and time that passes. Each process stops before each of its calls to a
-service; the story chooses which process goes on and what becomes of its call. After each step `Simulation.check` must
-find nothing wrong. At the end every fault is over, the inbox is redriven, and `Simulation.check_end` must find nothing
-wrong.
+service; the story chooses which process goes on and what becomes of its call. After each step `Simulation.check`
+must find nothing wrong. At the end every fault is over, the inbox is redriven, and `Simulation.check_end` must find
+nothing wrong.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from botocore.exceptions import BotoCoreError, ClientError
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from verify import clock, services, template
 from verify.scheduler import CallOutcome, Process
 from verify.services import Json
-from verify.simulation import HOUR_S, NOT_REENTRANT, Delivery, Simulation, body_of, consumer_of, is_queue
+from verify.simulation import CATALOGUE, HOUR_S, NOT_REENTRANT, Delivery, Simulation, body_of, consumer_of, is_queue
 
 MOST_PROCESSES = 4
 MOST_ORDERS = 4
+# Acts that always make sense would else fill a story.
+MOST_OF_EACH = 3
 
 index = st.integers(0, 5)
 outcomes = st.sampled_from([CallOutcome.GO, CallOutcome.GO, *CallOutcome])
@@ -51,6 +56,7 @@ class RandomStory(RuleBasedStateMachine):
         self.simulation = Simulation()
         self.processes: list[Process] = []
         self.requests: list[tuple[Json, str, str | None]] = []
+        self.acts: Counter[str] = Counter()
 
     # ---- Customers
 
@@ -96,6 +102,15 @@ class RandomStory(RuleBasedStateMachine):
     def deliver(self, which: int) -> None:
         """One of the messages in flight arrives, so that messages arrive in any order."""
         self._deliver(which)
+
+    @precondition(lambda self: self._deliverable() or (self._unpublished() and self._idle("PublishEventsFunction")))
+    @rule()
+    def quiet_time(self) -> None:
+        """Everything in flight arrives, and is handled without a pause."""
+        if self._idle("PublishEventsFunction"):
+            self.simulation.publish()
+        for delivery in self._deliverable():
+            self.simulation.deliver_or_fail(delivery)
 
     @precondition(lambda self: self._deliverable() and self._room())
     @rule(which=index)
@@ -166,9 +181,11 @@ class RandomStory(RuleBasedStateMachine):
         self.processes[which % len(self.processes)].finish()
         self._forget_ended()
 
+    @precondition(lambda self: self.simulation.accepted and self._rarely("time"))
     @rule(seconds=st.sampled_from([60, 300, HOUR_S, 25 * HOUR_S]))
     def time_passes(self, seconds: float) -> None:
         """Time passes: executions under way die, leases end, orders and reservations grow old."""
+        self.acts["time"] += 1
         clock.advance(seconds)
 
     # ---- Operators, and what runs by itself
@@ -204,11 +221,35 @@ class RandomStory(RuleBasedStateMachine):
         order = self.simulation.accepted[which % len(self.simulation.accepted)]
         self._spawn("operator", lambda: self.simulation.give_up(order.customer, order.order_id))
 
-    @precondition(lambda self: self._idle("SweepOrdersFunction"))
+    @precondition(lambda self: self.simulation.accepted and self._room() and self._rarely("sweep"))
     @rule()
     def sweep(self) -> None:
-        """The sweep runs."""
+        """The sweep runs, perhaps beside another one."""
+        self.acts["sweep"] += 1
         self._spawn("SweepOrdersFunction", self.simulation.sweep)
+
+    @precondition(lambda self: self.simulation.inbox and self._room() and self._rarely("heal"))
+    @rule()
+    def heal(self) -> None:
+        """Transient failures heal by themselves."""
+        self.acts["heal"] += 1
+        self._spawn("HealFailuresFunction", self.simulation.heal)
+
+    @precondition(lambda self: self._room() and self._rarely("stock"))
+    @rule(sku=st.sampled_from(["apple", "pear"]), shards=st.integers(1, 4))
+    def split_or_merge(self, sku: str, shards: int) -> None:
+        """An operator splits a product's stock, or merges shards; a merge that waits for orders is stopped."""
+        self.acts["stock"] += 1
+        act = self.simulation.split if shards > self.simulation.shards_of(sku) else self.simulation.merge
+        self._spawn("stock", lambda: act(sku, shards))
+
+    @precondition(lambda self: self._rarely("pieces"))
+    @rule(sku=st.sampled_from(["apple", "pear"]), quantity=st.integers(1, 2))
+    def restock(self, sku: str, quantity: int) -> None:
+        """New pieces arrive."""
+        self.acts["pieces"] += 1
+        with contextlib.suppress(ClientError, BotoCoreError):
+            self.simulation.restock(sku, quantity)
 
     @precondition(lambda self: self._from_rules())
     @rule(which=index)
@@ -223,12 +264,14 @@ class RandomStory(RuleBasedStateMachine):
         """A record of the stream can't be read until somebody repairs the code or the item."""
         self.simulation.cannot_be_read(self.simulation.stream_position)
 
+    @precondition(lambda self: self.simulation.accepted and self._rarely("outage"))
     @rule(
-        service=st.sampled_from(["dynamodb", "events", "sqs", "s3", "stepfunctions"]),
+        service=st.sampled_from(["dynamodb", "events", "sqs", "s3", "stepfunctions", "lambda", "cloudwatch"]),
         how=st.sampled_from([CallOutcome.REFUSED, CallOutcome.PARTIAL, CallOutcome.LOST]),
     )
     def outage(self, service: str, how: CallOutcome) -> None:
         """A service has an outage until the story ends the outage."""
+        self.acts["outage"] += 1
         services.outages[service] = services.Outage(how)
 
     @precondition(lambda self: bool(services.outages))
@@ -260,6 +303,10 @@ class RandomStory(RuleBasedStateMachine):
                 wrong = self.simulation.check_end()
                 assert not wrong, "\n".join(wrong)
                 self.simulation.stream_position = 0  # the second round publishes every event again
+            for sku in CATALOGUE:
+                assert self.simulation.merge(sku, 1), f"nobody holds pieces of {sku}, and its shards can't be merged"
+            wrong = self.simulation.check_end()
+            assert not wrong, "\n".join(wrong)
         finally:
             for process in self.processes:
                 process.abandon()
@@ -268,6 +315,9 @@ class RandomStory(RuleBasedStateMachine):
 
     def _spawn(self, name: str, work: Callable[[], Any], at_end: Callable[[Process], None] | None = None) -> None:
         self.processes.append(Process(name, work, at_end))
+
+    def _rarely(self, act: str) -> bool:
+        return self.acts[act] < MOST_OF_EACH
 
     def _room(self) -> bool:
         return len(self.processes) < MOST_PROCESSES

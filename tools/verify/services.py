@@ -148,13 +148,23 @@ _REQUESTS = template.table_requests()
 
 # ---- The functions' own clients --------------------------------------------------------------------
 
-_SERVICES = {"dynamodb": "dynamodb", "events": "events", "sqs": "sqs", "sfn": "stepfunctions", "s3": "s3"}
+_SERVICES = {
+    "dynamodb": "dynamodb",
+    "events": "events",
+    "sqs": "sqs",
+    "sfn": "stepfunctions",
+    "s3": "s3",
+    "lambda": "lambda",
+    "cloudwatch": "cloudwatch",
+}
 _THROTTLED = {
     "dynamodb": "ProvisionedThroughputExceededException",
     "events": "ThrottlingException",
     "sqs": "RequestThrottled",
     "stepfunctions": "ThrottlingException",
     "s3": "SlowDown",
+    "lambda": "TooManyRequestsException",
+    "cloudwatch": "Throttling",
 }
 
 receivers: dict[str, Callable[[str, Json], Json]] = {}
@@ -214,8 +224,10 @@ def call(service: str, operation: str, request: Json) -> Json:
 def _answer(model: Any, params: Json, **_: Any) -> tuple[Any, Json]:
     """botocore's `before-call` handler: botocore builds and validates the request, this function answers it."""
     service = _SERVICES[str(model.service_model.service_name).replace("stepfunctions", "sfn")]
-    if service == "s3":
-        request: Json = {"path": params["url_path"], "body": params["body"]}
+    if service in ("s3", "lambda"):
+        request: Json = {"path": params["url_path"], "body": params["body"], "headers": params["headers"]}
+    elif service == "cloudwatch":
+        request = {}  # its protocol isn't JSON, and no answer depends on the request
     else:
         request = json.loads(params["body"])
     try:

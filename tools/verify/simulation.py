@@ -14,8 +14,10 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from io import BytesIO
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
 from verify import clock, invariants, services, template
 from verify.invariants import Acceptance, Item, OrderChange
@@ -27,19 +29,24 @@ services.prepare()  # before a module of the functions reads the environment
 import boto3  # noqa: E402
 
 from localcloud.workflow_engine import StatesError  # noqa: E402
+from orderctl.redrive.discarding import discard_one  # noqa: E402
+from orderctl.stack import stock as orderctl_stock  # noqa: E402
+from orderctl.stack.stock import StockTable  # noqa: E402
+from orderctl.stack.target import Target  # noqa: E402
+from orders.domain import stock  # noqa: E402
 from orders.domain.errors import MailRefused  # noqa: E402
-from orders.domain.order import CAN_FAIL, GIVEN_UP_REASON, Status  # noqa: E402
+from orders.domain.order import CAN_FAIL, GIVEN_UP_REASON  # noqa: E402
+from orders.domain.stock import stock_key  # noqa: E402
 from orders.inbox.record import Action, FailureRecord, FailureStatus  # noqa: E402
 from orders.inbox.store import FailuresTable, decode_record  # noqa: E402
+from orders.redrive.sending import Sender, redrive_one  # noqa: E402
 from orders.runtime import telemetry  # noqa: E402
 from orders.storage.dynamodb import from_item, to_item  # noqa: E402
 from orders.storage.orders import OrdersTable  # noqa: E402
-from orders.workflow import input_of_failure, order_waits_for  # noqa: E402
 from verify.workflow import MACHINE_ARN, Injector, SimulatedExecution, crash_error  # noqa: E402
 
-CATALOGUE = {"apple": (100, 6), "pear": (250, 4)}
-"""Price and stock of each product."""
-SUPPLIED = {sku: stock for sku, (_, stock) in CATALOGUE.items()}
+CATALOGUE = {"apple": (100, [6]), "pear": (250, [1, 3])}
+"""Price of each product, and the stock of each of its shards."""
 CURRENCY = "EUR"
 # Functions that keep state between calls; one of their environments runs one invocation at a time.
 NOT_REENTRANT = frozenset(
@@ -51,6 +58,7 @@ SHIPPING = "ship_order"
 """The name under which `Simulation.inject` meets the consumer of the fulfilment queue."""
 WORKS_ON_ORDERS = frozenset({template.WORKFLOW, "FulfilmentQueue", "FailuresQueue", "RefundPaymentFunction"})
 """The targets without which an order goes nowhere; the others only tell of the order."""
+MINUTE_S = 60
 HOUR_S = 3_600
 
 
@@ -72,6 +80,20 @@ HANDLERS = _load_handlers()
 _session = boto3.session.Session(region_name="us-east-1")
 FAILURES = FailuresTable(_session.client("dynamodb"), _session.client("s3"))
 ORDERS = OrdersTable(_session.client("dynamodb"))
+STOCK = StockTable(_session.client("dynamodb"), "CatalogueTable")
+# No sleeps, and the same choices in the same run.
+vars(orderctl_stock)["time"] = SimpleNamespace(sleep=lambda _: None)
+stock.choose.__defaults__ = (lambda shards: shards[0],)
+TARGET = Target(
+    "proof",
+    {
+        **{name: name for name in ("OrdersTable", "CatalogueTable", "PublishEventsFunction")},
+        "FulfilmentQueueArn": template.arn_of("FulfilmentQueue"),
+        "StateMachineArn": MACHINE_ARN,
+    },
+    "",
+    _session,
+)
 
 
 class Context:
@@ -128,6 +150,9 @@ class Simulation:
     # Every message to the warehouse so far.
     shipped: list[str] = field(default_factory=list)
     stream_position: int = 0
+    supplied: dict[str, int] = field(
+        default_factory=lambda: {sku: sum(found) for sku, (_, found) in CATALOGUE.items()}
+    )
     racing: Process | None = None
 
     def __post_init__(self) -> None:
@@ -135,17 +160,23 @@ class Simulation:
         clock.put()
         services.outages.clear()
         services.reset_tables()
-        for sku, (price, stock) in CATALOGUE.items():
-            product = {"sku": sku, "name": sku, "price": price, "currency": CURRENCY}
-            services.table(
-                "PutItem",
-                {
-                    "TableName": "CatalogueTable",
-                    "Item": to_item({**product, "available": stock, "reserved": 0, "sold": 0}),
-                },
-            )
+        for sku, (price, shards) in CATALOGUE.items():
+            product = {"name": sku, "price": price, "currency": CURRENCY}
+            if len(shards) > 1:
+                product["shards"] = len(shards)
+            for number, available in enumerate(shards):
+                pieces = {"available": available, "reserved": 0, "sold": 0}
+                item = {"sku": stock_key(sku, number), **pieces, **({} if number else product)}
+                services.table("PutItem", {"TableName": "CatalogueTable", "Item": to_item(item)})
         services.receivers.update(
-            events=self._on_bus, sqs=self._on_queue, stepfunctions=self._on_workflow, s3=self._on_bucket
+            {
+                "events": self._on_bus,
+                "sqs": self._on_queue,
+                "stepfunctions": self._on_workflow,
+                "s3": self._on_bucket,
+                "lambda": self._on_function,
+                "cloudwatch": lambda *_: {"MetricAlarms": []},
+            }
         )
         notify = importlib.import_module("orders.functions.notify_customer")
         notify._mailer = self  # type: ignore[attr-defined]
@@ -180,7 +211,9 @@ class Simulation:
         if pause("mail sent") is CallOutcome.CRASH:
             raise Crash
 
-    def _on_bus(self, _: str, request: Json) -> Json:
+    def _on_bus(self, operation: str, request: Json) -> Json:
+        if operation == "ListTargetsByRule":
+            return {"Targets": template.targets_with_arns(request["Rule"])}
         for entry in request["Entries"]:
             detail = json.loads(entry["Detail"])
             self.published[detail["metadata"]["eventId"]] += 1
@@ -196,6 +229,8 @@ class Simulation:
             return {"MessageId": services.new_id("message"), "MD5OfMessageBody": ""}
         if operation == "ChangeMessageVisibility":
             return {}
+        if operation == "GetQueueUrl":
+            return {"QueueUrl": request["QueueName"]}
         raise NotImplementedError(operation)
 
     def enqueue(self, queue: str, body: str, **message: Json) -> None:
@@ -208,6 +243,15 @@ class Simulation:
         assert operation == "StartExecution", operation
         self.pending.append(Delivery(template.WORKFLOW, request["input"]))
         return {"executionArn": services.new_id("execution"), "startDate": 0}
+
+    def _on_function(self, operation: str, request: Json) -> Json:
+        assert operation == "Invoke", operation
+        name = template.name_of(unquote(request["path"].split("/functions/")[1].partition("/")[0]))
+        if request["headers"].get("X-Amz-Invocation-Type") == "Event":
+            self.pending.append(Delivery(name, request["body"].decode()))
+            return {"StatusCode": 202}
+        answer = HANDLERS[name](json.loads(request["body"]), Context())
+        return {"StatusCode": 200, "Payload": BytesIO(json.dumps(answer).encode())}
 
     def _on_bucket(self, operation: str, request: Json) -> Json:
         assert operation == "PutObject", operation
@@ -304,7 +348,7 @@ class Simulation:
                 "attributes": {"ApproximateReceiveCount": str(delivery.attempts)},
                 "messageAttributes": {},
                 "eventSource": "aws:sqs",
-                "eventSourceARN": queue,
+                "eventSourceARN": template.arn_of(queue),
                 "awsRegion": "us-east-1",
                 **delivery.message,
             }
@@ -335,12 +379,14 @@ class Simulation:
                     self.dead.append(Delivery(delivery.to, delivery.payload, delivery.message, delivery.message_id))
                 elif reported and queue:
                     self.enqueue(
-                        "FailuresQueue", delivery.payload, attributes={"DeadLetterQueueSourceArn": delivery.to}
+                        "FailuresQueue",
+                        delivery.payload,
+                        attributes={"DeadLetterQueueSourceArn": template.arn_of(delivery.to)},
                     )
                 elif reported:
                     record = {
                         "requestContext": {
-                            "functionArn": delivery.to,
+                            "functionArn": template.arn_of(delivery.to),
                             "condition": "RetriesExhausted",
                             "requestId": services.new_id("request"),
                         },
@@ -369,8 +415,8 @@ class Simulation:
         event = json.loads(delivery.payload)
         if delivery.to == template.WORKFLOW:
             event = {"detail": event}
-        target = MACHINE_ARN if delivery.to == template.WORKFLOW else delivery.to
-        attributes = {"RULE_ARN": "rule", "TARGET_ARN": target, "ERROR_CODE": "NO_PERMISSIONS"}
+        rule = f"arn:aws:events:us-east-1:000000000000:rule/OrdersBus/{template.rule_of(delivery.to)}"
+        attributes = {"RULE_ARN": rule, "TARGET_ARN": template.arn_of(delivery.to), "ERROR_CODE": "NO_PERMISSIONS"}
         told = {name: {"stringValue": value} for name, value in attributes.items()}
         self.enqueue("FailuresQueue", json.dumps(event), messageAttributes=told)
 
@@ -386,68 +432,68 @@ class Simulation:
     @property
     def inbox(self) -> list[FailureRecord]:
         """The failures that wait for a redrive, oldest first."""
-        records = [decode_record(item) for item in services.items("FailuresTable")]
+        # The table also holds how causes heal.
+        records = [decode_record(item) for item in services.items("FailuresTable") if "kind" in item]
         found = [record for record in records if record.status is FailureStatus.NEW]
         return sorted(found, key=lambda record: record.first_seen_at)
 
     def redrive(self, failure: FailureRecord) -> None:
-        """Send a failure back to where it failed, as an operator does. Raises what `FailuresTable` raises."""
-        claim = FAILURES.claim(failure.failure_id, by="operator")
+        """Send a failure back to where it failed, as an operator does. Raises what the services raise."""
+        _mend(failure)
         try:
-            settles = self._send_again(claim)
-            confirmed = FAILURES.confirm(claim, "sent")
-            if settles and confirmed.status is FailureStatus.REDRIVEN:
-                FAILURES.settle(claim.failure_id, FailureStatus.RESOLVED, by="operator", reason="published")
-        except LookupError as still_broken:
-            FAILURES.release(claim, str(still_broken))
+            outcome = redrive_one(_sender(), FAILURES, failure.failure_id, "operator")
         except BaseException:
-            self.for_the_sweep.add(claim.order_id or "")
+            self.for_the_sweep.add(failure.order_id or "")  # the claim stays, and nobody has the order in hand
             raise
-
-    def _send_again(self, claim: FailureRecord) -> bool:
-        """Send a claimed failure's payload; returns whether that settles the failure."""
-        payload = FAILURES.payload_of(claim)
-        match claim.redrive.action:
-            case Action.PUBLISH:
-                number = json.loads(payload)["dynamodb"]["SequenceNumber"]
-                mended = [record for record in services.stream("OrdersTable") if _number_of(record) == number]
-                request = {"Records": copy.deepcopy(mended), "redrive": True}
-                if HANDLERS["PublishEventsFunction"](request, Context())["batchItemFailures"]:
-                    raise LookupError("the bus did not take the event")
-                return True
-            case Action.RESUME:
-                self.pending.append(Delivery(template.WORKFLOW, input_of_failure(claim, payload)))
-            case Action.DELIVER if claim.redrive.to == MACHINE_ARN:
-                self.pending.append(Delivery(template.WORKFLOW, json.dumps(json.loads(payload)["detail"])))
-            case Action.SEND | Action.INVOKE | Action.DELIVER:
-                self.pending.append(Delivery(claim.redrive.to, payload))
-            case action:
-                raise AssertionError(
-                    f"the failure {claim.failure_id} can't be redriven: {action} {claim.error_message}"
-                )
-        return False
+        if "doesn't look like" in outcome.detail or "unknown" in outcome.detail:
+            self.wrong.append(f"the failure {failure.failure_id} can't be redriven: {outcome.detail}")
 
     def discard(self, failure: FailureRecord) -> None:
         """Give a failure up, as an operator does, and the order that waits for it."""
         self.discarded.add(failure.order_id or "")
         self.for_the_sweep.add(failure.order_id or "")
-        waited_for = order_waits_for(failure, "FulfilmentQueue")
-        if waited_for and failure.order_id and failure.customer_id:
-            self.give_up(failure.customer_id, failure.order_id, only=_statuses_that_wait_for(failure))
-        FAILURES.settle(failure.failure_id, FailureStatus.DISCARDED, by="operator", reason="given up")
+        outcome = discard_one(TARGET, FAILURES, failure.failure_id, "operator", "given up")
+        order = next((each for each in self.orders() if each["orderId"] == failure.order_id), None)
+        if outcome.given_up and order and order["status"] in CAN_FAIL:
+            self.wrong.append(f"{failure.order_id} was discarded and is {order['status']}")
 
-    def give_up(self, customer_id: str, order_id: str, *, only: tuple[Status, ...] = CAN_FAIL) -> None:
+    def give_up(self, customer_id: str, order_id: str) -> None:
         """Make an order FAILING, whatever is in flight for it."""
-        order = ORDERS.start_failing(customer_id, order_id, GIVEN_UP_REASON, only=only)
-        if order.status in only:
+        order = ORDERS.start_failing(customer_id, order_id, GIVEN_UP_REASON)
+        if order.status in CAN_FAIL:
             self.wrong.append(f"{order_id} was given up and is {order.status}")
 
-    def sweep(self, event: Json | None = None) -> None:
+    def sweep(self) -> None:
         """Run the sweep, as its schedule does."""
-        held = {failure.order_id for failure in self.inbox}
-        for order in self.orders():
-            if not invariants.has_ended(order) and order["orderId"] not in held:
-                self.pending.append(Delivery(template.WORKFLOW, json.dumps(self.input_of(order))))
+        HANDLERS["SweepOrdersFunction"]({}, Context(60_000))
+
+    def heal(self) -> None:
+        """Let transient failures heal by themselves, as the schedule does."""
+        HANDLERS["HealFailuresFunction"]({}, Context(60_000))
+
+    def shards_of(self, sku: str) -> int:
+        """How many open shards a product has."""
+        return int(ledger("CatalogueTable", "sku")[sku].get("shards", 1))
+
+    def split(self, sku: str, shards: int) -> None:
+        """Split a product's stock, as an operator does. Raises `Stop` where the command is refused."""
+        for _ in STOCK.split(sku, shards):
+            pass
+
+    def merge(self, sku: str, shards: int) -> bool:
+        """Merge a product's shards, as an operator does, up to where orders hold pieces of a closed one.
+
+        Returns whether the merge is complete. Raises `Stop` where the command is refused.
+        """
+        return not any(step.waits for step in STOCK.merge(sku, shards))  # any() ends at the first that waits
+
+    def restock(self, sku: str, quantity: int) -> None:
+        """Add pieces to a product, as an operator does."""
+        before = _pieces_of(sku)
+        try:
+            STOCK.add(sku, quantity)
+        finally:
+            self.supplied[sku] += _pieces_of(sku) - before
 
     def rest(self, targets: Collection[str] = WORKS_ON_ORDERS) -> None:
         """Publish the stream and deliver every message to these targets until none is left; drop the others."""
@@ -461,11 +507,15 @@ class Simulation:
 
     def _deliver_all(self) -> None:
         for delivery in list(self.pending):
-            if delivery in self.pending:
-                try:
-                    self.deliver(delivery)
-                except Exception as failed:
-                    self.settle_delivery(delivery, succeeded=False, why=repr(failed))
+            self.deliver_or_fail(delivery)
+
+    def deliver_or_fail(self, delivery: Delivery) -> None:
+        """Make one attempt, unless the message has gone meanwhile; an error makes the attempt fail."""
+        if delivery in self.pending:
+            try:
+                self.deliver(delivery)
+            except Exception as failed:
+                self.settle_delivery(delivery, succeeded=False, why=repr(failed))
 
     def settle(self) -> None:
         """End every fault, deliver every message, redrive the inbox and sweep until nothing is in flight.
@@ -483,7 +533,8 @@ class Simulation:
             self.wrong += [f"LOST: only the sweep found {order_id}" for order_id in started - self.for_the_sweep]
             if not self.pending and not self.inbox:
                 return
-        raise AssertionError(f"the sweep doesn't come to rest: {self.pending[:3]} {self.inbox[:3]}")
+        left = [f"{each.component}: {each.error_name}: {each.history[-1].detail}" for each in self.inbox]
+        raise AssertionError(f"the system doesn't come to rest: {self.pending[:3]} {left[:3]}")
 
     def _settle_without_sweep(self) -> None:
         for _ in range(200):
@@ -508,7 +559,7 @@ class Simulation:
         orders = self.orders()
         payments, shipments = _ledgers()
         return [
-            *invariants.check_stock(ledger("CatalogueTable", "sku").values(), orders, SUPPLIED),
+            *invariants.check_stock(ledger("CatalogueTable", "sku").values(), orders, self.supplied),
             *(
                 sentence
                 for order_id in payments.keys() | shipments.keys()
@@ -575,17 +626,28 @@ def changes() -> list[OrderChange]:
     return found
 
 
-def _number_of(record: Json) -> str:
-    return str(record["dynamodb"]["SequenceNumber"])
+def _pieces_of(sku: str) -> int:
+    shards = [shard for key, shard in ledger("CatalogueTable", "sku").items() if key.partition("#")[0] == sku]
+    return sum(shard[name] for shard in shards for name in ("available", "reserved", "sold"))
 
 
-def _statuses_that_wait_for(failure: FailureRecord) -> tuple[Status, ...]:
-    """The statuses of an order that can't go on without this failure's payload."""
-    if failure.redrive.action is not Action.PUBLISH:
-        return CAN_FAIL
-    image = json.loads(failure.payload or "{}")["dynamodb"]["NewImage"]
-    # Only the event of a new order starts a workflow that nothing else starts.
-    return CAN_FAIL if image["status"] == {"S": Status.PLACED} else (Status.PLACED,)
+def _mend(failure: FailureRecord) -> None:
+    """Repair what `cannot_be_read` has broken in a parked record of the stream, as an operator must."""
+    for item in services.items("FailuresTable"):
+        if item["failureId"]["S"] == failure.failure_id and failure.redrive.action is Action.PUBLISH:
+            record = json.loads(item["payload"]["S"])
+            record["dynamodb"]["NewImage"]["currency"] = {"S": CURRENCY}
+            item["payload"]["S"] = json.dumps(record)
+
+
+def _sender() -> Sender:
+    return Sender(
+        TARGET.client,
+        orders_table="OrdersTable",
+        fulfilment_queue_arn=template.arn_of("FulfilmentQueue"),
+        state_machine_arn=MACHINE_ARN,
+        publish_events="PublishEventsFunction",
+    )
 
 
 def run_task(function: str, payload: Json) -> Any:

@@ -22,7 +22,7 @@ from localcloud.retrying import retry_delay_s  # isort: skip
 from localcloud.workflow_engine import ExecutionEndedError, StatesError  # isort: skip
 from jsonata import functions  # isort: skip
 
-MACHINE_ARN = f"arn:aws:states:us-east-1:000000000000:stateMachine:{template.WORKFLOW}"
+MACHINE_ARN = template.arn_of(template.WORKFLOW)
 MACHINE = {"name": template.WORKFLOW, "roleArn": ""}
 INTEGRATION = "arn:aws:states:::"
 TABLE_ACTIONS = {

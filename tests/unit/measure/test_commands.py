@@ -15,7 +15,18 @@ from measure.main import app
 from orderctl.cloud import state as clouds
 from orderctl.exits import Exit, Stop
 
-BENCHMARKS = ["flash-sale", "coldstart", "warm", "scaling", "throughput", "redrive", "laptop", "cost-peers", "all"]
+BENCHMARKS = [
+    "flash-sale",
+    "coldstart",
+    "warm",
+    "scaling",
+    "sweep",
+    "throughput",
+    "redrive",
+    "laptop",
+    "cost-peers",
+    "all",
+]
 
 
 @pytest.fixture(autouse=True)

@@ -59,7 +59,7 @@ def test_transactions_conflict_until_they_are_asked_not_to(cloud: LocalCloud, ta
     with pytest.raises(ClientError) as refused:
         write(cloud, table)
     assert refused.value.response["Error"]["Code"] == "TransactionCanceledException"
-    assert refused.value.response["CancellationReasons"][0]["Code"] == "TransactionConflict"  # type: ignore[typeddict-item]
+    assert refused.value.response["CancellationReasons"][0]["Code"] == "TransactionConflict"
     assert cloud.client("dynamodb").scan(TableName=table)["Count"] == 0
 
     # UNTIL that ends
