@@ -463,8 +463,9 @@ MUTANTS = (
     Mutant(
         "a message to the warehouse is refused while its order is being undone",
         "src/orders/redrive/sending.py",
-        "                    return self._start(record, payload)\n",
-        '                    raise CannotSend("the order was given up")\n',
+        "            return self._start(record, payload)\n",
+        '            raise CannotSend("the order was given up")\n',
+        after="The workflow ships only what has left.",
     ),
     Mutant(
         "an order is given up and nobody starts its undoing",
