@@ -51,6 +51,7 @@ POISON_SHARE = 0.005
 KILL_EVERY_S = 3.0
 DENIED = "load-outage"
 HANGING_TOKEN = "tok_slow_9"  # just within the function's time-out
+HANGING_PAYMENTS = 60  # more than the account has executions; at most a third of the run
 ACCOUNT_CONCURRENCY = 40
 PAYMENT_CONCURRENCY = 4
 LATEST_CANCELLATION_S = 1.0
@@ -65,7 +66,7 @@ class Fault(StrEnum):
     POISON = "poison"  # messages and events that no consumer can read
     KILLS = "kills"  # processes of functions get SIGKILL
     RESTART = "restart"  # the local cloud stops and starts in the middle of the run
-    HANG = "hang"  # the middle third of payments takes 9 s, in a small account, with a limit on concurrent payments
+    HANG = "hang"  # some payments take 9 s, in a small account, with a limit on concurrent payments
     HANG_UNLIMITED = "hang-unlimited"  # the same without the limit
 
 
@@ -148,7 +149,7 @@ def order_bodies(load: Load) -> list[dict[str, Any]]:
         if Fault.WAREHOUSE in load.faults and chance.random() < 0.10:
             postal = chance.choice(["TEST-DOWN-1", "TEST-DOWN-1", "TEST-DOWN-2", "TEST-DOWN-6", "TEST-REFUSED"])
             body["shippingAddress"]["postalCode"] = postal
-        if HANGS & load.faults and load.orders <= 3 * number < 2 * load.orders:
+        if HANGS & load.faults and 0 <= number - load.orders // 3 < min(HANGING_PAYMENTS, load.orders // 3):
             body["paymentMethod"] = HANGING_TOKEN
         bodies.append(body)
     return bodies

@@ -117,10 +117,14 @@ class Inbox:
 
 
 def inbox_since(load: Load) -> Inbox:
-    """Return what the inbox holds of a load's failures."""
+    """Return what the inbox holds of a load's failures: those of its orders, and new ones of no order."""
     table = failures_table(load.target)
-    since = load.began_at.isoformat()
-    records = {record.failure_id: record for record in table.with_status(FailureStatus.NEW, since=since)}
+    accepted = {each.order_id for each in load.accepted}
+    records = {
+        record.failure_id: record
+        for record in table.with_status(FailureStatus.NEW, since=load.began_at.isoformat())
+        if not record.order_id or record.order_id in accepted
+    }
     found = Inbox(orders={record.order_id for record in records.values() if record.order_id})
     for failure_id, outlook in outlooks(load.target, table, records.values()).items():
         record = records[failure_id]
