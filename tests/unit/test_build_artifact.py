@@ -143,6 +143,7 @@ def test_a_client_can_be_made_for_each_service_on_the_list(artifact: Path) -> No
         "https://dynamodb.eu-central-1.amazonaws.com",
         "https://streams.dynamodb.eu-central-1.amazonaws.com",
         "https://events.eu-central-1.amazonaws.com",
+        "https://lambda.eu-central-1.amazonaws.com",
         "https://s3.eu-central-1.amazonaws.com",
         "https://sqs.eu-central-1.amazonaws.com",
         "https://states.eu-central-1.amazonaws.com",
