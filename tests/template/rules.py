@@ -412,7 +412,7 @@ def api_paths_need_a_token(template: Template) -> Iterator[str]:
     """All but the description and the health check."""
     for name, api in template.of_type("ApiGateway::RestApi"):
         body = api["Body"]
-        authorizers = body.get("securityDefinitions", {})
+        authorizers = body.get("components", {}).get("securitySchemes", {})
         for path, methods in body["paths"].items():
             for method, operation in methods.items():
                 security = {scheme for entry in operation.get("security", []) for scheme in entry}
