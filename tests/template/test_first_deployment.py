@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 
 from tests.template.cloudformation import Template, load_raw, load_workflow
@@ -21,3 +24,74 @@ def test_the_api_has_one_stage(template: Template) -> None:
     deployments = [properties for _, properties in template.of_type("ApiGateway::Deployment")]
     assert deployments
     assert not any("StageName" in properties for properties in deployments)
+
+
+# ---- Reserved concurrency
+
+
+def test_no_function_reserves_concurrency_by_default(template: Template) -> None:
+    """Lambda keeps 100 executions unreserved and a new account has 10 or 50, so any reservation fails there."""
+    for name, function in template.of_type("Lambda::Function"):
+        match function.get("ReservedConcurrentExecutions", {"Ref": "AWS::NoValue"}):
+            case {"Ref": "AWS::NoValue"}:
+                continue
+            case {"Fn::If": [condition, {"Ref": parameter}, {"Ref": "AWS::NoValue"}]}:
+                assert template.raw["Conditions"][condition] == {
+                    "Fn::Not": [{"Fn::Equals": [{"Ref": parameter}, ""]}]
+                }, f"{name}: {condition} doesn't ask whether {parameter} is empty"
+                assert template.raw["Parameters"][parameter]["Default"] == "", f"{name}: {parameter} has a default"
+            case reserved:
+                pytest.fail(f"{name}: reserves {reserved}, which a new account refuses")
+
+
+# ---- Two stacks in one account and region
+
+
+def test_each_stack_has_its_own_metrics(template: Template) -> None:
+    own = {"Fn::Sub": "OrderPipeline/${AWS::StackName}"}
+    for name, function in template.of_type("Lambda::Function"):
+        assert function["Environment"]["Variables"]["POWERTOOLS_METRICS_NAMESPACE"] == own, name
+    for name, alarm in template.of_type("CloudWatch::Alarm"):
+        if not str(alarm["Namespace"]).startswith("AWS/"):
+            assert alarm["Namespace"] == own, f"{name}: other stacks' metrics ring this alarm"
+
+
+def test_each_alarm_watches_its_own_stack(template: Template) -> None:
+    for name, alarm in template.of_type("CloudWatch::Alarm"):
+        if alarm["Namespace"] == {"Fn::Sub": "OrderPipeline/${AWS::StackName}"}:
+            continue
+        values = [dimension["Value"] for dimension in alarm.get("Dimensions", [])]
+        assert values, f"{name}: watches the whole account"
+        for value in values:
+            named = set(re.findall(r'"(?:Ref|Fn::GetAtt)": \[?"([\w:]+)"', json.dumps(value)))
+            assert named & {*template.resources, "AWS::StackName"}, f"{name}: {value} is the same in each stack"
+
+
+# Names within another resource, such as an API's stage or a table's index, need no stack's name.
+NAMES = {
+    "AWS::ApiGateway::RestApi": "Name",
+    "AWS::CloudWatch::Alarm": "AlarmName",
+    "AWS::CloudWatch::Dashboard": "DashboardName",
+    "AWS::Cognito::UserPool": "UserPoolName",
+    "AWS::DynamoDB::Table": "TableName",
+    "AWS::Events::Archive": "ArchiveName",
+    "AWS::Events::EventBus": "Name",
+    "AWS::Events::Rule": "Name",
+    "AWS::IAM::Role": "RoleName",
+    "AWS::Lambda::Function": "FunctionName",
+    "AWS::Logs::LogGroup": "LogGroupName",
+    "AWS::S3::Bucket": "BucketName",
+    "AWS::SNS::Topic": "TopicName",
+    "AWS::SQS::Queue": "QueueName",
+    "AWS::Scheduler::Schedule": "Name",
+    "AWS::StepFunctions::StateMachine": "StateMachineName",
+}
+
+
+def test_each_name_holds_the_stacks_name(template: Template) -> None:
+    for name, resource in template.resources.items():
+        given = resource.get("Properties", {}).get(NAMES.get(resource["Type"], ""))
+        assert given is None or "AWS::StackName" in json.dumps(given), f"{name}: a second stack can't use {given}"
+    for name, output in template.raw["Outputs"].items():
+        export = output.get("Export")
+        assert export is None or "AWS::StackName" in json.dumps(export), f"{name}: exports a name for all stacks"
