@@ -445,14 +445,12 @@ def api_functions_answer_before_the_gateway_gives_up(template: Template) -> Iter
 
 @rule
 def tables_are_safe(template: Template) -> Iterator[str]:
-    """Paid by request, recoverable to any second, encrypted."""
+    """Paid by request and recoverable to any second. DynamoDB encrypts every table."""
     for name, table in template.of_type("DynamoDB::Table"):
         if table.get("BillingMode") != "PAY_PER_REQUEST":
             yield f"{name}: not billed by request"
         if table.get("PointInTimeRecoverySpecification") != {"PointInTimeRecoveryEnabled": True}:
             yield f"{name}: no point-in-time recovery"
-        if not table.get("SSESpecification", {}).get("SSEEnabled"):
-            yield f"{name}: not encrypted"
 
 
 @rule

@@ -95,3 +95,40 @@ def test_each_name_holds_the_stacks_name(template: Template) -> None:
     for name, output in template.raw["Outputs"].items():
         export = output.get("Export")
         assert export is None or "AWS::StackName" in json.dumps(export), f"{name}: exports a name for all stacks"
+
+
+# ---- Sign-up and alarms reach somebody
+
+
+def test_customers_sign_up_only_where_an_identity_sends_the_codes(template: Template) -> None:
+    # Cognito's own sender stops after about 50 mails a day.
+    pool = template.properties("UserPool")
+    assert template.raw["Parameters"]["SignUpIdentity"]["Default"] == ""
+    assert template.raw["Conditions"]["CustomersSignUp"] == {
+        "Fn::Not": [{"Fn::Equals": [{"Ref": "SignUpIdentity"}, ""]}]
+    }
+    assert pool["AdminCreateUserConfig"] == {"AllowAdminCreateUserOnly": {"Fn::If": ["CustomersSignUp", False, True]}}
+    sender = {"EmailSendingAccount": "DEVELOPER", "SourceArn": {"Ref": "SignUpIdentity"}}
+    assert pool["EmailConfiguration"] == {"Fn::If": ["CustomersSignUp", sender, {"Ref": "AWS::NoValue"}]}
+
+
+def test_prod_is_refused_without_somebody_to_tell(template: Template) -> None:
+    rule = template.transformed["Rules"]["ProdTellsSomebody"]
+    assert rule["RuleCondition"] == {"Fn::Equals": [{"Ref": "Environment"}, "prod"]}
+    assert [each["Assert"] for each in rule["Assertions"]] == [
+        {"Fn::Not": [{"Fn::Equals": [{"Ref": "AlarmEmail"}, ""]}]}
+    ]
+
+
+# ---- Cheap while nothing happens
+
+
+def test_nothing_is_paid_for_that_is_free_or_not_asked_for(template: Template) -> None:
+    for name, table in template.of_type("DynamoDB::Table"):
+        # DynamoDB encrypts with a key of its own for nothing; SSEEnabled chooses the key aws/dynamodb, billed by use.
+        assert "SSESpecification" not in table, name
+    for name, stage in template.of_type("ApiGateway::Stage"):
+        # Five metrics for each method of each path.
+        assert not any(setting.get("MetricsEnabled") for setting in stage["MethodSettings"]), name
+    for name, pool in template.of_type("Cognito::UserPool"):
+        assert pool["UserPoolTier"] == "LITE", f"{name}: a newer pool is ESSENTIALS unless told otherwise"
