@@ -434,6 +434,8 @@ def api_functions_answer_before_the_gateway_gives_up(template: Template) -> Iter
     """API Gateway waits 29 seconds for an integration."""
     for name, permission in template.of_type("Lambda::Permission"):
         function = logical_id(permission["FunctionName"])
+        if template.type_of(function) == "Lambda::Alias":
+            function = logical_id(template.properties(function)["FunctionName"])
         if permission["Principal"] == "apigateway.amazonaws.com":
             timeout_s = template.properties(function).get("Timeout", 3)
             if timeout_s > 29:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 
-from tests.template.cloudformation import Template, load_raw, load_workflow
+from tests.template.cloudformation import Template, fixed_at_creation, load_raw, load_workflow, logical_id
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +133,95 @@ def test_nothing_is_paid_for_that_is_free_or_not_asked_for(template: Template) -
         assert not any(setting.get("MetricsEnabled") for setting in stage["MethodSettings"]), name
     for name, pool in template.of_type("Cognito::UserPool"):
         assert pool["UserPoolTier"] == "LITE", f"{name}: a newer pool is ESSENTIALS unless told otherwise"
+
+
+# ---- A published version is what its function is
+
+# Lambda publishes nothing, and the deployment fails, if only other properties than these have changed.
+KEPT_IN_A_VERSION = {
+    *("Architectures", "Code", "Environment", "Handler", "LoggingConfig", "MemorySize", "Role", "Runtime"),
+    *("SnapStart", "Timeout", "TracingConfig"),
+}
+SAM_TAGS = [{"Key": "lambda:createdBy", "Value": "SAM"}]
+
+
+def versions(template: Template) -> dict[str, str]:
+    """The logical id of each published version's function, and that of the version."""
+    return {str(logical_id(version["FunctionName"])): name for name, version in template.of_type("Lambda::Version")}
+
+
+def published(**parameters: str) -> dict[str, Any]:
+    """Each published version as CloudFormation compares it: by logical id and resolved description."""
+    raw = load_raw()
+    for name, value in parameters.items():
+        raw["Parameters"][name]["Default"] = value
+    template = Template(raw, load_workflow())
+    values = {name: str(parameter.get("Default", "")) for name, parameter in raw["Parameters"].items()}
+    return {
+        function: (
+            version,
+            re.sub(
+                r"\$\{(\w+)\}",
+                lambda found: values[found[1]],
+                template.properties(version)["Description"]["Fn::Sub"],
+            ),
+        )
+        for function, version in versions(template).items()
+    }
+
+
+def test_the_apis_functions_are_called_by_an_alias(template: Template) -> None:
+    assert set(versions(template)) == {"AcceptOrderFunction", "QueryOrdersFunction"}
+    for name, permission in template.of_type("Lambda::Permission"):
+        if permission["Principal"] == "apigateway.amazonaws.com":
+            assert template.type_of(logical_id(permission["FunctionName"])) == "Lambda::Alias", name
+
+
+def test_a_version_is_published_anew_when_a_parameter_changes(template: Template) -> None:
+    for function in versions(template):
+        text = json.dumps(template.properties(function))
+        named = set(re.findall(r'"Ref": "(\w+)"|\$\{(\w+)\}', text))
+        used = {name for pair in named for name in pair if name in template.raw["Parameters"]}
+        for condition in re.findall(r'"Fn::If": \["(\w+)"', text):
+            used |= set(re.findall(r'"Ref": "(\w+)"', json.dumps(template.raw["Conditions"][condition])))
+        assert used
+        for parameter in sorted(used):
+            allowed = template.raw["Parameters"][parameter]["AllowedValues"]
+            other = next(value for value in allowed if value != template.raw["Parameters"][parameter]["Default"])
+            # THEN CloudFormation sees another version: a new logical id, or a description that makes it replace
+            assert published(**{parameter: other})[function] != published()[function], (
+                f"{function}: a changed {parameter} would not reach it; name the parameter in VersionDescription"
+            )
+
+
+def test_a_version_is_published_anew_when_a_property_changes(template: Template) -> None:
+    for function in versions(template):
+        raw = load_raw()
+        raw["Resources"][function]["Properties"]["Timeout"] = 11
+        assert versions(Template(raw, load_workflow()))[function] != versions(template)[function]
+
+
+def test_a_published_function_has_no_property_that_a_version_does_not_keep(template: Template) -> None:
+    for function in versions(template):
+        properties = template.properties(function)
+        assert set(properties) - KEPT_IN_A_VERSION == {"Tags"}, function
+        assert properties["Tags"] == SAM_TAGS
+
+
+def test_cloudformation_replaces_a_version_whose_description_changes() -> None:
+    assert "/properties/Description" in fixed_at_creation("AWS::Lambda::Version")
+
+
+def test_old_versions_and_their_snapshots_are_deleted(template: Template) -> None:
+    for version in versions(template).values():
+        resource = template.resources[version]
+        assert resource["DeletionPolicy"] == "Delete"
+        assert resource.get("UpdateReplacePolicy", "Delete") == "Delete"
+
+
+def test_a_versions_description_fits(template: Template) -> None:
+    longest = {
+        name: max(map(str, parameter.get("AllowedValues", [""])), key=len)
+        for name, parameter in template.raw["Parameters"].items()
+    }
+    assert all(len(description) <= 256 for _, description in published(**longest).values())
