@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.template.cloudformation import Template, fixed_at_creation, load_raw, load_workflow, logical_id
+from tests.template.cloudformation import ROOT, Template, fixed_at_creation, load_raw, load_workflow, logical_id
 
 
 @pytest.fixture(scope="module")
@@ -225,3 +225,57 @@ def test_a_versions_description_fits(template: Template) -> None:
         for name, parameter in template.raw["Parameters"].items()
     }
     assert all(len(description) <= 256 for _, description in published(**longest).values())
+
+
+# ---- What nobody else would report has an alarm
+
+
+def watched(template: Template, metric: str) -> set[str]:
+    """What the alarms on a metric of AWS watch: the resources, or pseudo parameters, of their dimensions."""
+    return {
+        name
+        for _, alarm in template.of_type("CloudWatch::Alarm")
+        for name in re.findall(r'"(?:Ref|Fn::GetAtt)": \[?"([\w:]+)"', json.dumps(alarm.get("Dimensions", [])))
+        if alarm["MetricName"] == metric
+    }
+
+
+def test_the_front_door_is_watched(template: Template) -> None:
+    for metric in ("5XXError", "Latency"):
+        assert watched(template, metric) == {"AWS::StackName"}, metric
+    (api,) = [properties for _, properties in template.of_type("ApiGateway::RestApi")]
+    assert api["Body"]["info"]["title"] == {"Ref": "AWS::StackName"}  # the API's name, which its metrics bear
+    for metric in ("Errors", "Throttles"):
+        assert "AcceptOrderFunction" in watched(template, metric), metric
+
+
+def test_each_failure_that_reaches_no_dead_letter_queue_is_watched(template: Template) -> None:
+    rules = {name for name, _ in template.rule_targets()}
+    assert watched(template, "InvocationsFailedToBeSentToDlq") == rules | {"OrdersBus"}
+    scheduled = {logical_id(schedule["Target"]["Arn"]) for _, schedule in template.of_type("Scheduler::Schedule")}
+    with_destination = {
+        logical_id(properties["FunctionName"])
+        for kind in ("Lambda::EventInvokeConfig", "Lambda::EventSourceMapping")
+        for _, properties in template.of_type(kind)
+        if "DestinationConfig" in properties
+    }
+    # A scheduled function that fails is missed by its own alarm.
+    assert watched(template, "DestinationDeliveryFailures") == with_destination - scheduled
+
+
+def test_each_alarm_has_a_line_in_the_operators_page(template: Template) -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+    for name, _ in template.of_type("CloudWatch::Alarm"):
+        assert re.search(rf"^\| `{name}` \| .+ \| .+ \|$", page, re.MULTILINE), f"{name}: what is to be done?"
+
+
+def test_a_budget_mails_somebody(template: Template) -> None:
+    assert not template.exists("Budget")
+    assert template.exists("Budget", MonthlyBudget="20")
+    budget = template.properties("Budget")
+    kinds = {each["Notification"]["NotificationType"] for each in budget["NotificationsWithSubscribers"]}
+    assert kinds == {"ACTUAL", "FORECASTED"}
+    for each in budget["NotificationsWithSubscribers"]:
+        assert each["Subscribers"] == [{"SubscriptionType": "EMAIL", "Address": {"Ref": "AlarmEmail"}}]
+    (rule,) = template.transformed["Rules"]["BudgetsTellSomebody"]["Assertions"]
+    assert rule["Assert"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "AlarmEmail"}, ""]}]}
