@@ -66,7 +66,7 @@ def pairwise(factors: dict[str, list[str]]) -> list[Values]:
                 ),
             )
         missing -= {frozenset(pair) for pair in itertools.combinations(row.items(), 2)}
-        rows.append(row)
+        rows.append({name: row[name] for name in factors})
     return rows
 
 

@@ -73,6 +73,7 @@ def aws_mistakes(words: list[str]) -> list[str]:
     if operation not in operations:
         return [f"{service} has no {operation}"]
     found = model.operation_model(operations[operation])
+    assert found.input_shape
     members = {f"--{xform_name(name, '-')}": (name, shape) for name, shape in found.input_shape.members.items()}
     options = [word for word in rest if word.startswith("--")]
     mistakes = [f"no option {option}" for option in options if option not in members.keys() | FOR_EVERY_AWS_COMMAND]
