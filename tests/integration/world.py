@@ -66,7 +66,7 @@ def _tables() -> dict[str, dict[str, Any]]:
     }
     for properties in tables.values():
         if indexes := properties.get("GlobalSecondaryIndexes"):
-            # An index under a condition is there for the update from release 1.0.0 only. Tables start cold by default.
+            # An index under a condition is for the update from release 1.0.0 only. Tables start cold by default.
             properties["GlobalSecondaryIndexes"] = [
                 {key: value for key, value in index.items() if key != "WarmThroughput"}
                 for index in indexes
