@@ -8,6 +8,9 @@ from msgspec import Struct
 
 from orders.inbox.record import Action, Failure, FailureRecord, FailureStatus
 
+# Later than any time: an order in the inbox is attended to until its failure is redriven or settled.
+ATTENDED = "9"
+
 
 class InputMetadata(Struct, rename="camel"):
     """The part of an event's metadata that the workflow reads."""
@@ -74,14 +77,24 @@ def order_waits_for(failure: Failure, fulfilment_queue_arn: str) -> bool:
     )
 
 
+def attended_at(record: FailureRecord, *, fulfilment_queue_arn: str) -> str:
+    """When somebody last took care of the order that waits for a failure, as a `timestamp`.
+
+    `ATTENDED`, later than any time, while the failure is NEW; the time of the claim after a redrive; "" if no order
+    waits for the failure. The record may come from a list.
+    """
+    if order_waits_for(record, fulfilment_queue_arn):
+        if record.status is FailureStatus.NEW:
+            return ATTENDED
+        if record.status is FailureStatus.REDRIVEN:
+            return record.claimed_at or ""
+    return ""
+
+
 def keeps_sweep_away(record: FailureRecord, *, fulfilment_queue_arn: str, redriven_since: str) -> bool:
     """Whether the sweep must leave a failure's order alone.
 
     The sweep does so while the failure is NEW in the inbox, and after a redrive later than `redriven_since` (a
     `timestamp`), which may still take effect.
     """
-    if not order_waits_for(record, fulfilment_queue_arn):
-        return False
-    if record.status is FailureStatus.REDRIVEN:
-        return record.claimed_at is not None and record.claimed_at > redriven_since
-    return record.status is FailureStatus.NEW
+    return attended_at(record, fulfilment_queue_arn=fulfilment_queue_arn) > redriven_since

@@ -20,6 +20,7 @@ GOOD = {
     "accept_order": "accepted",
     "cancel_shipment": "called-off",
     "capture_failure": "rule-target",
+    "heal_failures": "scheduled",
     "issue_receipt": "order-fulfilled",
     "notify_customer": "order-fulfilled",
     "process_payment": "charged",
@@ -152,6 +153,10 @@ def counted(capsys: pytest.CaptureFixture[str]) -> dict[str, list[float]]:
         ("accept_order/accepted", {"OrderReplayed": [1]}),
         ("accept_order/bad-fields", {"OrderRefused": [1]}),
         ("capture_failure/rule-target", {"FailureCaptured": [1]}),
+        (
+            "heal_failures/scheduled",
+            {"FailuresForHumans": [0], "NewFailuresForHumans": [0], "FailuresRedriven": [0]},
+        ),
         ("issue_receipt/order-fulfilled", {"ReceiptIssued": [1]}),
         ("notify_customer/order-fulfilled", {"MailSent": [1]}),
         ("process_payment/charged", {"OrderPaid": [1]}),
@@ -228,7 +233,7 @@ def test_each_function_talks_to_the_service_that_it_means(name: str, attribute: 
     assert client.meta.service_model.service_id.hyphenize() == service
 
 
-@pytest.mark.parametrize("name", ["capture_failure", "sweep_orders"])
+@pytest.mark.parametrize("name", ["capture_failure", "heal_failures", "sweep_orders"])
 def test_the_inbox_has_table_and_bucket(name: str) -> None:
     inbox = function(name)._failures
     services = [client.meta.service_model.service_id.hyphenize() for client in (inbox._client, inbox._s3)]

@@ -12,17 +12,17 @@ import pytest
 
 from orderctl.exits import Stop
 from orderctl.options import seconds
-from orderctl.redrive import many, sending
-from orderctl.redrive.many import redrive_many
-from orderctl.redrive.sending import redrive_one
+from orderctl.redrive import many
+from orderctl.redrive.many import redrive_many, sender_of
 from orderctl.stack import records
 from orderctl.stack.target import Target
 from orders.domain.clock import timestamp
 from orders.inbox.record import Action, FailureRecord, FailureStatus, Kind, Redrive
 from orders.inbox.store import FailuresTable
+from orders.redrive.sending import Sender, redrive_one
 from orders.storage.dynamodb import to_item
-from orders.workflow import resume_input_of_failure
-from tests.integration.world import REGION, World, an_order
+from orders.workflow import input_of_failure
+from tests.integration.world import ENVIRONMENT, REGION, World, an_order
 
 ACCOUNT = "123456789012"
 QUEUE = f"arn:aws:sqs:{REGION}:{ACCOUNT}:NotificationsQueue"
@@ -36,6 +36,8 @@ def there(world: World) -> Target:
         "FailedPayloadsBucket": "failed-payloads-bucket",
         "OrdersTable": "OrdersTable",
         "PublishEventsFunction": "publish-events",
+        "FulfilmentQueueArn": ENVIRONMENT["FULFILMENT_QUEUE_ARN"],
+        "StateMachineArn": ENVIRONMENT["STATE_MACHINE_ARN"],
     }
     return Target("in memory", outputs, "", boto3.session.Session(region_name=REGION))
 
@@ -86,7 +88,7 @@ def test_each_payload_is_sent_once_whoever_tries(world: World, there: Target, in
 def test_what_cannot_be_sent_is_given_back_with_the_reason(world: World, there: Target, inbox: FailuresTable) -> None:
     failure_id = a_failure(world, redrive=Redrive(Action.SEND, QUEUE.replace("Notifications", "No")))
 
-    outcome = redrive_one(there, inbox, failure_id, "ada", rules={})
+    outcome = redrive_one(sender_of(there), inbox, failure_id, "ada")
 
     assert outcome.result == "failed"
     record = record_of(inbox, failure_id)
@@ -112,14 +114,14 @@ def test_a_redrive_stops_when_too_much_comes_back(
     monkeypatch.setattr(many, "CHECK_EVERY_S", 0)
     ids = [a_failure(world, number) for number in range(40)]
 
-    def fail_again(there: Target, claim: FailureRecord, payload: str, rules: Any) -> tuple[str, bool]:
+    def fail_again(sender: Sender, claim: FailureRecord, payload: str) -> tuple[str, bool]:
         inbox.change(
             claim.failure_id,
             lambda record: msgspec.structs.replace(record, status=FailureStatus.NEW, last_seen_at=timestamp()),
         )
         return "sent", False
 
-    monkeypatch.setattr(sending, "send", fail_again)
+    monkeypatch.setattr(Sender, "send", fail_again)
 
     run = redrive_many(there, ids, "ada", rate=100)
 
@@ -148,7 +150,7 @@ def test_a_rules_target_gets_the_input_that_the_rule_gives(
         payload=json.dumps({"detail": {"data": {"orderId": "o"}}}),
     )
 
-    assert redrive_one(there, inbox, failure_id, "ada", rules={}).result == "redriven"
+    assert redrive_one(sender_of(there), inbox, failure_id, "ada").result == "redriven"
 
     (message,) = world.messages("NotificationsQueue")
     assert json.loads(message) == sent
@@ -159,7 +161,7 @@ def test_without_its_rule_nobody_knows_what_a_target_would_have_got(
 ) -> None:
     failure_id = a_failure(world, redrive=Redrive(Action.DELIVER, QUEUE, RULE), payload="{}")
 
-    assert "is gone" in redrive_one(there, inbox, failure_id, "ada", rules={}).detail
+    assert "is gone" in redrive_one(sender_of(there), inbox, failure_id, "ada").detail
 
 
 @pytest.mark.parametrize(
@@ -175,7 +177,7 @@ def test_what_cannot_be_redriven_says_why(
 ) -> None:
     failure_id = a_failure(world, **changes)
 
-    outcome = redrive_one(there, inbox, failure_id, "ada", rules={})
+    outcome = redrive_one(sender_of(there), inbox, failure_id, "ada")
 
     assert (outcome.result, says in outcome.detail) == ("failed", True)
     assert record_of(inbox, failure_id).status is FailureStatus.NEW
@@ -185,7 +187,7 @@ def test_a_payload_in_the_bucket_is_sent_whole(world: World, there: Target, inbo
     world.s3.put_object(Bucket="failed-payloads-bucket", Key="payloads/x", Body="ü" * 100_000)
     failure_id = a_failure(world, payload=None, payload_key="payloads/x")
 
-    assert redrive_one(there, inbox, failure_id, "ada", rules={}).result == "redriven"
+    assert redrive_one(sender_of(there), inbox, failure_id, "ada").result == "redriven"
 
     assert world.messages("NotificationsQueue") == ["ü" * 100_000]
 
@@ -218,9 +220,9 @@ def test_a_stuck_order_is_resumed_by_what_is_known_of_it(payload: str, expected:
         FailureRecord,
     )
 
-    given = json.loads(resume_input_of_failure(record, payload))
+    given = json.loads(input_of_failure(record, payload))
 
-    assert (given["path"], given["metadata"]["correlationId"]) == ("resume", expected)
+    assert (sorted(given), given["metadata"]["correlationId"]) == (["data", "metadata"], expected)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("45s", 45), ("30m", 1800), ("2h", 7200), ("7d", 604800)])
@@ -268,7 +270,7 @@ def test_a_redriven_event_is_resolved_only_if_it_was_published(
     failure_id = an_unpublished_event(world)
     there._clients["lambda"] = publisher = Publisher(answer)
 
-    outcome = redrive_one(there, inbox, failure_id, "ada", rules={})
+    outcome = redrive_one(sender_of(there), inbox, failure_id, "ada")
 
     assert (outcome.result, record_of(inbox, failure_id).status) == (result, status)
     assert publisher.asked["redrive"] is True

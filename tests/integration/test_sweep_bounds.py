@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from orders.domain.clock import timestamp_before
@@ -16,9 +17,11 @@ from tests.integration.test_sweep_orders import (
     LONG_AGO,
     MACHINE,
     NOTHING,
+    OTHER_ID,
     Context,
     Workflows,
     a_failure,
+    alarms,
     an_overdue_order,
     inbox,
     status_of,
@@ -27,10 +30,9 @@ from tests.integration.test_sweep_orders import (
 )
 from tests.integration.world import ENVIRONMENT, World, an_order, function
 
-__all__ = ["inbox", "workflows"]  # fixtures
+__all__ = ["alarms", "inbox", "workflows"]  # fixtures
 
 RECEIPTS = Redrive(Action.INVOKE, "arn:aws:lambda:us-east-1:123456789012:function:receipts")
-OTHER_ID = "11111111-8218-51d2-a18e-3e00fd0aa7a7"
 
 
 def test_a_failure_whose_order_is_missing_does_not_stop_the_sweep(
@@ -45,16 +47,33 @@ def test_a_failure_whose_order_is_missing_does_not_stop_the_sweep(
     assert (status_of(inbox, lost), status_of(inbox, over)) == (FailureStatus.NEW, FailureStatus.RESOLVED)
 
 
-def test_an_order_that_was_restarted_for_this_promise_is_fine(world: World, workflows: Workflows) -> None:
-    an_overdue_order(world)
-    sweep()
+def lag(world: World, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Let the index describe one overdue order as it was before `changes` were written to the table."""
+    order = an_overdue_order(world)
+    pages = world.orders.idle(since=timestamp_before(600), paid_since=timestamp_before(1_800))
+    page = next(page for page in pages if page.orders)
+    monkeypatch.setattr(function("sweep_orders")._orders, "idle", lambda **_: iter([page]))
+    world.store(msgspec.structs.replace(order, **changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"status": Status.FULFILLED, "open_shard": None},
+        {"status": Status.RESERVED},
+        {"updated_at": "2026-11-22T00:00:00.000Z"},
+        {"swept_at": "2026-11-22T00:00:00.000Z"},
+    ],
+    ids=["ended", "has another status", "changed", "restarted"],
+)
+def test_an_order_that_has_moved_is_fine_though_the_index_lags_behind(
+    world: World, workflows: Workflows, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    lag(world, monkeypatch, **changes)
 
     assert sweep() == {**NOTHING, "fine": 1}
 
-
-def test_an_order_that_has_ended_is_fine_though_the_index_lags_behind(world: World, workflows: Workflows) -> None:
-    an_overdue_order(world, status=Status.FULFILLED)
-    assert sweep() == {**NOTHING, "fine": 1}
+    assert workflows.started == []
 
 
 def test_an_order_in_the_inbox_is_counted_as_such(world: World, workflows: Workflows) -> None:
@@ -62,28 +81,43 @@ def test_an_order_in_the_inbox_is_counted_as_such(world: World, workflows: Workf
     assert sweep() == {**NOTHING, "inInbox": 1}
 
 
-@pytest.mark.parametrize(("promises", "number"), [(1.5, 1), (2.5, 2)])
-def test_each_promise_that_is_broken_starts_one_execution(
-    world: World, workflows: Workflows, promises: float, number: int
+@pytest.mark.parametrize(
+    "case",
+    [
+        (Status.PLACED, 590, 0),
+        (Status.PLACED, 610, 1),
+        (Status.RESERVED, 610, 1),
+        (Status.FAILING, 610, 1),
+        (Status.PAID, 610, 0),
+        (Status.PAID, 1_790, 0),
+        (Status.PAID, 1_810, 1),
+    ],
+)
+@pytest.mark.parametrize("sign", ["updated_at", "swept_at"])
+def test_an_order_is_idle_after_its_promise_and_the_warehouse_has_longer(
+    world: World, workflows: Workflows, case: tuple[Status, float, int], sign: str
 ) -> None:
-    placed = timestamp_before(promises * float(ENVIRONMENT["ORDER_PROMISE_SECONDS"]))
-    order = world.store(an_order(placed_at=placed))
+    status, idle, restarted = case
+    # GIVEN an order whose last sign of life is that it changed, or that the sweep restarted it
+    an_overdue_order(world, status=status, **{sign: timestamp_before(idle)})
 
-    sweep()
-
-    assert list(workflows.started) == [f"{order.order_id}-sweep-{number}"]
+    assert sweep()["restarted"] == restarted
 
 
 def test_an_operator_may_ask_for_another_promise(world: World, workflows: Workflows) -> None:
-    world.store(an_order(placed_at=timestamp_before(60)))
+    at = timestamp_before(60)
+    world.store(an_order(placed_at=at, updated_at=at))
+    world.store(an_order(placed_at=at, updated_at=at, status=Status.PAID, order_id=OTHER_ID))
 
     assert sweep()["restarted"] == 0
-    assert sweep(promiseSeconds=30)["restarted"] == 1
+    assert sweep(promiseSeconds=30)["restarted"] == 2
 
 
-@pytest.mark.parametrize("request_", [{"promiseSeconds": 0}, {"quietSeconds": -1}])
+@pytest.mark.parametrize(
+    "request_", [{"promiseSeconds": 0}, {"quietSeconds": -1}, {"expirySeconds": 0}, {"maxRestarts": 0}]
+)
 def test_what_is_no_promise_is_refused(world: World, workflows: Workflows, request_: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="Expected `float`"):
+    with pytest.raises(ValueError, match="Expected `"):
         function("sweep_orders").handler(request_, Context())
 
 
@@ -189,7 +223,7 @@ def test_a_failure_that_somebody_claims_meanwhile_is_left_to_them(
     second = a_failure(world, order, failure_id="1" * 20)
     why_over = function("sweep_orders")._why_over
 
-    def meanwhile(record: Any, quiet_since: str) -> Any:
+    def meanwhile(record: Any, *known: Any) -> Any:
         if record.failure_id == first.failure_id:
             inbox.settle(first.failure_id, FailureStatus.DISCARDED, by="ada", reason="rubbish")
             world.dynamodb.update_item(
@@ -198,7 +232,7 @@ def test_a_failure_that_somebody_claims_meanwhile_is_left_to_them(
                 UpdateExpression="SET version = :version",
                 ExpressionAttributeValues=to_item({":version": record.version}),
             )
-        return why_over(record, quiet_since)
+        return why_over(record, *known)
 
     monkeypatch.setattr(function("sweep_orders"), "_why_over", meanwhile)
 
@@ -216,18 +250,19 @@ class RunsOut(Context):
 
     def get_remaining_time_in_millis(self) -> int:
         self.left -= 1
-        return 15_000 if self.left >= 0 else 14_999
+        return 10_000 if self.left >= 0 else 9_999
 
 
 def test_a_sweep_stops_in_time_and_says_that_it_is_not_done(
-    world: World, workflows: Workflows, inbox: FailuresTable
+    world: World, workflows: Workflows, inbox: FailuresTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    an_overdue_order(world)
+    lag(world, monkeypatch)
     order = world.store(an_order(order_id=OTHER_ID, status=Status.CANCELLED, open_shard=None))
     a_failure(world, order, failure_id="0" * 20)
     a_failure(world, order, failure_id="1" * 20)
 
-    answer = sweep(RunsOut(2))
+    # WHEN there is time for the order, the list of two failures, the page, and one failure of the list
+    answer = sweep(RunsOut(6))
 
     assert answer == {**NOTHING, "restarted": 1, "resolved": 1, "complete": False}
 
@@ -245,7 +280,7 @@ def test_the_sweep_counts_what_it_did_for_the_alarms(
     assert (counted["OrdersRestarted"], counted["OrdersNotRestarted"]) == ([1], [1])
 
 
-def test_the_sweep_waits_for_the_promise_and_for_a_quarter_of_an_hour_of_quiet(
+def test_the_sweep_waits_for_the_promises_the_expiry_and_a_quarter_of_an_hour_of_quiet(
     world: World, workflows: Workflows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[float] = []
@@ -258,4 +293,4 @@ def test_the_sweep_waits_for_the_promise_and_for_a_quarter_of_an_hour_of_quiet(
 
     sweep()
 
-    assert asked == [7_500, 900]
+    assert asked == [600, 1_800, 86_400, 900]

@@ -11,8 +11,9 @@ from orders.domain.errors import Contended, NotAllowed
 from orders.domain.order import Status
 from orders.inbox.record import FailureStatus, Redrive
 from orders.inbox.store import FailuresTable
-from orders.storage.orders import OpenOrder
+from orders.storage.orders import IdleOrder, IdlePage
 from tests.integration.test_sweep_orders import LONG_AGO, a_failure, an_overdue_order, status_of, sweep
+from tests.integration.test_sweep_orders import alarms as alarms  # noqa: PLC0414 - a fixture
 from tests.integration.test_sweep_orders import inbox as inbox  # noqa: PLC0414 - a fixture
 from tests.integration.test_sweep_orders import workflows as workflows  # noqa: PLC0414 - a fixture
 from tests.integration.world import World, an_order, function
@@ -72,18 +73,22 @@ def test_a_failure_that_comes_back_at_this_moment_is_not_closed(
     assert status_of(inbox, record) is FailureStatus.NEW
 
 
-def test_what_the_sweep_decides_by_is_read_consistently(world: World, workflows: Any) -> None:
-    reads: list[dict[str, Any]] = []
+def test_no_healthy_order_is_read_and_orders_of_failures_are_read_together(world: World, workflows: Any) -> None:
+    # GIVEN a healthy order, an overdue one, and failures of three orders, one of which has two
+    calls: list[str] = []
     client = function("sweep_orders")._orders._client
-    client.meta.events.register("provide-client-params.dynamodb.GetItem", lambda params, **_: reads.append(params))
-    overdue = an_overdue_order(world)
-    a_failure(world, overdue, first_seen_at=LONG_AGO)
+    client.meta.events.register(
+        "provide-client-params.dynamodb.*", lambda params, model, **_: calls.append(model.name)
+    )
+    world.store(an_order())
+    an_overdue_order(world, order_id="00000009-8218-51d2-a18e-3e00fd0aa7a7")
+    for number in range(4):
+        order = an_order(order_id=f"0000000{number % 3}-8218-51d2-a18e-3e00fd0aa7a7")
+        a_failure(world, order, failure_id=f"failure-{number}", first_seen_at=LONG_AGO)
 
-    sweep()
+    assert sweep()["restarted"] == 1
 
-    asked = [read for read in reads if read["TableName"] == "OrdersTable"]
-    assert len(asked) == 2
-    assert all(read["ConsistentRead"] for read in asked)
+    assert [call for call in calls if call != "Query"] == ["UpdateItem", "BatchGetItem"]
 
 
 def test_an_operator_may_ask_for_a_promise_of_less_than_a_second_and_for_no_quiet_time(
@@ -113,8 +118,8 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_an_order_that_the_index_lists_and_the_table_lacks_is_no_error(
     world: World, workflows: Any, inbox: FailuresTable, monkeypatch: pytest.MonkeyPatch, logged: list[str]
 ) -> None:
-    listed = [OpenOrder("ada", "gone", LONG_AGO)]
-    monkeypatch.setattr(function("sweep_orders")._orders, "open_longest", lambda _: iter(listed))
+    gone = IdleOrder("ada", "gone", LONG_AGO, LONG_AGO, Status.PAID, "correlation-1")
+    monkeypatch.setattr(function("sweep_orders")._orders, "idle", lambda **_: iter([IdlePage([gone], [])]))
 
     assert (sweep()["fine"], logged) == (1, [])
 

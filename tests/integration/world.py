@@ -46,7 +46,12 @@ ENVIRONMENT = {
     "MAILER": "simulated",
     "FULFILMENT_QUEUE_ARN": "arn:aws:sqs:us-east-1:123456789012:FulfilmentQueue",
     "STATE_MACHINE_ARN": "arn:aws:states:us-east-1:123456789012:stateMachine:order-workflow",
-    "ORDER_PROMISE_SECONDS": "7500",
+    "ORDER_PROMISE_SECONDS": "600",
+    "WAREHOUSE_PROMISE_SECONDS": "1800",
+    "RESERVATION_EXPIRY_SECONDS": "86400",
+    "SWEEP_RESTARTS": "100",
+    "BEHIND_ALARMS": "EventsLateAlarm,FailureCaptureLateAlarm",
+    "FULFILMENT_BEHIND_ALARM": "FulfilmentLateAlarm",
 }
 
 
@@ -54,11 +59,16 @@ ENVIRONMENT = {
 def _tables() -> dict[str, dict[str, Any]]:
     resources: dict[str, dict[str, Any]] = load_raw()["Resources"]
     wanted = ("AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes", "BillingMode")
-    return {
+    tables = {
         name: {key: value for key, value in resource["Properties"].items() if key in wanted}
         for name, resource in resources.items()
         if resource["Type"] == "AWS::DynamoDB::Table"
     }
+    for properties in tables.values():
+        if indexes := properties.get("GlobalSecondaryIndexes"):
+            # An index under a condition is there for the update from release 1.0.0 only.
+            properties["GlobalSecondaryIndexes"] = [index for index in indexes if "IndexName" in index]
+    return tables
 
 
 @cache

@@ -494,12 +494,36 @@ def queues_are_encrypted(template: Template) -> Iterator[str]:
             yield f"{name}: not encrypted with a key that its writers may use"
 
 
+def _branches(value: Any) -> list[Any]:
+    """What an intrinsic function If may choose; the value itself otherwise."""
+    match value:
+        case {"Fn::If": [_, yes, no]}:
+            return [*_branches(yes), *_branches(no)]
+    return [value]
+
+
+@rule
+def without_healing_every_failure_pages(template: Template) -> Iterator[str]:
+    """While failures heal by themselves, each is a ticket, and another alarm pages when a human is needed."""
+    captured = template.properties("FailureCapturedAlarm").get("AlarmActions", [])
+    if captured != [{"Fn::If": ["HealsItself", {"Ref": "TicketTopic"}, {"Ref": "AlarmTopic"}]}]:
+        yield "FailureCapturedAlarm: must page where failures don't heal by themselves"
+    for name in ("HumanNeededAlarm", "HealingMissingAlarm"):
+        if [logical_id(action) for action in template.properties(name).get("AlarmActions", [])] != ["AlarmTopic"]:
+            yield f"{name}: pages nobody"
+        if template.resources[name].get("Condition") != "HealsItself":
+            yield f"{name}: rings although nothing is to heal"
+    if template.properties("HealSchedule").get("State") != {"Fn::If": ["HealsItself", "ENABLED", "DISABLED"]}:
+        yield "HealSchedule: can't be switched off"
+
+
 @rule
 def alarms_reach_somebody(template: Template) -> Iterator[str]:
     """CloudWatch can't publish to a topic that is encrypted with the AWS managed SNS key."""
     for name, alarm in template.of_type("CloudWatch::Alarm", "CloudWatch::CompositeAlarm"):
-        topics = [logical_id(action) for action in alarm.get("AlarmActions", [])]
-        if not any(template.type_of(topic) == "SNS::Topic" for topic in topics):
+        actions = [branch for action in alarm.get("AlarmActions", []) for branch in _branches(action)]
+        topics = [logical_id(action) for action in actions]
+        if not topics or any(template.type_of(topic) != "SNS::Topic" for topic in topics):
             yield f"{name}: rings nowhere"
         for topic in topics:
             if template.properties(topic).get("KmsMasterKeyId") == "alias/aws/sns":

@@ -368,6 +368,18 @@ BREACHES: list[tuple[Rule, str, Mutation]] = [
         "FailureNotCapturedAlarm",
         drop("FailureNotCapturedAlarm", "Properties", "AlarmActions"),
     ),
+    (
+        rules.without_healing_every_failure_pages,
+        "FailureCapturedAlarm",
+        put([{"Ref": "TicketTopic"}], "FailureCapturedAlarm", "Properties", "AlarmActions"),
+    ),
+    (
+        rules.without_healing_every_failure_pages,
+        "HumanNeededAlarm",
+        put([{"Ref": "TicketTopic"}], "HumanNeededAlarm", "Properties", "AlarmActions"),
+    ),
+    (rules.without_healing_every_failure_pages, "HealingMissingAlarm", drop("HealingMissingAlarm", "Condition")),
+    (rules.without_healing_every_failure_pages, "HealSchedule", drop("HealSchedule", "Properties", "State")),
     (rules.alarms_reach_somebody, "AlarmTopic", put({"KmsMasterKeyId": "alias/aws/sns"}, "AlarmTopic", "Properties")),
     (rules.the_local_cloud_is_spared_what_it_refuses, "OrdersArchive", drop("OrdersArchive", "Condition")),
     (

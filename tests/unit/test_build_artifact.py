@@ -139,6 +139,7 @@ def test_a_client_can_be_made_for_each_service_on_the_list(artifact: Path) -> No
     )
     # THEN the endpoints are those that the complete data gives
     assert done.stdout.split() == [
+        "https://monitoring.eu-central-1.amazonaws.com",
         "https://dynamodb.eu-central-1.amazonaws.com",
         "https://streams.dynamodb.eu-central-1.amazonaws.com",
         "https://events.eu-central-1.amazonaws.com",
@@ -237,6 +238,7 @@ for service, operation, arguments in CALLS:
     print(getattr(client, operation)(**arguments)["ResponseMetadata"]["HTTPStatusCode"])
 """
     calls = [
+        ("cloudwatch", "describe_alarms", {"AlarmNames": ["late"]}),
         ("dynamodb", "put_item", {"TableName": "orders", "Item": {"orderId": {"S": "1"}}}),
         ("dynamodbstreams", "get_records", {"ShardIterator": "shard"}),
         ("events", "put_events", {"Entries": [{"Source": "orders", "DetailType": "OrderPlaced", "Detail": "{}"}]}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from measure.benchmarks import coldstart, cost_peers, goals, laptop, redrive, scaling, throughput, warm
+from measure.benchmarks import coldstart, cost_peers, goals, healing, laptop, redrive, scaling, throughput, warm
 from measure.commands import cost, load
 from orderctl.commands.group import Commands
 from orderctl.options import examples
@@ -53,6 +53,9 @@ app.command(
 )(throughput.command)
 app.command("redrive", epilog=examples("measure redrive", "measure redrive --failures 200 --rate 50"))(
     redrive.command
+)
+app.command("healing", epilog=examples("measure healing", "measure healing --failures 5000 --outage 180"))(
+    healing.command
 )
 app.command("laptop", epilog=examples("measure laptop", "measure laptop --tests --cold-cache --json"))(laptop.command)
 app.command("cost-peers", epilog=examples("measure cost-peers", "measure cost-peers --json"))(cost_peers.command)

@@ -59,7 +59,8 @@ def _restart_orders(state: CloudState) -> None:
     """Have the sweep restart every open order at once: the last stop has ended all executions."""
     target = of_state(state)
     target.client("lambda").invoke(
-        FunctionName=target.output("SweepOrdersFunction"), Payload=b'{"promiseSeconds": 0.001}'
+        FunctionName=target.output("SweepOrdersFunction"),
+        Payload=b'{"promiseSeconds": 0.001, "maxRestarts": 1000000}',
     )
 
 

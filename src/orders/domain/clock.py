@@ -19,6 +19,12 @@ def timestamp_before(seconds: float) -> str:
     return then.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
+def timestamp_after(at: str, seconds: float) -> str:
+    """The time so many seconds after another `timestamp`; before it if `seconds` is negative."""
+    then = datetime.datetime.fromisoformat(at) + datetime.timedelta(seconds=seconds)
+    return then.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
 def seconds_since(at: str) -> float:
     """How long ago a `timestamp` was, in seconds."""
     return (datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(at)).total_seconds()

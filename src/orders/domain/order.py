@@ -119,9 +119,8 @@ class TimelineEntry(Struct, frozen=True, omit_defaults=True):
 class Order(Struct, kw_only=True, rename="camel", omit_defaults=True):
     """An order as the orders table holds it; `version` counts the changes of status.
 
-    `reason` says why an order is FAILING or FAILED. `swept_at`, `restarts` and `restarts_version` are the sweep's:
-    when it last started the order's workflow again, and how often at which version. Release 1.0.0 wrote `given_up` in
-    place of the status FAILING.
+    `reason` says why an order is FAILING or FAILED. `swept_at` and `restarts` are the sweep's: when it last started
+    the order's workflow, and how often. Release 1.0.0 wrote `given_up` in place of the status FAILING.
     """
 
     customer_id: str
@@ -145,7 +144,6 @@ class Order(Struct, kw_only=True, rename="camel", omit_defaults=True):
     open_shard: str | None = None
     swept_at: str | None = None
     restarts: int = 0
-    restarts_version: int = 0
     timeline: list[TimelineEntry] = []
     schema_version: int = msgspec.field(default_factory=lambda: SCHEMA_VERSION)  # never omitted as a default
 

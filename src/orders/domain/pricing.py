@@ -7,11 +7,20 @@ from orders.domain.order import Order, PricedLine
 
 
 class Product(Struct, frozen=True, rename="camel"):
-    """A product of the catalogue: `price` in minor units of `currency`."""
+    """A product of the catalogue: `price` in minor units of `currency`.
+
+    Its item is shard 0 of its stock, too: `available` and `moved` are those of `Shard`. `shards` is the number of
+    open shards, `closing` lists those that are being merged away, and `epoch` counts those that were removed.
+    """
 
     sku: str
     price: int
     currency: str
+    available: int = 0
+    moved: int = 0
+    shards: int = 1
+    closing: list[int] = []
+    epoch: int = 0
 
 
 def price_lines(order: Order, products: dict[str, Product]) -> list[PricedLine]:

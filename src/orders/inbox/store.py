@@ -9,12 +9,13 @@ import datetime
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from orders.domain.clock import timestamp, timestamp_before
 from orders.domain.errors import Contended
+from orders.inbox.healing import HOLDS_KEY, Cause, Holds, Pace
 from orders.inbox.record import (
     CLAIM_LEASE_S,
     RETENTION_DAYS,
@@ -41,6 +42,15 @@ ATTEMPTS = 10
 # The bucket's lifecycle deletes settled payloads after 90 days (template.yaml).
 OPEN_PREFIX = "payloads/"
 SETTLED_PREFIX = "settled/"
+
+
+T = TypeVar("T", Pace, Holds)
+
+
+def _expiry() -> int:
+    """When an item that is settled or changed now may go, in epoch seconds."""
+    expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=RETENTION_DAYS)
+    return int(expires.timestamp())
 
 
 def decode_record(item: dict[str, Any]) -> FailureRecord:
@@ -140,14 +150,57 @@ class FailuresTable:
 
         With `if_version`, a record of another version is returned unchanged.
         """
-        expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=RETENTION_DAYS)
 
         def transition(record: FailureRecord) -> FailureRecord:
             if if_version is not None and record.version != if_version:
                 return record
-            return settled(record, status, at=timestamp(), expires_at=int(expires.timestamp()), by=by, reason=reason)
+            return settled(record, status, at=timestamp(), expires_at=_expiry(), by=by, reason=reason)
 
         return self.change(failure_id, transition)
+
+    def pace(self, cause: Cause) -> Pace:
+        """How a cause heals; a new `Pace` if nothing was sent yet. Raises `ValueError` (msgspec) if it is damaged."""
+        return self._fields_of(cause.key, Pace) or Pace(failure_id=cause.key)
+
+    def store_pace(self, pace: Pace) -> bool:
+        """Store a changed pace, unless somebody else has changed it meanwhile. Returns whether it is stored."""
+        changed = msgspec.structs.replace(pace, version=pace.version + 1, expires_at=_expiry())
+        return self._put_if_version(msgspec.to_builtins(changed), pace.version)
+
+    def holds(self) -> Holds:
+        """What operators keep from healing by itself. Raises `ValueError` (msgspec) for a damaged item."""
+        return self._fields_of(HOLDS_KEY, Holds) or Holds()
+
+    def change_holds(self, transition: Callable[[Holds], None]) -> Holds:
+        """Change what is held, with retries while others change it. `transition` changes the object that it gets.
+
+        Raises `Contended`, and what `transition` raises.
+        """
+        for _ in range(ATTEMPTS):
+            holds = self.holds()
+            before = holds.version
+            transition(holds)
+            holds.version += 1
+            if self._put_if_version(msgspec.to_builtins(holds), before):
+                return holds
+        raise Contended("what is held keeps changing")
+
+    def _fields_of(self, key: str, kind: type[T]) -> T | None:
+        answer = self._client.get_item(TableName=self._name, Key={"failureId": {"S": key}}, ConsistentRead=True)
+        return msgspec.convert(from_item(answer["Item"]), kind) if "Item" in answer else None
+
+    def _put_if_version(self, fields: dict[str, Any], version: int) -> bool:
+        """Put an item of healing; `version` is the one that was read, 0 if there was no item."""
+        try:
+            self._client.put_item(
+                TableName=self._name,
+                Item=to_item(fields),
+                ConditionExpression="version = :version OR (:version = :none AND attribute_not_exists(failureId))",
+                ExpressionAttributeValues={":version": {"N": str(version)}, ":none": {"N": "0"}},
+            )
+        except self._client.exceptions.ConditionalCheckFailedException:
+            return False
+        return True
 
     def _with_payload_moved(self, record: FailureRecord) -> str | None:
         """Copy a record's payload object to the prefix of the record's status, and name the copy in the record.

@@ -18,9 +18,11 @@ gc.freeze()
 gc.enable()
 
 if TYPE_CHECKING:
+    from types_boto3_cloudwatch import CloudWatchClient
     from types_boto3_dynamodb import DynamoDBClient
     from types_boto3_dynamodbstreams import DynamoDBStreamsClient
     from types_boto3_events import EventBridgeClient
+    from types_boto3_lambda import LambdaClient
     from types_boto3_s3 import S3Client
     from types_boto3_sqs import SQSClient
     from types_boto3_stepfunctions import SFNClient
@@ -42,11 +44,15 @@ _UNCHECKED = _CONFIG.merge(Config(parameter_validation=False))
 
 
 @overload
+def client(service: Literal["cloudwatch"]) -> "CloudWatchClient": ...
+@overload
 def client(service: Literal["dynamodb"], *, checked: bool = True) -> "DynamoDBClient": ...
 @overload
 def client(service: Literal["dynamodbstreams"]) -> "DynamoDBStreamsClient": ...
 @overload
 def client(service: Literal["events"]) -> "EventBridgeClient": ...
+@overload
+def client(service: Literal["lambda"]) -> "LambdaClient": ...
 @overload
 def client(service: Literal["s3"]) -> "S3Client": ...
 @overload

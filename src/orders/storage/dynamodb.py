@@ -60,10 +60,12 @@ def from_item(item: dict[str, Any]) -> dict[str, Any]:
     return {name: from_attribute(attribute) for name, attribute in item.items()}
 
 
-def get_items(client: "DynamoDBClient", table: str, keys: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def get_items(
+    client: "DynamoDBClient", table: str, keys: list[dict[str, Any]], *, consistent: bool = False
+) -> list[dict[str, Any]]:
     """The items with these keys (at most 100, BatchGetItem's quota), in no order; missing items are left out.
 
-    Raises `Busy` if DynamoDB keeps returning unprocessed keys.
+    `consistent` reads each item as it is now. Raises `Busy` if DynamoDB keeps returning unprocessed keys.
     """
     items: list[dict[str, Any]] = []
     for attempt in range(ATTEMPTS):
@@ -71,7 +73,7 @@ def get_items(client: "DynamoDBClient", table: str, keys: list[dict[str, Any]]) 
             return items
         if attempt:
             time.sleep(random.uniform(0, 0.025 * 2**attempt))
-        answer = client.batch_get_item(RequestItems={table: {"Keys": keys}})
+        answer = client.batch_get_item(RequestItems={table: {"Keys": keys, "ConsistentRead": consistent}})
         items += answer["Responses"].get(table, [])
         unprocessed = answer.get("UnprocessedKeys", {}).get(table)
         keys = list(unprocessed["Keys"]) if unprocessed else []

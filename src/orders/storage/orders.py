@@ -5,7 +5,7 @@ writes RESERVED and FAILED (statemachine/order.asl.yaml), each in one transactio
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from orders.domain.clock import timestamp
 from orders.domain.errors import Busy, IllegalTransition, OrderCancelled, OrderFailing
-from orders.domain.order import CAN_FAIL, Order, PricedLine, Reason, Status, require_transition
+from orders.domain.order import CAN_FAIL, TERMINAL, TRANSITIONS, Order, PricedLine, Reason, Status, require_transition
 from orders.domain.stock import held_by, stock_key
 from orders.storage.dynamodb import from_item, get_items, to_attribute, to_item
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # Transient reasons why DynamoDB cancels a transaction (API reference, "TransactWriteItems").
 TRANSIENT = frozenset({"TransactionConflict", "ProvisionedThroughputExceeded", "ThrottlingError"})
+OPEN = frozenset(TRANSITIONS) - TERMINAL
 # The partitions of the index of open orders; at most 65,536, see docs/scaling.md.
 OPEN_SHARDS = 16
 # A payment that fails very often must not let the item reach DynamoDB's 400 KB.
@@ -39,8 +40,19 @@ class Page(NamedTuple):
     following: tuple[str, str] | None
 
 
-class OpenOrder(Struct, frozen=True, rename="camel"):
-    """An entry of the index of open orders, with what the sweep needs to know of the order."""
+class OpenOrder(NamedTuple):
+    """An open order in a list."""
+
+    customer_id: str
+    order_id: str
+    placed_at: str
+
+
+class IdleOrder(Struct, frozen=True, rename="camel"):
+    """An open order that has stood still, as its entry in the index describes it.
+
+    `restarts` is how often the sweep has started its workflow, `swept_at` the time of the last start.
+    """
 
     customer_id: str
     order_id: str
@@ -48,9 +60,20 @@ class OpenOrder(Struct, frozen=True, rename="camel"):
     updated_at: str
     status: Status
     correlation_id: str
-    open_shard: str
     swept_at: str | None = None
     restarts: int = 0
+
+    @property
+    def restarts_in_vain(self) -> int:
+        """How often the sweep has started the order's workflow since the order last changed."""
+        return self.restarts if self.swept_at and self.swept_at > self.updated_at else 0
+
+
+class IdlePage(NamedTuple):
+    """A page of idle orders; often empty. `unreadable` are the ids of orders whose entries are damaged."""
+
+    orders: list[IdleOrder]
+    unreadable: list[str]
 
 
 def open_shard_of(order_id: str) -> str:
@@ -158,15 +181,97 @@ class OrdersTable:
     def open_longest(self, placed_before: str = "9") -> Iterator[OpenOrder]:
         """The open orders that were placed before this time, all by default, from the sparse index."""
         for shard in open_shards():
-            pages = self._client.get_paginator("query").paginate(
-                TableName=self._name,
-                IndexName="open-by-shard",
-                KeyConditionExpression="openShard = :shard AND placedAt < :before",
-                ExpressionAttributeValues={":shard": {"S": shard}, ":before": {"S": placed_before}},
+            for items in self._open_in(shard, placed_before):
+                for item in items:
+                    yield OpenOrder(item["customerId"]["S"], item["orderId"]["S"], item["placedAt"]["S"])
+
+    def idle(self, *, since: str, paid_since: str, first_shard: int = 0) -> Iterator[IdlePage]:
+        """The open orders that have neither changed nor been restarted since a time, page by page.
+
+        For PAID orders the time is `paid_since`. `first_shard` is the number of the shard to begin with. An order
+        with a status that only newer code knows is left out.
+        """
+        unpaid = {f":open{number}": {"S": status} for number, status in enumerate(sorted(OPEN - {Status.PAID}))}
+        shards = open_shards()
+        for shard in shards[first_shard:] + shards[:first_shard]:
+            pages = self._open_in(
+                shard,
+                max(since, paid_since),
+                # DynamoDB leaves the others out, so that they cost this process nothing.
+                FilterExpression=(
+                    f"(#status IN ({', '.join(unpaid)}) AND updatedAt < :since"
+                    " AND (attribute_not_exists(sweptAt) OR sweptAt < :since))"
+                    " OR (#status = :paid AND updatedAt < :paidSince"
+                    " AND (attribute_not_exists(sweptAt) OR sweptAt < :paidSince))"
+                    " OR attribute_not_exists(#status) OR attribute_not_exists(updatedAt)"
+                    " OR attribute_not_exists(correlationId)"
+                ),
+                ExpressionAttributeNames={"#status": "status"},
+                values={
+                    **unpaid,
+                    ":paid": {"S": Status.PAID},
+                    ":since": {"S": since},
+                    ":paidSince": {"S": paid_since},
+                },
             )
-            for page in pages:
-                for item in page["Items"]:
-                    yield msgspec.convert(from_item(item), OpenOrder)
+            for items in pages:
+                page = IdlePage([], [])
+                for item in items:
+                    try:
+                        page.orders.append(msgspec.convert(from_item(item), IdleOrder))
+                    except ValueError:
+                        page.unreadable.append(item["orderId"]["S"])
+                yield page
+
+    def _open_in(
+        self, shard: str, placed_before: str, *, values: dict[str, Any] | None = None, **more: Any
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Pages of a shard's entries of the index of open orders, oldest order first."""
+        pages = self._client.get_paginator("query").paginate(
+            TableName=self._name,
+            IndexName="open-by-shard",
+            KeyConditionExpression="openShard = :shard AND placedAt < :before",
+            ExpressionAttributeValues={":shard": {"S": shard}, ":before": {"S": placed_before}, **(values or {})},
+            **more,
+        )
+        for page in pages:
+            yield page["Items"]
+
+    def claim_restart(self, order: IdleOrder, restarts: int) -> bool:
+        """Write in an idle order that its workflow is started now, for the `restarts`th time.
+
+        False if the order has changed, or somebody else has claimed it, since its entry in the index was written.
+        """
+        values: dict[str, Any] = {
+            ":now": {"S": timestamp()},
+            ":restarts": {"N": str(restarts)},
+            ":status": {"S": order.status},
+            ":updated": {"S": order.updated_at},
+        }
+        unclaimed = "attribute_not_exists(sweptAt)"
+        if order.swept_at is not None:
+            unclaimed, values[":swept"] = "sweptAt = :swept", {"S": order.swept_at}
+        try:
+            self._client.update_item(
+                TableName=self._name,
+                Key=self._key(order.customer_id, order.order_id),
+                UpdateExpression="SET sweptAt = :now, restarts = :restarts",
+                ConditionExpression=f"#status = :status AND updatedAt = :updated AND {unclaimed}",
+                ExpressionAttributeNames={"#status": "status"},
+                ExpressionAttributeValues=values,
+            )
+        except self._client.exceptions.ConditionalCheckFailedException:
+            return False
+        return True
+
+    def ended(self, keys: Iterable[tuple[str, str]]) -> dict[str, Status]:
+        """The statuses of those orders, by id, that have ended, among at most 100 (customer id, order id).
+
+        An end is final, so an eventually consistent read suffices: it misses at worst an end of this moment.
+        """
+        items = get_items(self._client, self._name, [self._key(*key) for key in dict.fromkeys(keys)])
+        found = {item["orderId"]["S"]: Status(item.get("status", {}).get("S", "")) for item in items}
+        return {order_id: status for order_id, status in found.items() if status in TERMINAL}
 
     def note(self, customer_id: str, order_id: str, what: str, detail: str, *, once: bool = False) -> None:
         """Add an entry to an order's timeline without a change of status; with `once`, unless the entry is there."""

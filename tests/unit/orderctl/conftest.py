@@ -123,6 +123,8 @@ def target(world: World, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> Target:
         "EventBusName": f"{STACK}-orders",
         "StateMachineArn": MACHINE,
         "SweepOrdersFunction": "sweep-orders",
+        "PublishEventsFunction": "publish-events",
+        "SelfHealing": "true",
         **queues,
     }
     found = Target(f"stack {STACK}", outputs, "https://api.test/v1", boto3.session.Session(region_name=REGION))

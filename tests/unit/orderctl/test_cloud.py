@@ -423,4 +423,4 @@ def test_orders_that_were_under_way_at_the_last_stop_are_taken_up(
 
     # THEN the sweep restarts them at once: nobody else works on any order
     assert len(payloads) == asked
-    assert all(payload["promiseSeconds"] < 1 for payload in payloads)
+    assert all(payload["promiseSeconds"] < 1 and payload["maxRestarts"] > 10**5 for payload in payloads)

@@ -9,13 +9,14 @@ import msgspec
 import pytest
 
 from orderctl.exits import Exit, Interrupted, Stop
-from orderctl.redrive import discarding, many, sending
+from orderctl.redrive import discarding, many
 from orderctl.stack import prefixes, records
 from orderctl.stack.target import Target
 from orderctl.ui import console
 from orders.domain.clock import timestamp, timestamp_before
 from orders.inbox.record import Action, FailureRecord, FailureStatus, Redrive
 from orders.inbox.store import FailuresTable
+from orders.redrive.sending import Outcome, Sender
 from tests.integration.world import World, an_order
 from tests.unit.orderctl.conftest import MACHINE, QUEUE, Run, store_failure
 from tests.unit.orderctl.test_console import HOSTILE, obeyed_in
@@ -311,14 +312,14 @@ def test_what_fails_again_at_once_is_no_success(
     monkeypatch.setattr(many, "CHECK_EVERY_S", 0)
     ids = [store_failure(world, failure_id) for failure_id in (FIRST, SECOND, THIRD)]
 
-    def fail_again(target: Target, claim: FailureRecord, payload: str, rules: Any) -> tuple[str, bool]:
+    def fail_again(sender: Sender, claim: FailureRecord, payload: str) -> tuple[str, bool]:
         inbox.change(
             claim.failure_id,
             lambda record: msgspec.structs.replace(record, status=FailureStatus.NEW, last_seen_at=timestamp()),
         )
         return "sent", False
 
-    monkeypatch.setattr(sending, "send", fail_again)
+    monkeypatch.setattr(Sender, "send", fail_again)
 
     # WHEN all are redriven
     code, shown, said = run("failures", "redrive", *ids, "--rate", "1000")
@@ -426,19 +427,9 @@ def test_a_discard_gives_up_once(world: World, inbox: FailuresTable, run: Run) -
 
 @pytest.fixture
 def given_up(world: World, target: Target) -> str:
-    """A failure for which an order waits, and Step Functions, which starts whatever it is asked to."""
+    """A failure for which an order waits."""
     world.store(an_order(order_id=ORDER))
-    target._clients["stepfunctions"] = Starts()
     return store_failure(world, FIRST, order_id=ORDER, redrive=Redrive(Action.RESUME, MACHINE))
-
-
-class Starts:
-    class exceptions:  # noqa: N801 - as boto3 has it
-        class ExecutionAlreadyExists(Exception):
-            pass
-
-    def start_execution(self, **_: Any) -> dict[str, Any]:
-        return {}
 
 
 @pytest.mark.parametrize("option", [[], ["--json"]])
@@ -464,7 +455,7 @@ def test_a_discard_that_is_interrupted_half_way_names_what_is_left(
         store_failure(world, failure_id)
     real = discarding.discard_one
 
-    def discard_one(target: Target, table: FailuresTable, failure_id: str, *said: str) -> sending.Outcome:
+    def discard_one(target: Target, table: FailuresTable, failure_id: str, *said: str) -> Outcome:
         if failure_id == SECOND:
             raise Interrupted
         return real(target, table, failure_id, *said)
@@ -483,7 +474,7 @@ def test_a_repeated_discard_tells_where_the_order_is(
     run("failures", "discard", given_up, "--reason", "x")
     code, _, said = run("failures", "discard", given_up, "--reason", "x")
     assert code == Exit.REFUSED
-    assert "it is DISCARDED already; the order is PLACED and is being undone; see its progress" in said
+    assert "it is DISCARDED already; the order is FAILING and is being undone; see its progress" in said
     assert f"explain {ORDER}" in said
 
     world.dynamodb.update_item(

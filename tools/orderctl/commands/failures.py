@@ -1,4 +1,4 @@
-"""The commands on the failure inbox: failures list, show, redrive, discard."""
+"""The commands on the failure inbox: failures list, show, redrive, discard, hold, release."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from orderctl.redrive.many import ComeBacks, Run
-    from orderctl.redrive.sending import Outcome
     from orderctl.stack.target import Target
     from orders.inbox.record import FailureRecord, FailureStatus
     from orders.inbox.store import FailuresTable
+    from orders.redrive.sending import Outcome
 
 app = typer.Typer(
     name="failures",
-    help="List, redrive and discard technical failures.",
+    help="List, redrive, hold and discard technical failures.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -79,7 +79,8 @@ def list_failures(
     name: Name = DEFAULT_NAME,
     as_json: Json = False,
 ) -> None:
-    """List failures, grouped by cause, last seen first."""
+    """List failures, grouped by cause, last seen first; for each cause, whether its failures heal by themselves."""
+    from orderctl.redrive import healing
     from orderctl.stack import prefixes, records
     from orderctl.stack.target import choose
     from orderctl.views import failure_tables
@@ -109,21 +110,38 @@ def list_failures(
 
         def page() -> RenderableType:
             found, unreadable, more = look()
+            held = failure_tables.held(healing.holds_or_none(table))
             if not found and not unreadable:
                 narrowed = any((status, component, error, order, older_than, newer_than))
-                return "No failures match." if narrowed else "Nothing is stuck."
+                return f"{'No failures match.' if narrowed else 'Nothing is stuck.'}{held}"
             next_step = target.command("failures show ID")
-            return failure_tables.listing(found, unreadable, more=more, next_step=next_step, fit=watch)
+            return failure_tables.listing(
+                found,
+                unreadable,
+                healing.outlooks(target, table, found),
+                held=held,
+                more=more,
+                next_step=next_step,
+                fit=watch,
+            )
 
         if watch:
             console.watch(page)
         elif as_json:
             found, unreadable, more = look()
+            outlooks = healing.outlooks(target, table, found)
             console.emit_json(
                 {
                     "groups": failure_tables.groups(found),
-                    "failures": [failure_tables.summary(record) for record in found],
+                    "failures": [
+                        {
+                            **failure_tables.summary(record),
+                            "healing": healing.as_json(outlooks.get(record.failure_id)),
+                        }
+                        for record in found
+                    ],
                     **({"unreadable": unreadable} if unreadable else {}),
+                    "holds": healing.holds_as_json(healing.holds_or_none(table)),
                     "more": more,
                 }
             )
@@ -141,24 +159,27 @@ def show_failure(
     name: Name = DEFAULT_NAME,
     as_json: Json = False,
 ) -> None:
-    """Show one failure: component, error, whole payload, what a redrive would do, and its history."""
+    """Show one failure: component, error, whole payload, what a redrive would do, healing, and its history."""
     import msgspec
 
-    from orderctl.redrive import sending
+    from orderctl.redrive import healing
     from orderctl.stack import prefixes, records
     from orderctl.stack.target import choose
     from orderctl.views import failure_tables
+    from orders.redrive import sending
 
     target = choose(stack, name, profile, region)
     with records.tables_named(target):
         table = records.failures_table(target)
         (whole,) = prefixes.failure_ids(table, [failure_id])
         (record,) = _existing(target, table, [whole])
+        outlook = healing.outlooks(target, table, [record]).get(whole)
     record.payload = table.payload_of(record)
     if as_json:
-        console.emit_json({**msgspec.to_builtins(record), "redriveSays": sending.describe(record)})
+        plan = {"redriveSays": sending.describe(record), "healing": healing.as_json(outlook)}
+        console.emit_json({**msgspec.to_builtins(record), **plan})
     else:
-        failure_tables.show_failure(record, sending.describe(record))
+        failure_tables.show_failure(record, sending.describe(record), outlook)
 
 
 @app.command(
@@ -284,8 +305,8 @@ def _end(run: Run) -> None:
 
 
 def _show_plans(records: list[FailureRecord], as_json: bool) -> None:
-    from orderctl.redrive import sending
     from orderctl.views import failure_tables
+    from orders.redrive import sending
 
     plans = [(record, sending.describe(record)) for record in records]
     if as_json:
@@ -355,6 +376,144 @@ def discard_failures(
     results = {outcome.result for outcome in outcomes}
     if results != {"discarded"}:
         raise SystemExit(int(Exit.NOT_AS_EXPECTED if "failed" in results else Exit.REFUSED))
+
+
+HeldCause = Annotated[
+    str | None,
+    typer.Option("--cause", help="The cause, as `failures list` shows it; part of it is enough.", callback=filled),
+]
+
+
+@app.command(
+    "hold",
+    epilog=examples(
+        "orderctl failures hold --cause PaymentProviderError",
+        "orderctl failures hold 3f0c9a1b",
+        "orderctl failures hold --all",
+    ),
+)
+def hold_failures(
+    failure_ids: Ids = None,
+    *,
+    cause: HeldCause = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every cause, also one that comes up later.")] = False,
+    stack: Stack = None,
+    profile: Profile = None,
+    region: Region = None,
+    name: Name = DEFAULT_NAME,
+    as_json: Json = False,
+) -> None:
+    """Keep failures from healing by themselves until they are released: single ones, a cause, or all.
+
+    Everybody sees the hold in `failures list`. Orders that are being undone are never held. A redrive by hand
+    is still possible.
+    """
+    from orderctl.redrive import healing
+    from orderctl.stack import prefixes, records
+    from orderctl.stack.target import choose
+    from orders.inbox.healing import EVERYTHING
+
+    _require_one_choice(failure_ids, cause, everything)
+    target = choose(stack, name, profile, region)
+    with records.tables_named(target):
+        table = records.failures_table(target)
+        if failure_ids:
+            found = _existing(target, table, prefixes.failure_ids(table, failure_ids))
+            wanted = {record.failure_id: f"failure {record.failure_id}" for record in found}
+            _require_healing(target, table, found)
+        elif cause:
+            wanted = _causes_named(table, cause)
+        else:
+            wanted = {EVERYTHING: healing.EVERYTHING_SAID}
+        holds = healing.hold(table, wanted, operator(target))
+    if as_json:
+        console.emit_json(healing.holds_as_json(holds))
+        return
+    for key in wanted:
+        held = holds.held[key]
+        console.out.print(f"{held.by} holds {held.what} since {held.at}.", markup=False)
+
+
+@app.command(
+    "release",
+    epilog=examples("orderctl failures release --cause PaymentProviderError", "orderctl failures release --all"),
+)
+def release_failures(
+    failure_ids: Ids = None,
+    *,
+    cause: HeldCause = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that is held.")] = False,
+    stack: Stack = None,
+    profile: Profile = None,
+    region: Region = None,
+    name: Name = DEFAULT_NAME,
+    as_json: Json = False,
+) -> None:
+    """Let held failures heal by themselves again. Exit 4: something of it isn't held, and nothing was released."""
+    from orderctl.redrive import healing
+    from orderctl.stack import prefixes, records
+    from orderctl.stack.target import choose
+
+    _require_one_choice(failure_ids, cause, everything)
+    target = choose(stack, name, profile, region)
+    with records.tables_named(target):
+        table = records.failures_table(target)
+        before = healing.read_holds(table)
+        if failure_ids:
+            keys = prefixes.failure_ids(table, failure_ids)
+        elif cause:
+            named = [key for key, hold in before.held.items() if cause.lower() in hold.what.lower()]
+            keys = named or [cause]
+        else:
+            keys = list(before.held)
+            if not keys:
+                raise Stop(Exit.REFUSED, "Nothing is held.", "`failures list` names what is held.")
+        after = healing.release(table, keys)
+    if as_json:
+        console.emit_json(healing.holds_as_json(after))
+        return
+    for key in keys:
+        console.out.print(f"Released: {before.held[key].what if key in before.held else key}.", markup=False)
+
+
+def _require_one_choice(failure_ids: list[str] | None, cause: str | None, everything: bool) -> None:
+    if [bool(failure_ids), cause is not None, everything].count(True) != 1:
+        raise Stop(
+            Exit.USAGE, "Name failures by id, or a cause with --cause, or choose --all.", "Choose one of these."
+        )
+
+
+def _require_healing(target: Target, table: FailuresTable, found: list[FailureRecord]) -> None:
+    """Stop(REFUSED) for a failure that doesn't heal by itself, so that nobody relies on a hold without effect."""
+    from orderctl.redrive import healing
+
+    outlooks = healing.outlooks(target, table, found)
+    for record in found:
+        outlook = outlooks.get(record.failure_id)
+        why = outlook.human if outlook else f"it is {record.status} already"
+        if why:
+            raise Stop(Exit.REFUSED, f"The failure {record.failure_id} does not heal by itself: {why}.", "")
+
+
+def _causes_named(table: FailuresTable, text: str) -> dict[str, str]:
+    """Return the keys of the transient causes that have this text and open failures; Stop(REFUSED) if none has."""
+    from orders.inbox.healing import cause_of, is_transient
+
+    known = {
+        cause_of(record)
+        for status in _statuses(None)
+        for record in table.with_status(status, unreadable=[])
+        if is_transient(record)
+    }
+    wanted = {cause.key: str(cause) for cause in sorted(known) if text.lower() in str(cause).lower()}
+    if not wanted:
+        named = ", ".join(f"{cause}" for cause in sorted(known)) or "none"
+        raise Stop(
+            Exit.REFUSED,
+            f"No cause that heals by itself and has open failures is named {text!r}.",
+            f"There are: {named}.",
+        )
+    return wanted
 
 
 def operator(target: Target) -> str:

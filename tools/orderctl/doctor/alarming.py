@@ -81,7 +81,9 @@ def _topics(deployed: Deployed) -> list[Topic]:
 
 
 def _alarms(deployed: Deployed) -> list[Alarm]:
-    names = {physical: logical for logical, physical in deployed.description.of_kind("AWS::CloudWatch::Alarm").items()}
+    names = {
+        physical: logical for logical, physical in deployed.description.of_kind("AWS::CloudWatch::Alarm").items()
+    }
     return [
         Alarm(
             names[each["AlarmName"]],

@@ -34,12 +34,16 @@ def judge(quotas: list[Quota], circumstances: Circumstances) -> list[Finding]:
     return [
         Finding(
             Severity.HIGH,
-            f"{quota.name} is {quota.value:,.0f}: {rate:g} orders a second need {math.ceil(rate * quota.per_order):,}.",
+            f"{quota.name} is {quota.value:,.0f}; {rate:g} orders a second need {_needed(quota, rate):,}.",
             quota.advice,
         )
         for quota in quotas
         if quota.value < rate * quota.per_order
     ]
+
+
+def _needed(quota: Quota, rate: float) -> int:
+    return math.ceil(rate * quota.per_order)
 
 
 def _concurrency(deployed: Deployed) -> list[Quota]:

@@ -19,7 +19,13 @@ DEPLOY = "Deploy with --parameter-overrides"
 # What looks like dev in prod: parameter, value, severity, what the value does.
 DEV_VALUES = (
     ("LogLevel", "DEBUG", Severity.MEDIUM, "it logs, and costs, more than production needs", "INFO"),
-    ("WorkflowLogLevel", "ALL", Severity.LOW, "each state of each order is logged; docs/cost.md has the price", "ERROR"),
+    (
+        "WorkflowLogLevel",
+        "ALL",
+        Severity.LOW,
+        "each state of each order is logged; docs/cost.md has the price",
+        "ERROR",
+    ),
 )
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from orderctl.cloud import deployment
 from orderctl.cloud.state import ROOT
 from orderctl.doctor.model import Check, Circumstances, Deployed, Finding, NotCheckable, Severity
-from orders.domain.clock import seconds_since
 from orderctl.stack.throwaway import Left, left_behind
+from orders.domain.clock import seconds_since
 
 OLD_INDEX = "open-orders"
 COMMIT_TAG = "commit"
@@ -51,7 +51,9 @@ def judge_catalogue(has_products: bool, circumstances: Circumstances) -> list[Fi
     if has_products:
         return []
     severity = Severity.HIGH if circumstances.is_prod else Severity.MEDIUM
-    return [Finding(severity, "The catalogue is empty: every order fails.", "Fill CatalogueTable: docs/deploying.md.")]
+    return [
+        Finding(severity, "The catalogue is empty: every order fails.", "Fill CatalogueTable: docs/deploying.md.")
+    ]
 
 
 def judge_snapshots(found: list[Snapshots], _: Circumstances) -> list[Finding]:

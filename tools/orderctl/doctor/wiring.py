@@ -23,7 +23,7 @@ class Mapping:
 
 @dataclass(frozen=True)
 class Queue:
-    """A queue: its ARN, how many of its mappings read it, and whether an alarm watches it as a last dead-letter queue."""
+    """A queue: its ARN, how many mappings read it, and whether an alarm rings as soon as it holds a message."""
 
     name: str
     arn: str

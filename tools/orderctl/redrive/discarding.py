@@ -9,23 +9,23 @@ from collections.abc import Iterable
 import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
 
-from orderctl.redrive.sending import CannotSend, Outcome, order_of, start_execution
 from orderctl.stack import records
 from orderctl.stack.records import DamagedOrder, StoredOrder
 from orderctl.stack.target import Target
 from orders.domain.errors import Contended, NotAllowed
-from orders.domain.order import GIVEN_UP_REASON, TERMINAL, undoing_of
+from orders.domain.order import CAN_FAIL, GIVEN_UP_REASON, TERMINAL, Status, undoing_of
 from orders.inbox.parse import component_of
 from orders.inbox.record import SETTLED, Action, FailureRecord, FailureStatus
 from orders.inbox.store import FailuresTable
-from orders.workflow import order_waits_for, redrive_execution_name, resume_input
+from orders.redrive.sending import CannotSend, Outcome
+from orders.workflow import order_waits_for
 
 
 def discard_one(target: Target, table: FailuresTable, failure_id: str, by: str, reason: str) -> Outcome:
     """Discard a failure, and give up the order that waits for it: from then on the order is only undone.
 
-    The order is marked, its undoing is started, then the failure is settled. A process that dies in between leaves
-    the failure in the inbox, and a second discard continues the first.
+    The order becomes FAILING, and the event of that starts its undoing. Then the failure is settled. A process that
+    dies in between leaves the failure in the inbox, and a second discard continues the first.
     """
     problem = "there is no such failure"
     try:
@@ -42,7 +42,7 @@ def discard_one(target: Target, table: FailuresTable, failure_id: str, by: str, 
         if waited_for:
             done, given_up = give_order_up(target, table, record)
             reason = f"{reason} ({done})"
-        # Any other redrive of an order that was given up only undoes it, so a changed record may be settled, too.
+        # An order that is given up is only undone, so a changed record may be settled, too.
         version = None if given_up else record.version
         settled = table.settle(failure_id, FailureStatus.DISCARDED, by=by, reason=reason, if_version=version)
     except NotAllowed as error:
@@ -80,12 +80,19 @@ def _progress(target: Target, order: StoredOrder) -> str:
 
 def _why_not_discarded(target: Target, record: FailureRecord, waited_for: bool) -> str:
     if record.status in SETTLED:
-        order = order_of(target, record) if record.status is FailureStatus.DISCARDED else None
-        progress = f"; {_progress(target, order)}" if order and order.given_up else ""
+        discarded = record.status is FailureStatus.DISCARDED and record.order_id
+        order = records.find_order(target, record.order_id) if discarded and record.order_id else None
+        progress = f"; {_progress(target, order)}" if order and _was_given_up(order) else ""
         return f"it is {record.status} already{progress}"
     if record.status is FailureStatus.REDRIVEN and not waited_for:
         return f"it was redriven at {record.claimed_at}: wait for the result"
     return ""
+
+
+def _was_given_up(order: StoredOrder) -> bool:
+    if isinstance(order, DamagedOrder):
+        return order.given_up or order.status == Status.FAILING
+    return order.given_up is not None or any(entry.what == Status.FAILING for entry in order.timeline)
 
 
 # The consequence of a discard, by the component that the payload was for.
@@ -104,10 +111,10 @@ def what_is_dropped(record: FailureRecord) -> str:
 
 
 def give_order_up(target: Target, table: FailuresTable, record: FailureRecord) -> tuple[str, bool]:
-    """Mark the order that waits for a failure as given up, and start its undoing.
+    """Make the order that waits for a failure FAILING; the event of that starts its undoing.
 
-    Returns a description of what was done, and whether the order is given up. Raises CannotSend if the undoing can't
-    be started.
+    Returns a description of what was done, and whether the order is given up. Raises CannotSend if the order's item
+    can't be read.
     """
     customer_id = record.customer_id
     if record.order_id and customer_id is None:
@@ -116,9 +123,10 @@ def give_order_up(target: Target, table: FailuresTable, record: FailureRecord) -
     if record.order_id is None or customer_id is None:
         return "it names no order that is in the table, so nothing was undone", False
     later_event = record.redrive.action is Action.PUBLISH and not _says_placed(table.payload_of(record))
+    only = (Status.PLACED,) if later_event else CAN_FAIL
     try:
         orders = records.orders_table(target)
-        order = orders.give_up(customer_id, record.order_id, GIVEN_UP_REASON, only_placed=later_event)
+        order = orders.start_failing(customer_id, record.order_id, GIVEN_UP_REASON, only=only)
     except LookupError as error:
         return f"{error}, so nothing was undone", False
     except msgspec.ValidationError as error:
@@ -126,21 +134,13 @@ def give_order_up(target: Target, table: FailuresTable, record: FailureRecord) -
             f"order {record.order_id} is given up, but its item can't be read, so it can't be undone ({error}): "
             "mend the item or delete it, then discard the failure again"
         ) from error
-    if order.given_up is None:
-        if order.status in TERMINAL:
-            return f"the order is {order.status}{_and_dropped(record)}", False
+    if order.status is Status.FAILING:
+        return "the order is given up and is being undone", True
+    if order.status not in TERMINAL:
         return f"the order is {order.status} and goes on{_and_dropped(record)}", False
-    if order.status in TERMINAL:
+    if _was_given_up(order):
         return undoing_of(order), True
-    name = redrive_execution_name(record, "undo")
-    try:
-        started = start_execution(target, target.output("StateMachineArn"), name, resume_input(order))
-    except (ClientError, BotoCoreError) as error:
-        raise CannotSend(
-            f"order {order.order_id} is given up, but its undoing could not be started ({error}): "
-            "discard the failure again, or wait for the sweep"
-        ) from error
-    return f"the order is given up and is being undone: {started}", True
+    return f"the order is {order.status}{_and_dropped(record)}", False
 
 
 def _and_dropped(record: FailureRecord) -> str:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orderctl import interrupts
-from orderctl.redrive.sending import Outcome, Rules, redrive_one
 from orderctl.stack import records
 from orderctl.stack.target import Target
 from orders.domain.clock import timestamp
 from orders.inbox.record import FailureStatus
 from orders.inbox.store import FailuresTable
+from orders.redrive.sending import Outcome, Sender, redrive_one
 
 WORKERS = 8
 # A redrive stops when more than this share of its payloads could not be sent or have failed again. The share counts
@@ -60,6 +60,17 @@ class Pace:
         time.sleep(max(0.0, self._next - time.monotonic()))
 
 
+def sender_of(target: Target) -> Sender:
+    """Return what sends payloads in this stack."""
+    return Sender(
+        target.client,
+        orders_table=target.output("OrdersTable"),
+        fulfilment_queue_arn=target.output("FulfilmentQueueArn"),
+        state_machine_arn=target.output("StateMachineArn"),
+        publish_events=target.output("PublishEventsFunction"),
+    )
+
+
 def redrive_many(
     target: Target,
     failure_ids: Iterable[str],
@@ -75,10 +86,10 @@ def redrive_many(
     After an interruption, the caller finds the outcomes so far in the `run` that was passed in.
     """
     table = records.failures_table(target)
-    for service in ("sqs", "lambda", "stepfunctions", "events"):
+    for service in ("dynamodb", "sqs", "lambda", "stepfunctions", "events"):
         target.client(service)  # creating a client is not thread-safe
     run = Run() if run is None else run
-    rules: Rules = {}
+    sender = sender_of(target)
     pace = Pace(rate)
     watch = ComeBacks(table)
     begun: list[Future[Outcome]] = []
@@ -88,7 +99,7 @@ def redrive_many(
             for failure_id in failure_ids:
                 pace.wait()
                 with interrupts.deferred():
-                    begun.append(pool.submit(redrive_one, target, table, failure_id, by, rules=rules, again=again))
+                    begun.append(pool.submit(redrive_one, sender, table, failure_id, by, again=again))
                 under_way.add(begun[-1])
                 if len(under_way) >= WORKERS:
                     done, under_way = wait(under_way, return_when=FIRST_COMPLETED)

@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 from msgspec import Struct
 
 from orderctl.exits import Exit, Stop
+from orderctl.stack.stock import StockTable
 from orderctl.stack.target import Target
 from orders.domain.customer_view import OrderView
 from orders.domain.order import Order
@@ -109,6 +110,11 @@ def failures_table(target: Target) -> FailuresTable:
     )
 
 
+def stock_table(target: Target) -> StockTable:
+    """Return the stack's stock."""
+    return StockTable(target.client("dynamodb"), target.output("CatalogueTable"), target.command)
+
+
 def find_order(target: Target, order_id: str) -> StoredOrder | None:
     """Return the order with this whole id, whoever the customer is; None if there is none."""
     table = orders_table(target)
@@ -177,9 +183,11 @@ def payment_of(target: Target, order_id: str) -> Payment | None:
 
 
 def stock_of(target: Target, sku: str) -> Stock | None:
-    """Return a product's stock; None if the catalogue has no such product."""
-    found = _get(target, "CatalogueTable", "sku", sku)
-    return msgspec.convert(found, Stock) if found else None
+    """Return a product's stock, of all its shards; None if the catalogue has no such product."""
+    if _get(target, "CatalogueTable", "sku", sku) is None:
+        return None
+    total = stock_table(target).read(sku).total
+    return Stock(total.available, total.reserved, total.sold)
 
 
 def _get(target: Target, output: str, key: str, value: str) -> dict[str, Any] | None:

@@ -31,8 +31,10 @@ def product(run: str, sku: str) -> str:
 
 def left_behind(target: Target) -> list[Left]:
     """Return the smokes whose customers are in the user pool."""
-    pages = target.client("cognito-idp").get_paginator("list_users").paginate(
-        UserPoolId=target.output("UserPoolId"), Filter=f'email ^= "{PREFIX}"'
+    pages = (
+        target.client("cognito-idp")
+        .get_paginator("list_users")
+        .paginate(UserPoolId=target.output("UserPoolId"), Filter=f'email ^= "{PREFIX}"')
     )
     found = []
     for page in pages:

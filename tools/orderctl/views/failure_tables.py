@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from rich.table import Column, Table
 
 from orderctl.redrive.many import Run
 from orderctl.ui import console, tables
+from orders.inbox.healing import Holds, Outlook
 from orders.inbox.record import SETTLED, FailureRecord, FailureStatus
 
 COLOURS = {
@@ -60,13 +62,21 @@ def groups(records: list[FailureRecord]) -> list[dict[str, Any]]:
 
 
 def listing(
-    records: list[FailureRecord], unreadable: list[str], *, more: bool, next_step: str, fit: bool = False
+    records: list[FailureRecord],
+    unreadable: list[str],
+    outlooks: Mapping[str, Outlook],
+    *,
+    held: str = "",
+    more: bool,
+    next_step: str,
+    fit: bool = False,
 ) -> RenderableType:
     """Return the causes, the failures and the next command; with `fit`, as many failures as the terminal shows.
 
-    `unreadable` are ids of damaged failures. `more` says that there are more failures than these.
+    `unreadable` are ids of damaged failures. `outlooks` says by failure id whether the open ones heal by themselves.
+    `held` names the holds, in markup. `more` says that there are more failures than these.
     """
-    causes: RenderableType = _causes(records)
+    causes: RenderableType = _causes(records, outlooks)
     if more:
         causes = Group(f"[dim]Causes of the first {len(records):,} read; there are more failures.[/]", causes)
     shown = SHOWN
@@ -105,22 +115,54 @@ def listing(
     elif listed < len(records):
         below = f"{listed} of {len(records):,} failures; narrow them down, or see all with --json. {below}"
     damaged = [f"[red]Can't be read: {', '.join(unreadable)}.[/]", ""] if unreadable else []
-    return Group(causes, "", rows, "", *damaged, f"[dim]{escape(below)}[/]")
+    return Group(causes, "", rows, "", *damaged, f"[dim]{escape(below)}[/]{held}")
 
 
-def _causes(records: list[FailureRecord]) -> Table:
+def held(holds: Holds | None) -> str:
+    """Return a line in markup for each hold, each after a line break; None if the holds can't be read."""
+    if holds is None:
+        return "\n[red]What is held can't be read, so nothing heals by itself.[/]"
+    lines = (f"Held: {hold.what}, by {hold.by} since {hold.at}." for hold in holds.held.values())
+    return "".join(f"\n{escape(line)}" for line in lines)
+
+
+def _causes(records: list[FailureRecord], outlooks: Mapping[str, Outlook]) -> Table:
     """Return the causes with a column for each status, so that redriven failures don't look stuck."""
     known = {record.status.value for record in records}
     statuses = [status for status in COLOURS if status in known or status not in SETTLED]
     table = tables.table(*(tables.whole(status) for status in statuses), tables.whole("Last seen"), "Cause")
     for group in groups(records):
         message = tables.shorten(group["message"], MAX_MESSAGE)
+        healing = _healing_of_cause(
+            outlooks[record.failure_id]
+            for record in records
+            if (record.component, record.error_name) == (group["component"], group["error"])
+            and record.failure_id in outlooks
+            and record.status is FailureStatus.NEW
+        )
         table.add_row(
             *(str(group["statuses"][status]) for status in statuses),
             tables.ago(group["newest"]),
-            f"{escape(group['component'])}: {escape(group['error'])}\n[dim]{escape(message)}[/]",
+            f"{escape(group['component'])}: {escape(group['error'])}\n[dim]{escape(message)}[/]{healing}",
         )
     return table
+
+
+def _healing_of_cause(outlooks: Iterable[Outlook]) -> str:
+    """Return a line in markup for each way in which a cause's NEW failures heal or don't; "" if there are none."""
+    said = Counter(healing_sentence(each, tried=False) for each in outlooks)
+    return "".join(f"\n[dim]{count}: {escape(sentence)}[/]" for sentence, count in said.most_common())
+
+
+def healing_sentence(outlook: Outlook, *, tried: bool = True) -> str:
+    """Return whether a failure heals by itself, in words; with how often it was `tried`."""
+    times = f", tried {console.count(outlook.tried, 'time')}" if tried else ""
+    if outlook.human:
+        return f"needs a human{times}: {outlook.human}"
+    if outlook.hold:
+        return f"held by {outlook.hold.by} since {outlook.hold.at}{times}"
+    due = f"not before {outlook.not_before}" if outlook.not_before else "within a minute or two"
+    return f"heals by itself{times}, next {due}"
 
 
 def _coloured(status: FailureStatus) -> str:
@@ -132,8 +174,8 @@ def _unconfirmed(record: FailureRecord) -> str:
     return "(not confirmed) " if record.status is FailureStatus.REDRIVEN and record.sent_at is None else ""
 
 
-def show_failure(record: FailureRecord, plan: str) -> None:
-    """Print everything about one failure; `plan` is what a redrive would do."""
+def show_failure(record: FailureRecord, plan: str, outlook: Outlook | None) -> None:
+    """Print everything about one failure; `plan` is what a redrive would do, `outlook` is None for a settled one."""
     grid = tables.details()
     grid.add_row("Failure", record.failure_id)
     grid.add_row("Status", f"{_coloured(record.status)} {_unconfirmed(record)}")
@@ -150,6 +192,8 @@ def show_failure(record: FailureRecord, plan: str) -> None:
     for name, value in record.source.items():
         grid.add_row(escape(name), escape(value))
     grid.add_row("A redrive would", escape(plan))
+    if outlook:
+        grid.add_row("Healing", escape(healing_sentence(outlook)))
     if record.note:
         grid.add_row("Note", escape(record.note))
     for index, entry in enumerate(record.history):
