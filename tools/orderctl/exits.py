@@ -20,8 +20,8 @@ class Exit(IntEnum):
 
 EXIT_CODES_HELP = (
     "Exit codes: 0 done; 1 bug in orderctl, or findings of the doctor; 2 wrong usage; 3 no target (no local cloud, "
-    "no such stack, no credentials); 4 the service refused; 5 an order, a redrive, a discard, a replay or a smoke did "
-    "not end as expected; 6 a step (install, start, build, deploy) failed; 130 interrupted."
+    "no such stack, no credentials); 4 the service refused; 5 an order, a redrive, a discard, a replay or a smoke "
+    "did not end as expected; 6 a step (install, start, build, deploy) failed; 130 interrupted."
 )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orderctl.doctor.model import Check, Circumstances, Deployed, Finding, Severity
-from orderctl.doctor.wiring import described_alarms
+from orderctl.stack.description import alarms
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _alarms(deployed: Deployed) -> list[Alarm]:
             each.get("StateReason", ""),
             each.get("ActionsEnabled", True),
         )
-        for each in described_alarms(deployed, list(names))
+        for each in alarms(deployed.target, deployed.description)
     ]
 
 

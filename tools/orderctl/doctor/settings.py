@@ -7,12 +7,10 @@ from typing import Any
 
 from orderctl.doctor.model import Check, Circumstances, Deployed, Finding, NotCheckable, Severity
 from orderctl.stack import records
+from orderctl.stack.description import SIMULATED, providers
 from orders.domain.clock import seconds_since
 from orders.inbox.healing import Holds
 
-# The settings of functions that choose an outside system.
-PROVIDERS = ("PAYMENT_PROVIDER", "WAREHOUSE", "MAILER")
-SIMULATED = "simulated"
 DAY_S = 86_400
 DEPLOY = "Deploy with --parameter-overrides"
 
@@ -81,17 +79,6 @@ def judge_healing(healing: Healing, _: Circumstances) -> list[Finding]:
     return found
 
 
-def function_settings(deployed: Deployed) -> dict[str, dict[str, str]]:
-    """Return which outside systems each function is set to, by function."""
-    functions = deployed.target.client("lambda")
-    found = {}
-    for logical_id, name in deployed.description.of_kind("AWS::Lambda::Function").items():
-        configuration = functions.get_function_configuration(FunctionName=name)
-        variables = configuration.get("Environment", {}).get("Variables", {})
-        found[logical_id] = {each: variables[each] for each in PROVIDERS if each in variables}
-    return found
-
-
 def _flows(deployed: Deployed) -> list[str]:
     client = deployed.target.client("cognito-idp").describe_user_pool_client(
         UserPoolId=deployed.target.output("UserPoolId"), ClientId=deployed.target.output("UserPoolClientId")
@@ -113,6 +100,6 @@ def _healing(deployed: Deployed) -> Healing:
 CHECKS: list[Check[Any]] = [
     Check("parameters", lambda deployed: deployed.description.parameters, judge_parameters),
     Check("sign-in", _flows, judge_sign_in),
-    Check("providers", function_settings, judge_providers),
+    Check("providers", lambda deployed: providers(deployed.target, deployed.description), judge_providers),
     Check("healing", _healing, judge_healing),
 ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orderctl.doctor.model import Check, Circumstances, Deployed, Finding, NotCheckable, Severity
+from orderctl.stack.description import alarms
 
 # The words of event source mappings that read, or are about to.
 READING = {"Enabled", "Enabling", "Creating", "Updating"}
@@ -102,10 +103,9 @@ def _mappings(deployed: Deployed) -> list[Mapping]:
 
 def _queues(deployed: Deployed) -> list[Queue]:
     read = [each.source_arn for each in _mappings(deployed) if each.state in READING]
-    alarms = deployed.description.of_kind("AWS::CloudWatch::Alarm").values()
     watched = {
         dimension["Value"]
-        for alarm in described_alarms(deployed, list(alarms))
+        for alarm in alarms(deployed.target, deployed.description)
         if alarm.get("MetricName") == "ApproximateNumberOfMessagesVisible"
         for dimension in alarm.get("Dimensions", [])
     }
@@ -114,15 +114,6 @@ def _queues(deployed: Deployed) -> list[Queue]:
     for logical_id, url in deployed.description.of_kind("AWS::SQS::Queue").items():
         arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
         found.append(Queue(logical_id, arn, read.count(arn), arn.rpartition(":")[2] in watched))
-    return found
-
-
-def described_alarms(deployed: Deployed, names: list[str]) -> list[dict[str, Any]]:
-    """Return CloudWatch's descriptions of these metric alarms; DescribeAlarms takes 100 names."""
-    cloudwatch = deployed.target.client("cloudwatch")
-    found: list[dict[str, Any]] = []
-    for start in range(0, len(names), 100):
-        found += cloudwatch.describe_alarms(AlarmNames=names[start : start + 100], MaxRecords=100)["MetricAlarms"]
     return found
 
 

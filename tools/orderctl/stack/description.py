@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from orderctl.stack.target import Target
+
+# The settings of functions that choose an outside system.
+PROVIDERS = ("PAYMENT_PROVIDER", "WAREHOUSE", "MAILER")
+SIMULATED = "simulated"
+ALARMS_QUOTA = 100  # CloudWatch, DescribeAlarms
 
 
 class Resource(NamedTuple):
@@ -54,3 +59,24 @@ def describe(target: Target) -> Description:
             for each in page["StackResourceSummaries"]
         ),
     )
+
+
+def providers(target: Target, description: Description) -> dict[str, dict[str, str]]:
+    """Return which outside systems each function is set to: setting to value, by the function's logical id."""
+    functions = target.client("lambda")
+    found = {}
+    for logical_id, name in description.of_kind("AWS::Lambda::Function").items():
+        configuration = functions.get_function_configuration(FunctionName=name)
+        variables = configuration.get("Environment", {}).get("Variables", {})
+        found[logical_id] = {each: variables[each] for each in PROVIDERS if each in variables}
+    return found
+
+
+def alarms(target: Target, description: Description) -> list[dict[str, Any]]:
+    """Return CloudWatch's descriptions of the stack's metric alarms."""
+    cloudwatch, names = target.client("cloudwatch"), list(description.of_kind("AWS::CloudWatch::Alarm").values())
+    found: list[dict[str, Any]] = []
+    for start in range(0, len(names), ALARMS_QUOTA):
+        batch = names[start : start + ALARMS_QUOTA]
+        found += cloudwatch.describe_alarms(AlarmNames=batch, MaxRecords=ALARMS_QUOTA)["MetricAlarms"]
+    return found
