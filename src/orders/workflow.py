@@ -10,6 +10,8 @@ from orders.inbox.record import Action, Failure, FailureRecord, FailureStatus
 
 # Later than any time: an order in the inbox is attended to until its failure is redriven or settled.
 ATTENDED = "9"
+# After so many restarts without a change, the sweep gives an order to the inbox.
+RESTARTS_IN_VAIN = 3
 
 
 class InputMetadata(Struct, rename="camel"):

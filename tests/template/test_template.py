@@ -133,8 +133,8 @@ def statements(function: str) -> tuple[str | int, ...]:
 BREACHES: list[tuple[Rule, str, Mutation]] = [
     (
         rules.rule_targets_have_a_dead_letter_queue,
-        "OrderPlacedRule",
-        drop("OrderPlacedRule", "Properties", "Targets", 0, "DeadLetterConfig"),
+        "OrderWorkRule",
+        drop("OrderWorkRule", "Properties", "Targets", 0, "DeadLetterConfig"),
     ),
     (rules.rule_targets_have_a_dead_letter_queue, "NewRule", put(a_rule({"Arn": QUEUE_ARN}), "NewRule")),
     (
@@ -153,14 +153,14 @@ BREACHES: list[tuple[Rule, str, Mutation]] = [
         put(0, "OrderFulfilledRule", "Properties", "Targets", 0, "RetryPolicy", "MaximumRetryAttempts"),
     ),
     (rules.eventbridge_may_write_to_dead_letter_queues, "NewRule", put(a_rule(FULL_TARGET), "NewRule")),
-    (rules.eventbridge_may_write_to_dead_letter_queues, "OrderPlacedRule", drop("FailuresQueuePolicy")),
+    (rules.eventbridge_may_write_to_dead_letter_queues, "OrderWorkRule", drop("FailuresQueuePolicy")),
     (rules.eventbridge_may_reach_its_targets, "NewRule", put(a_rule(FULL_TARGET), "NewRule")),
     (rules.eventbridge_may_reach_its_targets, "OrderEventsRule", drop("NotificationsQueuePolicy")),
     (rules.eventbridge_may_reach_its_targets, "OrderFulfilledRule", drop("OrderFulfilledRulePermission")),
     (
         rules.eventbridge_may_reach_its_targets,
-        "OrderPlacedRule",
-        drop("OrderPlacedRuleRole", "Properties", "Policies", 0),
+        "OrderWorkRule",
+        drop("OrderWorkRuleRole", "Properties", "Policies", 0),
     ),
     *(
         (rules.schedules_can_fail, "SweepSchedule", drop("SweepSchedule", "Properties", "Target", setting))
@@ -256,7 +256,7 @@ BREACHES: list[tuple[Rule, str, Mutation]] = [
         "NewFunctionEventInvokeConfig",
         put(
             a_function(
-                Role={"Fn::GetAtt": ["OrderPlacedRuleRole", "Arn"]},
+                Role={"Fn::GetAtt": ["OrderWorkRuleRole", "Arn"]},
                 EventInvokeConfig={"DestinationConfig": {"OnFailure": {"Type": "SQS", "Destination": FAILURES_ARN}}},
             ),
             "NewFunction",
@@ -292,7 +292,11 @@ BREACHES: list[tuple[Rule, str, Mutation]] = [
         "AcceptOrderFunctionRole",
         put(PUT_EVENTS, *statements("AcceptOrderFunction"), "+"),
     ),
-    (rules.only_the_outbox_publishes, "OrderWorkflowRole", put(PUT_EVENTS, *statements("OrderWorkflow"), "+")),
+    (
+        rules.only_the_outbox_publishes,
+        "OrderExpressWorkflowRole",
+        put(PUT_EVENTS, *statements("OrderExpressWorkflow"), "+"),
+    ),
     (
         rules.only_the_outbox_publishes,
         "PublishEventsFunctionRole",
@@ -307,7 +311,7 @@ BREACHES: list[tuple[Rule, str, Mutation]] = [
     ),
     (rules.functions_and_workflows_log_to_their_own_group, "NewFunction", put(a_function(), "NewFunction")),
     (rules.functions_are_traced, "NewFunction", put(a_function(Tracing="PassThrough"), "NewFunction")),
-    (rules.functions_are_traced, "OrderWorkflow", drop("OrderWorkflow", "Properties", "Tracing")),
+    (rules.functions_are_traced, "OrderExpressWorkflow", drop("OrderExpressWorkflow", "Properties", "Tracing")),
     (
         rules.handlers_and_functions_match,
         "SweepOrdersFunction: the environment lacks STATE_MACHINE_ARN",
@@ -428,32 +432,38 @@ BREACHES: list[tuple[Rule, str, Mutation]] = [
     ),
     (
         workflow_rules.business_errors_are_not_retried,
-        "FulfillOrder",
-        in_state("FulfillOrder", Retry=[{"ErrorEquals": ["States.ALL"], "MaxAttempts": 3, "JitterStrategy": "FULL"}]),
+        "ProcessPayment",
+        in_state(
+            "ProcessPayment", Retry=[{"ErrorEquals": ["States.ALL"], "MaxAttempts": 3, "JitterStrategy": "FULL"}]
+        ),
     ),
-    (workflow_rules.states_lead_somewhere, "FulfillOrder", in_state("FulfillOrder", End=None, Next="Party")),
+    (workflow_rules.states_lead_somewhere, "FulfillOrder", in_state("FulfillOrder", Next="Party")),
     (workflow_rules.states_lead_somewhere, "New", in_state("New", Type="Succeed")),
     (
         workflow_rules.business_errors_are_not_retried,
         "ReleaseInventory",
         in_state("ReleaseInventory", Retry=[{"ErrorEquals": ["States.ALL"], "MaxAttempts": 8}]),
     ),
-    (workflow_rules.tasks_catch_everything, "RefundPayment", in_state("HasItEnded", Default="NothingToDo")),
+    (
+        workflow_rules.tasks_catch_everything,
+        "RefundPayment",
+        in_state("DoesSomebodyElseWorkOnIt", Default="NothingToDo"),
+    ),
     (workflow_rules.states_lead_somewhere, "ReleaseRefused", in_state("ReleaseRefused", Default=None)),
     (
         workflow_rules.substitutions_are_filled,
         "CatalogueTable",
-        drop("OrderWorkflow", "Properties", "DefinitionSubstitutions", "CatalogueTable"),
+        drop("OrderExpressWorkflow", "Properties", "DefinitionSubstitutions", "CatalogueTable"),
     ),
     (
         workflow_rules.the_workflow_may_do_what_it_does_and_no_more,
         "ProcessPayment",
-        drop(*statements("OrderWorkflow"), 0),
+        drop(*statements("OrderExpressWorkflow"), 0),
     ),
     (
         workflow_rules.the_workflow_may_do_what_it_does_and_no_more,
-        "OrderWorkflowRole",
-        put(A_STATEMENT | {"Action": "dynamodb:DeleteItem"}, *statements("OrderWorkflow"), "+"),
+        "OrderExpressWorkflowRole",
+        put(A_STATEMENT | {"Action": "dynamodb:DeleteItem"}, *statements("OrderExpressWorkflow"), "+"),
     ),
     (
         workflow_rules.states_outwait_their_functions,
@@ -461,15 +471,44 @@ BREACHES: list[tuple[Rule, str, Mutation]] = [
         put(30, "ProcessPaymentFunction", "Properties", "Timeout"),
     ),
     (
-        workflow_rules.callbacks_outwait_their_queue,
-        "FulfillOrder",
-        put(600, "FulfilmentQueue", "Properties", "VisibilityTimeout"),
+        workflow_rules.nothing_takes_longer_than_an_express_workflow,
+        "OrderExpressWorkflow: ReportStuck may end",
+        in_state("FulfillOrder", TimeoutSeconds=60),
     ),
-    (workflow_rules.the_workflow_outwaits_its_states, "OrderWorkflow", in_state("FulfillOrder", TimeoutSeconds=3600)),
+    (
+        workflow_rules.nothing_takes_longer_than_an_express_workflow,
+        "ReportStuck: may take 67 s",
+        in_state("ReportStuck", TimeoutSeconds=15),
+    ),
+    (
+        workflow_rules.nothing_takes_longer_than_an_express_workflow,
+        "nothing ends this loop",
+        in_state("ReleaseRefused", Choices=[]),
+    ),
+    (
+        workflow_rules.nothing_takes_longer_than_an_express_workflow,
+        "FulfillOrder: an Express workflow refuses",
+        in_state("FulfillOrder", Resource="arn:aws:states:::sqs:sendMessage.waitForTaskToken"),
+    ),
+    (
+        workflow_rules.nothing_takes_longer_than_an_express_workflow,
+        "OrderExpressWorkflow: is not",
+        put("STANDARD", "OrderExpressWorkflow", "Properties", "Type"),
+    ),
+    (
+        workflow_rules.failed_executions_report_themselves,
+        "ReportStuck: fails the execution without",
+        in_state("ReportStuck", Arguments={"QueueUrl": "${FailuresQueueUrl}", "MessageBody": {"kind": "Stuck"}}),
+    ),
+    (
+        workflow_rules.failed_executions_report_themselves,
+        "DoesSomebodyElseWorkOnIt: fails the execution without",
+        in_state("DoesSomebodyElseWorkOnIt", Default="OrderStuck"),
+    ),
     (
         workflow_rules.transitions_are_legal,
         "ReleaseInventory",
-        in_text("ReleaseInventory", "TransactItems", "':paid': {'S': 'PAID'}", "':paid': {'S': 'FULFILLED'}"),
+        in_text("ReleaseInventory", "TransactItems", "':to': {'S': 'FAILED'}", "':to': {'S': 'PLACED'}"),
     ),
     (
         workflow_rules.transitions_are_legal,

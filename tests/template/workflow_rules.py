@@ -10,13 +10,17 @@ from typing import Any
 from orders.domain.order import TERMINAL, TRANSITIONS, Status
 from tests.template.cloudformation import Template, as_list, logical_id
 from tests.template.rules import rule
+from tests.template.workflow_budget import arrivals_s, budget_s, unguarded_loop
 
-WORKFLOW = "OrderWorkflow"
+WORKFLOW = "OrderExpressWorkflow"
+EXPRESS_S = 300  # Step Functions developer guide, "Quotas": the longest time of an Express execution
+REPORT = "ReportStuck"
+REPORT_S = 30
 SUBSTITUTION = re.compile(r"\$\{(\w+)\}")
 # What a state's resource stands for, and which permission it takes on which kind of argument.
 INTEGRATIONS = {
     "arn:aws:states:::lambda:invoke": "lambda:InvokeFunction",
-    "arn:aws:states:::sqs:sendMessage.waitForTaskToken": "sqs:SendMessage",
+    "arn:aws:states:::sqs:sendMessage": "sqs:SendMessage",
     "arn:aws:states:::dynamodb:getItem": "dynamodb:GetItem",
     "arn:aws:states:::dynamodb:updateItem": "dynamodb:UpdateItem",
     "arn:aws:states:::aws-sdk:dynamodb:transactWriteItems": "dynamodb:UpdateItem",
@@ -183,47 +187,63 @@ def states_outwait_their_functions(template: Template) -> Iterator[str]:
 
 
 @rule
-def callbacks_outwait_their_queue(template: Template) -> Iterator[str]:
-    """A state that waits for a queue's consumer waits for as long as the queue tries."""
+def nothing_takes_longer_than_an_express_workflow(template: Template) -> Iterator[str]:
+    """Step Functions ends an execution after 300 s and refuses callbacks; the report of a stuck order takes time."""
+    if template.properties(WORKFLOW).get("StateMachineType") != "EXPRESS":
+        yield f"{WORKFLOW}: is not an Express workflow"
     for name, state in states(template, "Task"):
-        if not state["Resource"].endswith(".waitForTaskToken"):
-            continue
-        for queue in _used_by(template, state):
-            properties = template.properties(queue)
-            tries_s = properties.get("VisibilityTimeout", 30) * properties["RedrivePolicy"]["maxReceiveCount"]
-            if state.get("TimeoutSeconds", 0) < tries_s:
-                yield f"{name}: waits {state.get('TimeoutSeconds')} s, {queue} tries for {tries_s} s"
+        if state["Resource"].endswith((".waitForTaskToken", ".sync", ".sync:2")):
+            yield f"{name}: an Express workflow refuses {state['Resource']}"
+    if loop := unguarded_loop(template.workflow):
+        yield f"{', '.join(loop)}: nothing ends this loop"
+        return
+    limit_s = template.workflow.get("TimeoutSeconds", EXPRESS_S + 1)
+    if limit_s > EXPRESS_S:
+        yield f"{WORKFLOW}: its time-out is longer than {EXPRESS_S} s"
+    try:
+        report_s = budget_s(template.workflow["States"][REPORT])
+        arrives_s = arrivals_s(template.workflow).get(REPORT, 0)
+    except (KeyError, ValueError) as unknown:
+        yield f"{WORKFLOW}: its longest time can't be computed: {unknown}"
+        return
+    if report_s > REPORT_S:
+        yield f"{REPORT}: may take {report_s:.0f} s, longer than {REPORT_S} s"
+    if arrives_s + report_s > limit_s:
+        yield f"{WORKFLOW}: {REPORT} may end after {arrives_s + report_s:.0f} s, the execution ends after {limit_s} s"
 
 
 @rule
-def the_workflow_outwaits_its_states(template: Template) -> Iterator[str]:
-    """Longer than all states with all their retries, one after the other."""
+def failed_executions_report_themselves(template: Template) -> Iterator[str]:
+    """An Express execution has no status events: only what it sends to the failures queue tells of its failure."""
+    senders = {
+        name
+        for name, state in states(template, "Task")
+        if "FailuresQueue" in _used_by(template, state) and "kind: StuckOrder" in _message_of(state)
+    }
+    for name, state in states(template):
+        for following in _following(state):
+            fails = template.workflow["States"].get(following, {}).get("Type") == "Fail"
+            if fails and name not in senders:
+                yield f"{name}: fails the execution without a message to the failures queue"
 
-    def longest_s(state: dict[str, Any]) -> float:
-        if state["Type"] != "Task":
-            return 0
-        retrier = _last(state, "Retry")
-        pauses_s = [
-            min(
-                retrier.get("IntervalSeconds", 1) * retrier.get("BackoffRate", 2) ** n,
-                retrier.get("MaxDelaySeconds", 1e9),
-            )
-            for n in range(retrier.get("MaxAttempts", 0))
-        ]
-        return float((len(pauses_s) + 1) * state.get("TimeoutSeconds", 0) + sum(pauses_s))
 
-    known = template.workflow["States"]
-    total_s = sum(longest_s(state) for state in known.values())
-    for name in ("ReserveInventory", "ReleaseInventory"):  # ReserveAgain and ReleaseAgain go round ten times
-        total_s += 10 * longest_s(known.get(name, {"Type": "Pass"}))
-    if template.workflow.get("TimeoutSeconds", 0) < total_s:
-        yield f"{WORKFLOW}: its timeout is shorter than the {total_s:.0f} s that its states may take"
+def _message_of(state: dict[str, Any]) -> str:
+    body = state.get("Arguments", {}).get("MessageBody", {})
+    return "\n".join(f"{name}: {value}" for name, value in body.items())
 
 
 # ---- What the states write
 
 
-def status_writes(state: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+# The variable's values when an execution enters a state that writes on the condition that the status is this one.
+STATUSES = {
+    "ReserveInventory": [Status.PLACED],
+    "ReleaseInventory": [Status.RESERVED, Status.FAILING],
+    "OrderFailed": [Status.PLACED],
+}
+
+
+def status_writes(name: str, state: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     """(from, to, update expression) for each change of an order's status in a state's arguments."""
     arguments = state.get("Arguments", {})
     if "TransactItems" in arguments:
@@ -240,20 +260,19 @@ def status_writes(state: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     for condition, update in zip(conditions, updates, strict=True):
         reached = re.search(r"#status = (:\w+)", update)
         for placeholder in re.findall(r":\w+", condition) if reached else []:
-            # validate_order makes it PLACED, or a status that no order has.
-            before = values[placeholder].replace("$order.reserveFrom", Status.PLACED)
-            yield before, values[reached[1] if reached else ""], update
+            for before in STATUSES[name] if "$status" in values[placeholder] else [values[placeholder]]:
+                yield before, values[reached[1] if reached else ""], update
 
 
 @rule
 def transitions_are_legal(template: Template) -> Iterator[str]:
     """The workflow changes a status only as the domain's table allows, and always on a condition."""
     for name, state in states(template, "Task"):
-        for before, after, _ in status_writes(state):
+        for before, after, _ in status_writes(name, state):
             if Status(after) not in TRANSITIONS[Status(before)]:
                 yield f"{name}: {before} can't become {after}"
         touched = json.dumps(state.get("Arguments", {}))
-        if "#status = :" in touched and not any(status_writes(state)):
+        if "#status = :" in touched and not any(status_writes(name, state)):
             yield f"{name}: changes a status without a condition on it"
 
 
@@ -261,7 +280,7 @@ def transitions_are_legal(template: Template) -> Iterator[str]:
 def status_writes_are_complete(template: Template) -> Iterator[str]:
     """Version, time and timeline change with the status, and an order that ends leaves the open-orders index."""
     for name, state in states(template, "Task"):
-        for _, after, update in status_writes(state):
+        for _, after, update in status_writes(name, state):
             for part in ("version = version + :one", "updatedAt = :now", "timeline = list_append(timeline, :entry)"):
                 if part not in update:
                     yield f"{name}: does not set {part.partition(' ')[0]}"

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import typer
 
-from measure.benchmarks import coldstart, cost_peers, goals, healing, laptop, redrive, scaling, throughput, warm
+from measure.benchmarks import (
+    coldstart,
+    cost_peers,
+    goals,
+    healing,
+    laptop,
+    redrive,
+    scaling,
+    sweep,
+    throughput,
+    warm,
+)
 from measure.commands import cost, load
 from orderctl.commands.group import Commands
 from orderctl.options import examples
@@ -47,6 +58,7 @@ app.command(
 )(coldstart.command)
 app.command("warm", epilog=examples("measure warm", "measure warm --profile --stub client"))(warm.command)
 app.command("scaling", epilog=examples("measure scaling", "measure scaling --json | jq .quotas"))(scaling.command)
+app.command("sweep", epilog=examples("measure sweep", "measure sweep --json | jq .cases"))(sweep.command)
 app.command(
     "throughput",
     epilog=examples("measure throughput --orders 300 --clients 8", "measure throughput --rate 15 --name second"),

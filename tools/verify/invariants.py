@@ -12,11 +12,15 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from orders.domain.order import TERMINAL, TRANSITIONS, Status
+import msgspec
+
+from orders.domain.order import TERMINAL, TRANSITIONS, PricedLine, Status
+from orders.domain.stock import held_by, stock_key
 
 Item = Mapping[str, Any]
 
-HOLDS_STOCK = frozenset({Status.RESERVED, Status.PAID})
+# An order that is FAILING holds what it has reserved until that is released.
+HOLDS_STOCK = frozenset({Status.RESERVED, Status.PAID, Status.FAILING})
 # One mail when the order is accepted, one when it ends.
 MAILS_PER_ORDER = 2
 
@@ -29,7 +33,6 @@ class OrderChange(NamedTuple):
     version: int
     status_before: str | None = None
     version_before: int | None = None
-    given_up_before: bool = False
 
 
 class Acceptance(NamedTuple):
@@ -51,28 +54,42 @@ def has_ended(order: Item) -> bool:
 def check_stock(
     products: Iterable[Item], orders: Iterable[Item], supplied: Mapping[str, int] | None = None
 ) -> list[str]:
-    """What products say is reserved and sold must be what all orders hold and took.
+    """What each shard of a product says is reserved, and what all say is sold, must be what orders hold and took.
 
-    `supplied` says how many of each product there were at first.
+    `supplied` says how many of each product there were in all.
     """
     held: Counter[str] = Counter()
-    sold: Counter[str] = Counter()
+    took: Counter[str] = Counter()
     for order in orders:
-        count = sold if order["status"] == Status.FULFILLED else held if order["status"] in HOLDS_STOCK else Counter()
-        for line in order["lines"]:
-            count[line["sku"]] += line["quantity"]
+        lines = msgspec.convert(order["lines"], list[PricedLine])
+        for line in lines if order["status"] in HOLDS_STOCK else []:
+            for taken in held_by(line):
+                held[stock_key(line.sku, taken.shard)] += taken.quantity
+        for line in lines if order["status"] == Status.FULFILLED else []:
+            took[line.sku] += line.quantity
     wrong = []
-    for product in products:
-        sku, available = product["sku"], product["available"]
-        if min(available, product["reserved"], product["sold"]) < 0:
-            wrong.append(f"stock of {sku} is negative: {available}, {product['reserved']}, {product['sold']}")
-        total = available + product["reserved"] + product["sold"]
-        if supplied is not None and total != supplied[sku]:
-            wrong.append(f"stock of {sku} is {total} in all and was {supplied[sku]} at first")
-        if product["reserved"] != held[sku]:
-            wrong.append(f"{product['reserved']} of {sku} are reserved, but orders hold {held[sku]}")
-        if product["sold"] != sold[sku]:
-            wrong.append(f"{product['sold']} of {sku} are sold, but orders took {sold[sku]}")
+    total: Counter[str] = Counter()
+    moved: Counter[str] = Counter()
+    sold: Counter[str] = Counter()
+    for shard in products:
+        key, counts = shard["sku"], [shard.get(name, 0) for name in ("available", "reserved", "sold")]
+        product = key.partition("#")[0]
+        total[product] += sum(counts)
+        sold[product] += counts[2]
+        moved[product] += shard.get("moved", 0)
+        if min(counts) < 0:
+            wrong.append(f"stock of {key} is negative: {counts}")
+        if counts[1] != held[key]:
+            wrong.append(f"{counts[1]} of {key} are reserved, but orders hold {held[key]}")
+        del held[key]
+    wrong += [f"orders hold {quantity} of {key}, which is gone" for key, quantity in held.items()]
+    for product, count in total.items():
+        if supplied is not None and count != supplied[product]:
+            wrong.append(f"stock of {product} is {count} in all and was {supplied[product]} at first")
+        if moved[product]:
+            wrong.append(f"{moved[product]} of the stock of {product} were moved and did not arrive")
+        if sold[product] != took[product]:
+            wrong.append(f"{sold[product]} of {product} are sold, but orders took {took[product]}")
     return wrong
 
 
@@ -88,26 +105,25 @@ def check_ledgers(order_id: str, payment: Item, shipment: Item) -> list[str]:
 
 
 def check_history(orders: Iterable[Item], changes: Iterable[OrderChange]) -> list[str]:
-    """Versions count up, statuses follow legal transitions, and an order that was given up is only undone.
+    """Versions count up, statuses follow legal transitions, and only an order that was paid is fulfilled.
 
     `changes` are every write to the orders, oldest first.
     """
     wrong = []
     steps: dict[str, list[tuple[int, str]]] = {}
     for change in changes:
-        order_id, status, before = change.order_id, change.status, change.status_before
-        if status != before or change.version != change.version_before:
+        order_id, status = change.order_id, change.status
+        if status != change.status_before or change.version != change.version_before:
             steps.setdefault(order_id, []).append((change.version, status))
-        if change.given_up_before and before != status and status in HOLDS_STOCK:
-            wrong.append(f"{order_id} was given up and became {status}")
-        if change.given_up_before and before != Status.PAID and status == Status.FULFILLED:
-            wrong.append(f"{order_id} was given up as {before} and is FULFILLED")
     for order_id, history in steps.items():
         if [version for version, _ in history] != list(range(1, len(history) + 1)):
             wrong.append(f"the versions of {order_id} are {history}")
         for (_, earlier), (_, later) in itertools.pairwise(history):
             if Status(later) not in TRANSITIONS[Status(earlier)]:
                 wrong.append(f"{order_id} became {later} after {earlier}")
+        passed = [status for _, status in history]
+        if Status.FULFILLED in passed and Status.PAID not in passed:
+            wrong.append(f"{order_id} became FULFILLED and was never PAID")
     for order in orders:
         order_id = order["orderId"]
         told = [entry["what"] for entry in order["timeline"] if entry["what"] in Status.__members__]

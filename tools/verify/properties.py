@@ -1,27 +1,33 @@
 """Properties: the invariants hold whatever happens, in whatever order.
 
 A story is a random sequence of submissions, retries, cancellations, deliveries, duplicates, crashes, lost answers,
-conflicts, time-outs and redrives. Each process stops before each of its calls to a service; the story chooses which
-process goes on and what becomes of its call. After each step `Simulation.check` must find nothing wrong. At the end
-every fault is over, the inbox is redriven, and `Simulation.check_end` must find nothing wrong.
+conflicts, deaths, restarts, redrives, sweeps and time that passes. Each process stops before each of its calls to a
+service; the story chooses which process goes on and what becomes of its call. After each step `Simulation.check`
+must find nothing wrong. At the end every fault is over, the inbox is redriven, and `Simulation.check_end` must find
+nothing wrong.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from botocore.exceptions import BotoCoreError, ClientError
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from verify import services, template
+from verify import clock, services, template
 from verify.scheduler import CallOutcome, Process
 from verify.services import Json
-from verify.simulation import NOT_REENTRANT, Delivery, Simulation, body_of, consumer_of, is_queue
+from verify.simulation import CATALOGUE, HOUR_S, NOT_REENTRANT, Delivery, Simulation, body_of, consumer_of, is_queue
 
 MOST_PROCESSES = 4
 MOST_ORDERS = 4
+# Acts that always make sense would else fill a story.
+MOST_OF_EACH = 3
 
 index = st.integers(0, 5)
 outcomes = st.sampled_from([CallOutcome.GO, CallOutcome.GO, *CallOutcome])
@@ -50,6 +56,7 @@ class RandomStory(RuleBasedStateMachine):
         self.simulation = Simulation()
         self.processes: list[Process] = []
         self.requests: list[tuple[Json, str, str | None]] = []
+        self.acts: Counter[str] = Counter()
 
     # ---- Customers
 
@@ -96,6 +103,15 @@ class RandomStory(RuleBasedStateMachine):
         """One of the messages in flight arrives, so that messages arrive in any order."""
         self._deliver(which)
 
+    @precondition(lambda self: self._deliverable() or (self._unpublished() and self._idle("PublishEventsFunction")))
+    @rule()
+    def quiet_time(self) -> None:
+        """Everything in flight arrives, and is handled without a pause."""
+        if self._idle("PublishEventsFunction"):
+            self.simulation.publish()
+        for delivery in self._deliverable():
+            self.simulation.deliver_or_fail(delivery)
+
     @precondition(lambda self: self._deliverable() and self._room())
     @rule(which=index)
     def deliver_a_duplicate(self, which: int) -> None:
@@ -104,7 +120,9 @@ class RandomStory(RuleBasedStateMachine):
         original = found[which % len(found)]
         if original.duplicates < 2:
             original.duplicates += 1
-            self.simulation.pending.append(Delivery(original.to, original.payload, duplicates=2))
+            self.simulation.pending.append(
+                Delivery(original.to, original.payload, original.message, original.message_id, duplicates=2)
+            )
         self._deliver(which)
 
     def _deliver(self, which: int) -> None:
@@ -132,7 +150,7 @@ class RandomStory(RuleBasedStateMachine):
 
     def _start(self, data: Json) -> None:
         execution = self.simulation.execution(data)
-        self._spawn("execution", execution.run)
+        self._spawn("execution", lambda: self.simulation.run_to_end(execution))
 
     def _batch_ended(self, batch: list[Delivery], process: Process) -> None:
         failed = range(len(batch)) if process.error else process.result
@@ -159,33 +177,85 @@ class RandomStory(RuleBasedStateMachine):
     @precondition(lambda self: self.processes)
     @rule(which=index)
     def go_on(self, which: int) -> None:
-        """A process goes on to its end, or to where it waits for another process."""
-        process = self.processes[which % len(self.processes)]
-        while not process.done and not (process.point or "").endswith("waiting"):
-            process.step()
-        process.step()
+        """A process goes on to its end."""
+        self.processes[which % len(self.processes)].finish()
         self._forget_ended()
 
-    @precondition(lambda self: self.simulation.inbox)
+    @precondition(lambda self: self.simulation.accepted and self._rarely("time"))
+    @rule(seconds=st.sampled_from([60, 300, HOUR_S, 25 * HOUR_S]))
+    def time_passes(self, seconds: float) -> None:
+        """Time passes: executions under way die, leases end, orders and reservations grow old."""
+        self.acts["time"] += 1
+        clock.advance(seconds)
+
+    # ---- Operators, and what runs by itself
+
+    @precondition(lambda self: self.simulation.accepted and self._room())
+    @rule(which=index)
+    def restart(self, which: int) -> None:
+        """Somebody starts an order's workflow again, from the beginning."""
+        orders = self.simulation.orders()
+        if orders:
+            self._start(self.simulation.input_of(orders[which % len(orders)]))
+
+    @precondition(lambda self: self.simulation.inbox and self._room())
     @rule(which=index)
     def redrive(self, which: int) -> None:
-        """An operator redrives an entry of the inbox."""
+        """An operator redrives a failure of the inbox."""
         inbox = self.simulation.inbox
-        self.simulation.redrive(inbox[which % len(inbox)])
+        failure = inbox[which % len(inbox)]
+        self._spawn("operator", lambda: self.simulation.redrive(failure))
 
     @precondition(lambda self: self.simulation.inbox and self._room())
     @rule(which=index)
     def discard(self, which: int) -> None:
-        """An operator discards an entry of the inbox, whatever the status of its order."""
+        """An operator discards a failure of the inbox, whatever the status of its order."""
         inbox = self.simulation.inbox
-        entry = inbox[which % len(inbox)]
-        self._spawn("operator", lambda: self.simulation.discard(entry))
+        failure = inbox[which % len(inbox)]
+        self._spawn("operator", lambda: self.simulation.discard(failure))
 
-    @precondition(lambda self: self._deliverable())
+    @precondition(lambda self: self.simulation.accepted and self._room())
+    @rule(which=index)
+    def give_up(self, which: int) -> None:
+        """Somebody gives an order up at any moment."""
+        order = self.simulation.accepted[which % len(self.simulation.accepted)]
+        self._spawn("operator", lambda: self.simulation.give_up(order.customer, order.order_id))
+
+    @precondition(lambda self: self.simulation.accepted and self._room() and self._rarely("sweep"))
+    @rule()
+    def sweep(self) -> None:
+        """The sweep runs, perhaps beside another one."""
+        self.acts["sweep"] += 1
+        self._spawn("SweepOrdersFunction", self.simulation.sweep)
+
+    @precondition(lambda self: self.simulation.inbox and self._room() and self._rarely("heal"))
+    @rule()
+    def heal(self) -> None:
+        """Transient failures heal by themselves."""
+        self.acts["heal"] += 1
+        self._spawn("HealFailuresFunction", self.simulation.heal)
+
+    @precondition(lambda self: self._room() and self._rarely("stock"))
+    @rule(sku=st.sampled_from(["apple", "pear"]), shards=st.integers(1, 4))
+    def split_or_merge(self, sku: str, shards: int) -> None:
+        """An operator splits a product's stock, or merges shards; a merge that waits for orders is stopped."""
+        self.acts["stock"] += 1
+        act = self.simulation.split if shards > self.simulation.shards_of(sku) else self.simulation.merge
+        self._spawn("stock", lambda: act(sku, shards))
+
+    @precondition(lambda self: self._rarely("pieces"))
+    @rule(sku=st.sampled_from(["apple", "pear"]), quantity=st.integers(1, 2))
+    def restock(self, sku: str, quantity: int) -> None:
+        """New pieces arrive."""
+        self.acts["pieces"] += 1
+        with contextlib.suppress(ClientError, BotoCoreError):
+            self.simulation.restock(sku, quantity)
+
+    @precondition(lambda self: self._from_rules())
     @rule(which=index)
     def cannot_be_delivered(self, which: int) -> None:
         """A rule gives a delivery up: a permission is missing, or the target is gone."""
-        found = self._deliverable()
+        found = self._from_rules()
         self.simulation.cannot_be_delivered(found[which % len(found)])
 
     @precondition(lambda self: self._unpublished() and self._idle("PublishEventsFunction"))
@@ -194,12 +264,14 @@ class RandomStory(RuleBasedStateMachine):
         """A record of the stream can't be read until somebody repairs the code or the item."""
         self.simulation.cannot_be_read(self.simulation.stream_position)
 
+    @precondition(lambda self: self.simulation.accepted and self._rarely("outage"))
     @rule(
-        service=st.sampled_from(["dynamodb", "events", "sqs", "s3", "stepfunctions"]),
+        service=st.sampled_from(["dynamodb", "events", "sqs", "s3", "stepfunctions", "lambda", "cloudwatch"]),
         how=st.sampled_from([CallOutcome.REFUSED, CallOutcome.PARTIAL, CallOutcome.LOST]),
     )
     def outage(self, service: str, how: CallOutcome) -> None:
         """A service has an outage until the story ends the outage."""
+        self.acts["outage"] += 1
         services.outages[service] = services.Outage(how)
 
     @precondition(lambda self: bool(services.outages))
@@ -224,14 +296,17 @@ class RandomStory(RuleBasedStateMachine):
                 if not self.processes:
                     break
                 for process in list(self.processes):
-                    # An execution that waits for the warehouse gets the answer that is in flight, or times out.
-                    process.step(CallOutcome.TIMEOUT if (process.point or "").endswith("waiting") else CallOutcome.GO)
+                    process.step()
                 self._forget_ended()
             for _ in range(2):
                 self.simulation.settle()
                 wrong = self.simulation.check_end()
                 assert not wrong, "\n".join(wrong)
                 self.simulation.stream_position = 0  # the second round publishes every event again
+            for sku in CATALOGUE:
+                assert self.simulation.merge(sku, 1), f"nobody holds pieces of {sku}, and its shards can't be merged"
+            wrong = self.simulation.check_end()
+            assert not wrong, "\n".join(wrong)
         finally:
             for process in self.processes:
                 process.abandon()
@@ -240,6 +315,9 @@ class RandomStory(RuleBasedStateMachine):
 
     def _spawn(self, name: str, work: Callable[[], Any], at_end: Callable[[Process], None] | None = None) -> None:
         self.processes.append(Process(name, work, at_end))
+
+    def _rarely(self, act: str) -> bool:
+        return self.acts[act] < MOST_OF_EACH
 
     def _room(self) -> bool:
         return len(self.processes) < MOST_PROCESSES
@@ -257,6 +335,9 @@ class RandomStory(RuleBasedStateMachine):
             for delivery in self.simulation.pending
             if (consumer_of(delivery.to) if is_queue(delivery.to) else delivery.to) not in busy & NOT_REENTRANT
         ]
+
+    def _from_rules(self) -> list[Delivery]:
+        return [delivery for delivery in self._deliverable() if delivery.to in template.rule_targets()]
 
     def _forget_ended(self) -> None:
         for process in self.processes:

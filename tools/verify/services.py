@@ -2,8 +2,8 @@
 
 The module changes the process's environment and botocore, so the proof runs in a process of its own.
 
-Tables are MiniStack's: conditions, transactions and streams behave as in the local cloud. Calls to bus, queues, task
-tokens and buckets go to `receivers`, which the simulation provides.
+Tables are MiniStack's: conditions, transactions and streams behave as in the local cloud. Calls to bus, queues, the
+workflow and buckets go to `receivers`, which the simulation provides.
 """
 
 from __future__ import annotations
@@ -113,6 +113,11 @@ def stream(name: str) -> list[Json]:
     return _STREAMS.get(name, [])
 
 
+def empty(name: str) -> None:
+    """Delete every item of a table, without a trace in its stream."""
+    _TABLES[name]["items"].clear()
+
+
 def reset_tables() -> None:
     """All tables of the template, new and empty."""
     for store in (_TABLES, _STREAMS, _TOKENS):
@@ -143,13 +148,23 @@ _REQUESTS = template.table_requests()
 
 # ---- The functions' own clients --------------------------------------------------------------------
 
-_SERVICES = {"dynamodb": "dynamodb", "events": "events", "sqs": "sqs", "sfn": "stepfunctions", "s3": "s3"}
+_SERVICES = {
+    "dynamodb": "dynamodb",
+    "events": "events",
+    "sqs": "sqs",
+    "sfn": "stepfunctions",
+    "s3": "s3",
+    "lambda": "lambda",
+    "cloudwatch": "cloudwatch",
+}
 _THROTTLED = {
     "dynamodb": "ProvisionedThroughputExceededException",
     "events": "ThrottlingException",
     "sqs": "RequestThrottled",
     "stepfunctions": "ThrottlingException",
     "s3": "SlowDown",
+    "lambda": "TooManyRequestsException",
+    "cloudwatch": "Throttling",
 }
 
 receivers: dict[str, Callable[[str, Json], Json]] = {}
@@ -209,8 +224,10 @@ def call(service: str, operation: str, request: Json) -> Json:
 def _answer(model: Any, params: Json, **_: Any) -> tuple[Any, Json]:
     """botocore's `before-call` handler: botocore builds and validates the request, this function answers it."""
     service = _SERVICES[str(model.service_model.service_name).replace("stepfunctions", "sfn")]
-    if service == "s3":
-        request: Json = {"path": params["url_path"], "body": params["body"]}
+    if service in ("s3", "lambda"):
+        request: Json = {"path": params["url_path"], "body": params["body"], "headers": params["headers"]}
+    elif service == "cloudwatch":
+        request = {}  # its protocol isn't JSON, and no answer depends on the request
     else:
         request = json.loads(params["body"])
     try:

@@ -16,7 +16,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = ROOT / "template.yaml"
 DEFINITION = ROOT / "statemachine" / "order.asl.yaml"
-WORKFLOW = "OrderWorkflow"
+WORKFLOW = "OrderExpressWorkflow"
 
 
 class _Loader(yaml.SafeLoader):
@@ -27,7 +27,8 @@ def _short_form(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
     if isinstance(node, yaml.ScalarNode):
         return str(node.value).partition(".")[0]
     if isinstance(node, yaml.SequenceNode):
-        return loader.construct_sequence(node, deep=True)
+        parts = loader.construct_sequence(node, deep=True)
+        return parts[2] if suffix == "If" else parts  # a condition counts as one that doesn't hold
     assert isinstance(node, yaml.MappingNode)
     return loader.construct_mapping(node, deep=True)
 
@@ -49,6 +50,24 @@ def of_type(kind: str) -> dict[str, dict[str, Any]]:
     }
 
 
+_SERVICES = {
+    "AWS::SQS::Queue": "sqs:{at}:{name}",
+    "AWS::Serverless::Function": "lambda:{at}:function:{name}",
+    "AWS::Serverless::StateMachine": "states:{at}:stateMachine:{name}",
+}
+
+
+def arn_of(name: str) -> str:
+    """The ARN of a queue, a function or the workflow; its name is its logical id."""
+    place = _SERVICES[resources()[name]["Type"]].format(at="us-east-1:000000000000", name=name)
+    return f"arn:aws:{place}"
+
+
+def name_of(arn: str) -> str:
+    """The logical id in an ARN of `arn_of`."""
+    return arn.rpartition(":")[2]
+
+
 def module_of(function: str) -> str:
     """The Python module of a function: `orders.functions.accept_order`."""
     handler: str = resources()[function]["Properties"]["Handler"]
@@ -66,14 +85,23 @@ def targets_of(detail_type: str) -> list[tuple[str, str]]:
     ]
 
 
-def reports_failures(status: str) -> bool:
-    """Whether an execution that ends with this status is reported to the failures queue."""
-    return any(
-        "aws.states" in rule["EventPattern"].get("source", [])
-        and status in rule["EventPattern"]["detail"]["status"]
-        and any(target["Arn"] == "FailuresQueue" for target in rule["Targets"])
-        for rule in of_type("AWS::Events::Rule").values()
-    )
+@functools.cache
+def rule_targets() -> frozenset[str]:
+    """The target of every rule on the orders' bus."""
+    rules = of_type("AWS::Events::Rule").values()
+    return frozenset(target["Arn"] for rule in rules for target in rule["Targets"])
+
+
+def rule_of(target: str) -> str:
+    """The rule on the orders' bus that has this target."""
+    rules = of_type("AWS::Events::Rule")
+    return next(name for name, rule in rules.items() if target in [each["Arn"] for each in rule["Targets"]])
+
+
+def targets_with_arns(rule: str) -> list[dict[str, Any]]:
+    """A rule's targets with their input settings, as ListTargetsByRule answers."""
+    targets = of_type("AWS::Events::Rule")[rule]["Targets"]
+    return [{**target, "Arn": arn_of(target["Arn"])} for target in targets]
 
 
 def retries_of(function: str) -> tuple[int, bool]:
@@ -109,6 +137,8 @@ def table_requests() -> list[dict[str, Any]]:
     for name, properties in of_type("AWS::DynamoDB::Table").items():
         wanted = ("AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes", "BillingMode")
         request = {"TableName": name, **{key: properties[key] for key in wanted if key in properties}}
+        if indexes := request.get("GlobalSecondaryIndexes"):
+            request["GlobalSecondaryIndexes"] = [index for index in indexes if index != "AWS::NoValue"]
         if stream := properties.get("StreamSpecification"):
             request["StreamSpecification"] = {"StreamEnabled": True, **stream}
         requests.append(copy.deepcopy(request))
@@ -116,10 +146,14 @@ def table_requests() -> list[dict[str, Any]]:
 
 
 def environment_of(function: str = "") -> dict[str, str]:
-    """The functions' environment variables, each reference as a logical id."""
+    """The functions' environment variables: an ARN where the name says so, else a logical id or a default."""
     document = yaml.load(TEMPLATE.read_text(), _Loader)
-    variables: dict[str, str] = dict(document["Globals"]["Function"]["Environment"]["Variables"])
+    variables: dict[str, Any] = dict(document["Globals"]["Function"]["Environment"]["Variables"])
     for name, properties in of_type("AWS::Serverless::Function").items():
         if function in ("", name):
             variables |= properties.get("Environment", {}).get("Variables", {})
-    return {name: str(value) for name, value in variables.items()}
+    found = {}
+    for name, value in variables.items():
+        default = document["Parameters"].get(value, {}).get("Default", value)
+        found[name] = arn_of(value) if name.endswith("_ARN") else str(default)
+    return found

@@ -1,24 +1,28 @@
 """Adapter: the local cloud's workflow engine under the scheduler's control.
 
 The engine runs the order workflow's real definition (localcloud/workflow_engine.py). An execution of the proof waits
-for nothing: before each call and each wait it stops, and the scheduler says what becomes of the call.
+for nothing: before each call and each wait it stops, and the scheduler says what becomes of the call. Calls and waits
+move the proof's clock. An execution that is older than the definition's time-out dies, as one of AWS does: silently.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, NoReturn
 
-from verify import services, template
-from verify.scheduler import Aborted, CallOutcome, pause, stepped
+from verify import clock, services, template
+from verify.scheduler import Aborted, CallOutcome, pause
 from verify.services import Json, ServiceError
 
 from localcloud import expressions, workflow_engine  # isort: skip - finds MiniStack through verify.services
-from localcloud.workflow_engine import ExecutionEndedError, StatesError, TaskToken  # isort: skip
+from localcloud.patching import replace  # isort: skip
+from localcloud.retrying import retry_delay_s  # isort: skip
+from localcloud.workflow_engine import ExecutionEndedError, StatesError  # isort: skip
+from jsonata import functions  # isort: skip
 
-MACHINE_ARN = f"arn:aws:states:us-east-1:000000000000:stateMachine:{template.WORKFLOW}"
+MACHINE_ARN = template.arn_of(template.WORKFLOW)
 MACHINE = {"name": template.WORKFLOW, "roleArn": ""}
 INTEGRATION = "arn:aws:states:::"
 TABLE_ACTIONS = {
@@ -26,6 +30,8 @@ TABLE_ACTIONS = {
     "dynamodb:updateItem": "UpdateItem",
     "dynamodb:getItem": "GetItem",
 }
+CALL_S = 1.0
+TIMED_OUT = ("States.Timeout", "")
 
 Invoke = Callable[[str, Json], Any]
 """Runs a function with a payload and returns its result. Raises `StatesError`."""
@@ -34,10 +40,7 @@ Injector = Callable[[str, str], "tuple[str, str] | None"]
 
 
 class SimulatedExecution(workflow_engine.EngineRun):
-    """One execution of the order workflow.
-
-    `send` takes a queue and a body. `publish` takes the event that tells of the execution's end.
-    """
+    """One execution of the order workflow; `send` takes a queue and a body."""
 
     def __init__(
         self,
@@ -46,31 +49,32 @@ class SimulatedExecution(workflow_engine.EngineRun):
         *,
         invoke: Invoke,
         send: Callable[[str, str], None],
-        publish: Callable[[Json], None],
         inject: Injector | None = None,
     ) -> None:
+        self._began = clock.now()
         record = {
             "executionArn": f"{MACHINE_ARN.replace(':stateMachine:', ':execution:')}:{name}",
             "stateMachineArn": MACHINE_ARN,
             "name": name,
             "status": "RUNNING",
-            "startDate": self.now(),
+            "startDate": clock.text(),
             "input": json.dumps(data),
             "events": [],
         }
         super().__init__(record)
+        self.data = data
         self.send = send
+        self.reported = False
         self._invoke = invoke
-        self._publish = publish
         self._inject = inject or (lambda state, when: None)
 
     def run(self) -> None:
-        """Run to the end, or to where somebody stops the execution."""
+        """Run to the end, or to where the execution dies."""
         workflow_engine.execute(self, MACHINE, template.definition())
 
     @property
     def status(self) -> str:
-        """RUNNING, SUCCEEDED, FAILED or ABORTED."""
+        """RUNNING, SUCCEEDED, FAILED, or TIMED_OUT, which stands for each silent death."""
         return str(self.execution["status"])
 
     @property
@@ -84,40 +88,43 @@ class SimulatedExecution(workflow_engine.EngineRun):
         entered = [event.get("stateEnteredEventDetails") for event in self.execution["events"]]
         return [details["name"] for details in entered if details]
 
+    @property
+    def seconds(self) -> float:
+        """The execution's age."""
+        return (clock.now() - self._began).total_seconds()
+
     # ---- What the engine asks for
 
     def now(self) -> str:
-        """The present time; to the microsecond, because states follow each other faster than milliseconds."""
-        return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
+        """The present time."""
+        return clock.text()
 
     def sleep(self, seconds: float) -> None:
-        """Stop once, whatever the time is; see `EngineRun.sleep`."""
+        """Stop once, and let that much time pass; see `EngineRun.sleep`."""
+        clock.advance(seconds)
         self._pause("delay")
 
     def call(self, resource: str, arguments: Any, timeout_s: float | None) -> Any:
         """Call a resource, with the injected error before or after the call; see `EngineRun.call`."""
+        clock.advance(CALL_S)
         try:
+            self._live()
             self._meet("before")
             result = self._call(resource.removeprefix(INTEGRATION), arguments)
             self._meet("after")
         except Aborted:
-            self._abort()
+            self._die()
+        except StatesError as failed:
+            if failed.error == "States.Timeout" and timeout_s:
+                clock.advance(timeout_s - CALL_S)
+            raise
         return result
-
-    def await_token(self, token: TaskToken, timeout_s: float | None, heartbeat_s: float | None) -> Any:
-        """Wait until the token is answered or the scheduler lets the task time out; see `EngineRun.await_token`."""
-        while not token.done:
-            # Outside of the scheduler nobody is left to answer.
-            if self._pause("waiting") is CallOutcome.TIMEOUT or not stepped():
-                raise StatesError("States.Timeout", "")
-        return token.result()
 
     def authorize(self, role_arn: str | None, resource: str, arguments: Any) -> None:
         """Allow everything: roles are what tests/template checks."""
 
     def publish_status(self) -> None:
-        """Hand over the event that tells of the end."""
-        self._publish(workflow_engine.status_event(self.execution))
+        """Tell nobody: an Express execution has no status events."""
 
     def wake(self) -> None:
         """Nothing waits."""
@@ -131,11 +138,16 @@ class SimulatedExecution(workflow_engine.EngineRun):
     def _pause(self, what: str) -> CallOutcome:
         outcome = pause(f"{self.trace[-1]}: {what}")
         if outcome is CallOutcome.ABORT:
-            self._abort()
+            self._die()
+        self._live()
         return outcome
 
-    def _abort(self) -> NoReturn:
-        self.finish("ABORTED", "ExecutionAborted", {})
+    def _live(self) -> None:
+        if self.seconds > template.definition()["TimeoutSeconds"]:
+            self._die()
+
+    def _die(self) -> NoReturn:
+        self.finish("TIMED_OUT", "ExecutionTimedOut", {})
         raise ExecutionEndedError
 
     def _call(self, integration: str, arguments: Json) -> Any:
@@ -161,7 +173,7 @@ class SimulatedExecution(workflow_engine.EngineRun):
                 raise services.conflict(len(arguments["TransactItems"]))
             case CallOutcome.LOST | CallOutcome.TIMEOUT:
                 services.table(action, arguments)
-                raise StatesError("States.Timeout", "the answer was lost")
+                raise StatesError(*TIMED_OUT)
         return services.table(action, arguments)
 
     def _send(self, arguments: Json) -> Json:
@@ -170,7 +182,8 @@ class SimulatedExecution(workflow_engine.EngineRun):
         if outcome in (CallOutcome.REFUSED, CallOutcome.CRASH):
             raise StatesError("SQS.SqsException", "Rate exceeded")
         self.send(arguments["QueueUrl"], body)
-        if outcome is CallOutcome.LOST:
+        self.reported = self.reported or arguments["QueueUrl"] == "FailuresQueue"
+        if outcome in (CallOutcome.LOST, CallOutcome.TIMEOUT):
             raise StatesError("SQS.SdkClientException", "the answer was lost")
         return {}
 
@@ -180,22 +193,13 @@ def crash_error(function: str) -> Any:
     return StatesError("Lambda.Unknown", json.dumps({"errorType": "Runtime.ExitError", "function": function}))
 
 
-def answer_token(operation: str, request: Json) -> Json:
-    """SendTaskSuccess or SendTaskFailure. Raises `ServiceError`."""
-    send = {
-        "SendTaskSuccess": workflow_engine.send_task_success,
-        "SendTaskFailure": workflow_engine.send_task_failure,
-    }[operation]
-    status, _, body = send(request)
-    answer: Json = json.loads(body)
-    if status >= 400:
-        raise ServiceError(str(answer["__type"]).rpartition("#")[2], str(answer.get("message", "")))
-    return answer
-
-
 def _outside(_: Json) -> SimulatedExecution:
     raise NotImplementedError("the proof runs whole executions only")
 
 
 workflow_engine.install(_outside)
 expressions.parse_once()
+# The longest delays, so that an execution that takes too long is found.
+replace(workflow_engine, "retry_delay_s", functools.partial(retry_delay_s, uniform=lambda _, most: most))
+replace(functions.Functions, "now", staticmethod(lambda *_: clock.text()))
+clock.install()

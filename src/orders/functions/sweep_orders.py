@@ -28,7 +28,7 @@ from orders.inbox.store import FailuresTable
 from orders.runtime.aws import client
 from orders.runtime.telemetry import logger, metrics, tracer
 from orders.storage.orders import OPEN_SHARDS, IdleOrder, OrdersTable
-from orders.workflow import attended_at, execution_name, order_waits_for, workflow_input
+from orders.workflow import RESTARTS_IN_VAIN, attended_at, execution_name, order_waits_for, workflow_input
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 QUIET_S = 900
 # The time to finish in. The next run continues.
 RESERVE_MS = 10_000
-RESTARTS_IN_VAIN = 3
 EXPIRED = Reason("Expired", "the order was not paid in time")
 UNPAID = (Status.PLACED, Status.RESERVED)
 # BatchGetItem's quota.

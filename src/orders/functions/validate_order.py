@@ -50,6 +50,9 @@ def _validate(event: dict[str, Any]) -> dict[str, Any]:
     order = _orders.get(request.data.customer_id, request.data.order_id, consistent=True)
     if order is None:
         raise LookupError(f"order {request.data.order_id} of customer {request.data.customer_id} is not in the table")
+    if not event.get("again"):
+        # This line alone tells which order an execution is for: the workflow's own log names no order.
+        logger.info("order taken up", extra={"status": order.status, "execution": event.get("execution", "")})
     if order.given_up and order.status in CAN_FAIL:
         order = _orders.start_failing(order.customer_id, order.order_id, order.given_up)
     lines = _priced(order, consistent=request.again) if order.status is Status.PLACED else order.lines

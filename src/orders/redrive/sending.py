@@ -79,7 +79,8 @@ class Sender:
                 if to == self.fulfilment_queue_arn and (status := self._status_of(record)) in TERMINAL:
                     return f"nothing to do: the order is {status}", True
                 if to == self.fulfilment_queue_arn and status == Status.FAILING:
-                    raise CannotSend("the order was given up and is being undone: it must not be shipped")
+                    # The message itself could ship what is being undone. The workflow ships only what has left.
+                    return self._start(record, payload)
                 return self._send_message(to, payload), False
             case Action.INVOKE:
                 return self._invoke(to, payload), False

@@ -15,7 +15,7 @@ from measure.main import app
 from orderctl.cloud import state as clouds
 from orderctl.exits import Exit, Stop
 
-BENCHMARKS = ["coldstart", "warm", "scaling", "throughput", "redrive", "laptop", "cost-peers", "all"]
+BENCHMARKS = ["coldstart", "warm", "scaling", "sweep", "throughput", "redrive", "laptop", "cost-peers", "all"]
 
 
 @pytest.fixture(autouse=True)

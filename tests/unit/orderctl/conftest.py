@@ -25,9 +25,17 @@ from tests.integration.world import REGION, World
 
 ACCOUNT = "123456789012"
 QUEUE = f"arn:aws:sqs:{REGION}:{ACCOUNT}:NotificationsQueue"
-MACHINE = f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:order-workflow"
+MACHINE = f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:order-express"
 STACK = "orders-test"
-COMPONENTS = ("AcceptOrder", "PublishEvents", "ProcessPayment", "ShipOrder", "SweepOrders", "OrderWorkflow")
+COMPONENTS = (
+    "AcceptOrder",
+    "PublishEvents",
+    "ValidateOrder",
+    "ProcessPayment",
+    "ShipOrder",
+    "SweepOrders",
+    "OrderWorkflow",
+)
 
 
 @dataclass

@@ -15,7 +15,6 @@ from orders.domain.order import Order
 from orders.storage.dynamodb import to_item
 from tests.integration.world import World, an_order
 from tests.unit.orderctl.conftest import Run, store_failure
-from tests.unit.orderctl.test_logs import Workflows
 
 DAMAGED = "694e228d-8218-51d2-a18e-3e00fd0aa7a7"
 WHOLE = "11aa22bb-8218-51d2-a18e-3e00fd0aa7a7"
@@ -37,7 +36,6 @@ def damage(world: World, table: str, key: dict[str, str], **attributes: Any) -> 
 @pytest.fixture(params=[{"version": {"S": "x"}}, {"total": {"N": "1.5"}}, {"lines": {"SS": ["a"]}}], ids=str)
 def damaged(request: pytest.FixtureRequest, world: World, target: Target) -> Order:
     """A damaged order and, of the same customer, one that is not."""
-    target._clients["stepfunctions"] = Workflows()
     world.store(an_order(order_id=WHOLE))
     order = world.store(an_order(order_id=DAMAGED))
     damage(world, "OrdersTable", {"customerId": order.customer_id, "orderId": order.order_id}, **request.param)
@@ -74,7 +72,6 @@ def test_an_order_is_explained_as_far_as_it_can_be_read(damaged: Order, run: Run
 
 def test_without_a_time_of_placing_all_logs_are_read(world: World, target: Target, run: Run) -> None:
     # GIVEN an order whose item has a time that is none
-    target._clients["stepfunctions"] = Workflows()
     order = world.store(an_order(order_id=DAMAGED))
     key = {"customerId": order.customer_id, "orderId": order.order_id}
     damage(world, "OrdersTable", key, placedAt={"S": "yesterday"}, version={"S": "x"})
@@ -85,17 +82,15 @@ def test_without_a_time_of_placing_all_logs_are_read(world: World, target: Targe
 
 def test_a_damaged_order_keeps_what_a_redrive_asks_for(world: World, damaged: Order, target: Target) -> None:
     key = {"customerId": damaged.customer_id, "orderId": damaged.order_id}
-    damage(world, "OrdersTable", key, givenUp={"M": {}}, executionArn={"S": "arn:e"})
+    damage(world, "OrdersTable", key, givenUp={"M": {}})
     found = records.find_order(target, DAMAGED)
     assert isinstance(found, DamagedOrder)
     assert (found.customer_id, found.status, found.given_up) == (damaged.customer_id, "PLACED", True)
-    assert found.execution_arn == "arn:e"
 
 
 @pytest.fixture
 def failure(world: World, target: Target) -> str:
     """A damaged failure and, of the same order, one that is not."""
-    target._clients["stepfunctions"] = Workflows()
     world.store(an_order(order_id=WHOLE))
     store_failure(world, OTHER_FAILURE, order_id=WHOLE)
     store_failure(world, FAILURE, order_id=WHOLE)

@@ -14,14 +14,13 @@ from botocore.exceptions import EndpointConnectionError
 from orderctl.cloud.state import Cloud, CloudState
 from orderctl.commands import logs as logs_command
 from orderctl.exits import Exit, Interrupted
-from orderctl.stack import executions
 from orderctl.stack import logs as log_groups
 from orderctl.stack.target import Target
 from orderctl.ui import console
 from orders.domain.clock import timestamp_before
 from orders.domain.order import Order
 from tests.integration.world import World, an_order
-from tests.unit.orderctl.conftest import MACHINE, Logs, Run, group_of
+from tests.unit.orderctl.conftest import Logs, Run, group_of, store_failure
 from tests.unit.orderctl.test_console import HOSTILE, obeyed_in
 
 MINE = "694e228d-8218-51d2-a18e-3e00fd0aa7a7"
@@ -37,33 +36,8 @@ def entry(message: str, order_id: str | None = MINE, **fields: Any) -> dict[str,
     return {"level": "INFO", "message": message, "correlation_id": "shared", **named, **fields}
 
 
-class Workflows:
-    """Step Functions with executions by name, each of which has started and no more."""
-
-    class exceptions:  # noqa: N801 - as boto3 has it
-        class ExecutionDoesNotExist(Exception):
-            pass
-
-    def __init__(self, *names: str) -> None:
-        self.names = names
-
-    def describe_execution(self, *, executionArn: str) -> dict[str, Any]:  # noqa: N803
-        if executionArn.rpartition(":")[2] not in self.names:
-            raise self.exceptions.ExecutionDoesNotExist
-        return {"status": "SUCCEEDED", "input": "{}"}
-
-    def get_paginator(self, operation: str) -> Any:
-        return Pages([{"events": []}] if operation == "get_execution_history" else [{"executions": []}])
-
-
-class Pages(list[dict[str, Any]]):
-    def paginate(self, **_: Any) -> Pages:
-        return self
-
-
 @pytest.fixture
 def order(world: World, target: Target) -> Order:
-    target._clients["stepfunctions"] = Workflows()
     return world.store(an_order(order_id=MINE, correlation_id="shared"))
 
 
@@ -93,58 +67,146 @@ def test_two_customers_with_one_correlation_id_are_kept_apart(
         assert not any(word in shown for word in ("order paid", "order shipped", "refused", "before")), command
 
 
-def test_explain_without_logs_asks_only_the_sweep(target: Target, logs: Logs, order: Order, run: Run) -> None:
-    logs.add("AcceptOrder", now_ms(), entry("order accepted"))
-    logs.add("SweepOrders", now_ms(), entry("order restarted", execution=f"{MINE}-sweep-1"))
-    _, shown, _ = run("explain", MINE, "--no-logs")
-    assert "order accepted" not in shown
-    assert "order restarted" not in shown
-    assert logs.calls == 1
+def taken_up(execution: str, order_id: str = MINE, **fields: Any) -> dict[str, Any]:
+    """The line in which ValidateOrder tells which execution has the order."""
+    return entry("order taken up", order_id, status="PLACED", execution=f"orders-order-express:{execution}", **fields)
 
 
-@pytest.mark.parametrize("option", [[], ["--no-logs"]])
-def test_a_restart_by_the_sweep_is_found_whatever_promise_it_was_asked_to_keep(
-    world: World, target: Target, logs: Logs, run: Run, option: list[str]
+def event(execution: str, kind: str, number: int, at_ms: int, **details: str) -> dict[str, Any]:
+    """A line of the workflow's log."""
+    return {
+        "id": str(number),
+        "type": kind,
+        "details": details,
+        "previous_event_id": str(number - 1),
+        "event_timestamp": str(at_ms),
+        "execution_arn": f"arn:aws:states:us-east-1:123456789012:express:orders-order-express:{execution}",
+    }
+
+
+def test_explain_without_logs_reads_only_what_tells_of_executions(
+    target: Target, logs: Logs, order: Order, run: Run
 ) -> None:
-    # GIVEN an order that the runbook's sweep, with a promise of 600 s, restarted after half an hour
-    world.store(an_order(order_id=MINE, placed_at=timestamp_before(1900)))
-    target._clients["stepfunctions"] = Workflows(f"{MINE}-sweep-3")
-    logs.add("SweepOrders", now_ms(), entry("order restarted", execution=f"{MINE}-sweep-3", level="WARNING"))
-
-    # WHEN it is explained
-    _, shown, _ = run("explain", MINE, "--json", *option)
-
-    # THEN its execution is known: without one the order's event "has not started a workflow yet"
-    assert json.loads(shown)["sentence"].startswith("Nobody is at work on it: its last workflow has ended")
+    logs.add("AcceptOrder", now_ms(), entry("order accepted"))
+    logs.add("ValidateOrder", now_ms(), entry("order validated"))
+    logs.add("ValidateOrder", now_ms(), taken_up("e:1"))
+    _, shown, _ = run("explain", MINE, "--no-logs")
+    assert "took the order up, PLACED" in shown
+    assert "order accepted" not in shown
+    assert "order validated" not in shown
+    assert logs.calls == 3  # ValidateOrder, the workflow by the order's id, and by the execution
 
 
-def test_an_execution_that_belongs_to_another_order_is_not_taken(target: Target, order: Order) -> None:
-    line = log_groups.LogLine(
-        "2026-01-01T00:00:00.000Z", "SweepOrdersFunction", entry("x", execution=f"{OTHER}-sweep-1")
-    )
-    assert executions.started_by_sweep(target, MINE, [line]) == []
-
-
-def test_the_workflows_lines_are_found_by_the_orders_executions(
+def test_a_failed_workflow_is_found_by_what_validate_order_logged(
     world: World, target: Target, logs: Logs, run: Run
 ) -> None:
-    prefix = MACHINE.replace(":stateMachine:", ":execution:")
-    item = an_order(order_id=MINE)
-    world.store(item)
-    world.dynamodb.update_item(
-        TableName="OrdersTable",
-        Key={"customerId": {"S": item.customer_id}, "orderId": {"S": MINE}},
-        UpdateExpression="SET executionArn = :arn",
-        ExpressionAttributeValues={":arn": {"S": f"{prefix}:mine"}},
-    )
-    failed = {"type": "TaskFailed", "details": {"error": "Boom", "cause": "why"}}
-    logs.add("OrderWorkflow", now_ms(), {**failed, "execution_arn": f"{prefix}:mine"})
-    logs.add("OrderWorkflow", now_ms(), {**failed, "execution_arn": f"{prefix}:mine-not"})
+    # GIVEN a log of failures only, in which two executions failed, and only the line of ValidateOrder knows whose
+    began = now_ms() - 900_000
+    world.store(an_order(order_id=MINE, placed_at=timestamp_before(901)))
+    logs.add("ValidateOrder", began, taken_up("mine:1"))
+    logs.add("ValidateOrder", began, taken_up("theirs:1", OTHER))
+    cause = json.dumps({"errorMessage": "no answer", "errorType": "WarehouseUnavailable"})
+    for execution in ("mine:1", "theirs:1"):
+        failed = event(execution, "TaskFailed", 9, began + 1, error=f"Boom-{execution}", cause=cause)
+        logs.add("OrderWorkflow", began + 1, failed)
+        end = event(execution, "ExecutionFailed", 12, began + 2, error=f"Boom-{execution}", cause="{}")
+        logs.add("OrderWorkflow", began + 2, end)
 
-    _, shown, _ = run("logs", "--order", MINE, "--json")
+    # WHEN the order is explained, and its log lines are read
+    for command in (["explain", MINE], ["explain", MINE, "--no-logs"], ["logs", "--order", MINE]):
+        _, shown, _ = run(*command)
 
-    (line,) = (json.loads(each) for each in shown.splitlines())
-    assert (line["component"], line["level"], line["message"]) == ("OrderWorkflow", "ERROR", "TaskFailed Boom: why")
+        # THEN it is told of its own execution only
+        assert "Boom-mine" in shown, command
+        assert "theirs" not in shown, command
+    _, explained, _ = run("explain", MINE, "--json")
+    told = [line["what"] for line in json.loads(explained)["events"] if line["source"].startswith("workflow")]
+    assert told == [
+        "took the order up, PLACED",
+        "an attempt failed: Boom-mine:1: no answer",
+        "failed: Boom-mine:1: {}",
+    ]
+    assert json.loads(explained)["sentence"].startswith("Nobody is at work on it: its last workflow has ended")
+
+
+@pytest.mark.parametrize("started_by", ["sweep", "3f0c9a1b"])
+def test_an_execution_that_is_named_after_the_order_is_found_before_a_function_logs(
+    target: Target, logs: Logs, order: Order, run: Run, started_by: str
+) -> None:
+    # GIVEN executions that failed in their first state, of this order and of one whose id begins differently
+    for order_id in (MINE, f"x{MINE}"):
+        execution = f"{order_id}-{started_by}:1"
+        logs.add("OrderWorkflow", now_ms(), event(execution, "TaskFailed", 3, now_ms(), error=order_id[0]))
+
+    _, shown, _ = run("explain", MINE, "--json")
+
+    told = [line for line in json.loads(shown)["events"] if line["source"].startswith("workflow")]
+    assert [(line["source"], line["what"]) for line in told] == [
+        (f"workflow {started_by}", f"an attempt failed: {MINE[0]}")
+    ]
+
+
+def test_the_execution_of_a_stuck_order_is_known_from_the_inbox(
+    world: World, target: Target, logs: Logs, order: Order, run: Run
+) -> None:
+    # GIVEN an execution that failed before ValidateOrder said anything; the inbox has its report
+    line = event("e:1", "TaskFailed", 3, now_ms(), error="Boom")
+    logs.add("OrderWorkflow", now_ms(), line)
+    store_failure(world, order_id=MINE, source={"executionArn": line["execution_arn"]})
+
+    for command in (["explain", MINE], ["logs", "--order", MINE]):
+        assert "Boom" in run(*command)[1], command
+
+
+def test_a_whole_workflow_log_is_told_state_by_state(world: World, target: Target, logs: Logs, run: Run) -> None:
+    # GIVEN a log of every event, whose lines arrive in another order and fall into one millisecond
+    world.store(an_order(order_id=MINE))
+    now = now_ms()
+    history = [
+        event("e:1", "ExecutionStarted", 1, now),
+        event("e:1", "PassStateEntered", 2, now, name="TakeUp"),
+        event("e:1", "TaskStateEntered", 3, now, name="ValidateOrder"),
+        event("e:1", "TaskScheduled", 4, now, resource="invoke"),
+        event("e:1", "TaskSucceeded", 5, now, resource="invoke"),
+        event("e:1", "TaskStateExited", 6, now, name="ValidateOrder"),
+        event("e:1", "TaskStateEntered", 7, now, name="ReserveInventory"),
+        event("e:1", "TaskTimedOut", 8, now, error="States.Timeout"),
+        event("e:1", "TaskScheduled", 9, now),
+    ]
+    for each in reversed(history):
+        logs.add("OrderWorkflow", now, each)
+    logs.add("ValidateOrder", now, taken_up("e:1"))
+
+    _, shown, _ = run("explain", MINE, "--json")
+
+    # THEN each state is told, and where the order is now
+    told = [line["what"] for line in json.loads(shown)["events"] if line["source"] == "workflow e"]
+    assert told == [
+        "took the order up, PLACED",
+        "started",
+        "ValidateOrder",
+        "ReserveInventory",
+        "ReserveInventory: attempt 1 failed: States.Timeout",
+    ]
+    assert json.loads(shown)["sentence"].startswith("In ReserveInventory for ")
+    assert json.loads(shown)["sentence"].endswith(", 2nd attempt.")
+
+
+def test_the_workflows_lines_have_the_level_and_time_of_their_event(
+    target: Target, logs: Logs, order: Order, run: Run
+) -> None:
+    logs.add("ValidateOrder", now_ms(), taken_up("e:1"))
+    logs.add("OrderWorkflow", now_ms(), event("e:1", "TaskFailed", 3, 1_764_547_200_123, error="Boom", cause="why"))
+    logs.add("OrderWorkflow", now_ms(), event("e:1", "TaskStateEntered", 2, 1_764_547_200_123, name="ValidateOrder"))
+
+    _, shown, _ = run("logs", "--order", MINE, "--component", "workflow", "--json")
+
+    lines = [json.loads(each) for each in shown.splitlines()]
+    assert [(line["component"], line["level"], line["message"]) for line in lines] == [
+        ("OrderWorkflow", "INFO", "TaskStateEntered ValidateOrder"),
+        ("OrderWorkflow", "ERROR", "TaskFailed Boom: why"),
+    ]
+    assert {line["at"] for line in lines} == {"2025-12-01T00:00:00.123Z"}
 
 
 # ---- The command -------------------------------------------------------------------------------------------------

@@ -85,12 +85,12 @@ def logs(
 
     from orderctl.explanation import logs_begin_ms
     from orderctl.stack import executions, prefixes, records
-    from orderctl.stack.logs import WORKFLOW, groups_of, of_all, of_order
+    from orderctl.stack.logs import VALIDATE, WORKFLOW, groups_of, of_all, of_order
     from orderctl.stack.target import choose
 
     back_s = seconds(since) if since else 3600
     target = choose(stack, name, profile, region)
-    groups = groups_of(target, component)
+    chosen = groups_of(target, component)
     start_ms = int((time.time() - back_s) * 1000)
     if order:
         with records.tables_named(target):
@@ -98,14 +98,16 @@ def logs(
             failures, _ = records.failures_of(target, found.order_id)
         if since is None:
             start_ms = logs_begin_ms(found)
-        arns = executions.noted(target, found, failures) if WORKFLOW in groups else []
-        read = of_order(target, groups, found.order_id, arns)
+        # The workflow's lines do not name the order; those of ValidateOrder name its executions.
+        groups = chosen | groups_of(target, VALIDATE) if WORKFLOW in chosen else chosen
+        read = of_order(target, groups, found.order_id, executions.ids_in(failures))
     else:
-        read = of_all(target, groups)
+        read = of_all(target, chosen)
     show = _show_json if as_json else _show
     try:
-        for line in _followed(read, start_ms) if follow else sorted(read(start_ms), key=lambda line: line.at):
-            show(line)
+        for line in _followed(read, start_ms) if follow else sorted(read(start_ms), key=in_time):
+            if line.component in chosen:
+                show(line)
     except Interrupted:
         if not follow:
             raise
@@ -130,7 +132,7 @@ def _followed(read: Read, start_ms: int) -> Iterator[LogLine]:
     seen: Counter[str] = Counter()
     while True:
         now: Counter[str] = Counter()
-        for line in sorted(read(start_ms), key=lambda line: line.at):
+        for line in sorted(read(start_ms), key=in_time):
             key = json.dumps([line.at, line.component, line.fields], default=str)
             now[key] += 1
             if now[key] > seen[key]:
@@ -138,6 +140,11 @@ def _followed(read: Read, start_ms: int) -> Iterator[LogLine]:
         seen = now
         start_ms = max(start_ms, int(time.time() * 1000) - LATE_MS)
         time.sleep(POLL_S)
+
+
+def in_time(line: LogLine) -> tuple[str, int]:
+    """Return the key by which lines are sorted: a workflow has several events in a millisecond."""
+    return line.at, line.event_id
 
 
 def _show(line: LogLine) -> None:

@@ -13,6 +13,9 @@ from orderctl.stack.target import Target
 from orderctl.ui import console
 
 WORKFLOW = "OrderWorkflow"
+# The function that logs which execution takes which order up.
+VALIDATE = "ValidateOrderFunction"
+TAKEN_UP = "order taken up"
 # How the lines begin that Lambda itself writes about an invocation.
 PLATFORM = ("START RequestId:", "END RequestId:", "REPORT RequestId:", "INIT_START ", "XRAY TraceId:")
 
@@ -34,6 +37,25 @@ class LogLine:
     def order_id(self) -> str:
         """The order that the line names; "" if it names none."""
         return str(self.fields.get("order_id") or "")
+
+    @property
+    def event(self) -> str:
+        """The type of the event of an execution's history that the line is; "" if the line is none."""
+        return str(self.fields.get("type", "")) if "execution_arn" in self.fields else ""
+
+    @property
+    def event_id(self) -> int:
+        """The number of that event in the history; 0 without one."""
+        number = str(self.fields.get("id", ""))
+        return int(number) if self.event and number.isdecimal() else 0
+
+    @property
+    def execution(self) -> str:
+        """The execution that the line tells of (`execution_of`); "" if the line tells of none."""
+        if self.event:
+            return execution_of(str(self.fields["execution_arn"]))
+        taken_up = self.component == VALIDATE and self.fields.get("message") == TAKEN_UP
+        return str(self.fields.get("execution") or "") if taken_up else ""
 
 
 Read = Callable[[int], Iterator[LogLine]]
@@ -77,25 +99,43 @@ def of_all(target: Target, groups: dict[str, str]) -> Read:
     return read
 
 
-def of_order(target: Target, groups: dict[str, str], order_id: str, execution_arns: Iterable[str]) -> Read:
+def of_order(target: Target, groups: dict[str, str], order_id: str, executions: Iterable[str]) -> Read:
     """Return a function that reads the lines about one order.
 
-    These are the functions' lines that name the order's id, and the workflow's lines about these executions. A
-    correlation id proves nothing: customers choose it, and two customers may choose the same.
+    These are the functions' lines that name the order's id, and the workflow's lines about the order's executions:
+    these `executions`, those that ValidateOrder's lines name, and those that are named after the order. A correlation
+    id proves nothing: customers choose it, and two customers may choose the same.
     """
-    arns = set(execution_arns)
+    known = set(executions)
 
     def read(start_ms: int) -> Iterator[LogLine]:
         for component, group in groups.items():
             if component != WORKFLOW:
-                found = _lines(component, events(target, group, f'"{order_id}"', start_ms))
-                yield from (line for line in found if line.order_id in {"", order_id})
-                continue
-            for arn in arns:
-                found = _lines(component, events(target, group, f'"{arn.rpartition(":")[2]}"', start_ms))
-                yield from (line for line in found if line.fields.get("execution_arn") == arn)
+                for line in _lines(component, events(target, group, f'"{order_id}"', start_ms)):
+                    if line.order_id in {"", order_id}:
+                        known.update({line.execution} - {""})
+                        yield line
+        if WORKFLOW in groups:
+            yield from _of_workflow(target, groups[WORKFLOW], order_id, known, start_ms)
 
     return read
+
+
+def _of_workflow(target: Target, group: str, order_id: str, known: set[str], start_ms: int) -> Iterator[LogLine]:
+    """Yield the workflow's lines about the executions `known`, and about those that are named after the order."""
+    named_after = f":{order_id}-"
+    for line in _lines(WORKFLOW, events(target, group, f'"{order_id}"', start_ms)):
+        if named_after in f":{line.execution}":
+            yield line
+    for each in known:
+        if named_after not in f":{each}":
+            found = _lines(WORKFLOW, events(target, group, f'"{each}"', start_ms))
+            yield from (line for line in found if line.execution == each)
+
+
+def execution_of(arn: str) -> str:
+    """Return what is an Express execution's own in its ARN: machine, name and number; "" for any other ARN."""
+    return arn.partition(":express:")[2]
 
 
 def events(
@@ -141,16 +181,24 @@ def parse(component: str, event: dict[str, Any]) -> LogLine | None:
     if "_aws" in fields or str(fields.get("type", "")).startswith("platform."):
         return None
     if "execution_arn" in fields:
-        details = fields.get("details") or {}
-        said = ": ".join(str(details[key]) for key in ("error", "cause") if key in details)
-        fields = {"level": "ERROR", "message": f"{fields.get('type')} {said}".strip(), **fields}
+        fields = _of_history(fields)
     return LogLine(_own_time(fields) or at, component, fields)
+
+
+def _of_history(event: dict[str, Any]) -> dict[str, Any]:
+    """Return an event of an execution's history as the fields of a log line."""
+    kind, details = str(event.get("type")), event.get("details") or {}
+    said = ": ".join(str(details[key]) for key in ("name", "error", "cause") if key in details)
+    level = "ERROR" if kind.endswith(("Failed", "TimedOut", "Aborted")) else "INFO"
+    return {"level": level, "message": f"{kind} {said}".strip(), **event}
 
 
 def _own_time(fields: dict[str, Any]) -> str:
     try:
+        if "execution_arn" in fields:
+            return iso(datetime.datetime.fromtimestamp(int(fields["event_timestamp"]) / 1000, datetime.UTC))
         return iso(datetime.datetime.strptime(fields["timestamp"], "%Y-%m-%d %H:%M:%S,%f%z"))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
         return ""
 
 

@@ -57,12 +57,6 @@ class DamagedOrder:
         """The stored time of placing; "" if there is none."""
         return str(self.fields.get("placedAt", ""))
 
-    @property
-    def execution_arn(self) -> str | None:
-        """The stored execution that reserved the stock; None if there is none."""
-        found = self.fields.get("executionArn")
-        return None if found is None else str(found)
-
 
 StoredOrder = Order | DamagedOrder
 """An item of the orders table."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -12,7 +12,7 @@ from rich.table import Table
 from orderctl.stack.records import DamagedOrder, StoredOrder
 from orderctl.ui import tables
 from orders.domain.customer_view import OrderView
-from orders.domain.order import TERMINAL, Order
+from orders.domain.order import TERMINAL, Order, PricedLine
 
 
 def order(found: StoredOrder | OrderView, *, with_timeline: bool = True) -> Table:
@@ -28,10 +28,8 @@ def order(found: StoredOrder | OrderView, *, with_timeline: bool = True) -> Tabl
         if found.given_up:
             grid.add_row("Given up", escape(f"{found.given_up.code}: {found.given_up.message}"))
         grid.add_row("Customer", escape(f"{found.customer_id} {found.email or ''}".strip()))
-    for index, line in enumerate(found.lines):
-        price = tables.money(line.unit_price, found.currency)
-        text = f"{line.quantity} x {line.sku}" + (f" at {price}" if price else "")
-        grid.add_row("" if index else "Lines", escape(text))
+    for index, line in enumerate(_lines(found)):
+        grid.add_row("" if index else "Lines", escape(line))
     grid.add_row("Total", escape(tables.money(found.total, found.currency)) or "not priced yet")
     grid.add_row("Placed", escape(f"{found.placed_at}, {tables.ago(found.placed_at)}"))
     grid.add_row("Correlation id", escape(found.correlation_id))
@@ -39,6 +37,15 @@ def order(found: StoredOrder | OrderView, *, with_timeline: bool = True) -> Tabl
         detail = f"  {entry.detail}" if entry.detail else ""
         grid.add_row("" if index else "Timeline", escape(f"{entry.at}  {entry.what}{detail}"))
     return grid
+
+
+def _lines(found: Order | OrderView) -> Iterator[str]:
+    """Yield each line in words; an operator also sees from which shards the stock was taken."""
+    for line in found.lines:
+        price = tables.money(line.unit_price, found.currency)
+        taken = line.taken if isinstance(line, PricedLine) else None
+        shards = ", ".join(f"{part.quantity} from shard {part.shard}" for part in taken or [])
+        yield f"{line.quantity} x {line.sku}" + (f" at {price}" if price else "") + (f" ({shards})" if shards else "")
 
 
 def _damaged(found: DamagedOrder) -> Table:

@@ -14,18 +14,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from verify import services
+from verify import services, template
 from verify.freeze import release
 from verify.freeze.reading import Thing
-from verify.simulation import HANDLERS, Context, Delivery, Simulation, check_end, is_queue
+from verify.simulation import HANDLERS, ORDERS, Context, Delivery, Simulation, check_end, is_queue
+from verify.workflow import MACHINE_ARN
 
 from orders.domain.errors import OrderError  # isort: skip - the simulation has set the environment that this finds
+import boto3
+
 from orders.domain.order import TERMINAL, Order
 from orders.inbox.parse import component_of
 from orders.inbox.record import SETTLED, Action, FailureRecord
 from orders.inbox.store import decode_record
+from orders.redrive.sending import Sender, starts_workflow
 from orders.storage.orders import decode_order
-from orders.workflow import order_waits_for, resume_input
+from orders.workflow import RESTARTS_IN_VAIN, order_waits_for, workflow_input
 
 Json = dict[str, Any]
 
@@ -35,10 +39,13 @@ TABLES = {
     "payments": "PaymentsTable",
     "shipments": "ShipmentsTable",
     "failures": "FailuresTable",
+    "healing": "FailuresTable",
     "idempotency": "IdempotencyTable",
 }
-# The state machine has a name of its own, which is not made of its logical id.
-STATE_MACHINE = "stateMachine"
+# Later than any time: every open order counts as idle.
+NEVER = "9"
+# What ValidateOrder told release 1.0.0's definition and tells no longer: an old execution reserves nothing any more.
+NO_LONGER_ANSWERED = {"path", "reserveFrom"}
 
 
 class Unfinished(Exception):
@@ -52,6 +59,9 @@ class Finisher:
         time.sleep = lambda _: None  # a slow payment takes no time here
         self.things = release.load(folder)
         self.world = Simulation()
+        client: Any = boto3.session.Session(region_name="us-east-1").client
+        self._sender = Sender(client, "OrdersTable", "FulfilmentQueue", MACHINE_ARN)
+        services.receivers["stepfunctions"] = self._start_execution
         self._load_tables()
         self._frozen = self.world.save()
 
@@ -72,39 +82,59 @@ class Finisher:
             ("failures", self.redrive),
             ("stream", self.publish),
             ("events", self.deliver_event),
-            ("messages_fulfilment", self.deliver_to("FulfilmentQueue")),
+            ("messages_fulfilment", self.ship),
             ("messages_notifications", self.deliver_to("NotificationsQueue")),
             ("idempotency", self.recognise_mail),
             ("workflow_inputs", self.run_workflow),
             ("workflow_states", self.repeat_task),
         ):
-            for number, thing in enumerate(self.things[group]):
+            for number, thing in enumerate(self.things.get(group, [])):
                 yield f"{group} {number} ({', '.join(thing.kinds)})", functools.partial(finish, thing)
 
     # ---- Orders
 
     def finish_orders(self) -> None:
-        """A resumed workflow brings each open order to its end; money, parcels and stock are as that end demands."""
-        for order in self._orders():
-            if order.status not in TERMINAL:
-                self.world.run(json.loads(resume_input(order)))
-        for order in self._orders():
-            if order.status not in TERMINAL:
-                raise Unfinished(f"order {order.order_id} is still {order.status}")
+        """The sweep finds each open order, and restarts end it, with money, parcels and stock right."""
+        still_open = {order.order_id: order for order in self._orders() if order.status not in TERMINAL}
+        pages = list(ORDERS.idle(since=NEVER, paid_since=NEVER, first_shard=0))
+        idle = {each.order_id: each for page in pages for each in page.orders}
+        if idle.keys() != still_open.keys():
+            raise Unfinished(f"the sweep does not find {still_open.keys() ^ idle.keys()}")
+        for each in idle.values():
+            given = json.loads(workflow_input(each.customer_id, each.order_id, each.correlation_id))
+            self._until_ended(each.customer_id, each.order_id, functools.partial(self.world.run, given))
         wrong = [each for order in self.world.orders() for each in check_end(order)]
         held = [item for item in services.items("CatalogueTable") if item["reserved"]["N"] != "0"]
         if wrong or held:
             raise Unfinished(f"{wrong}; still reserved: {[item['sku']['S'] for item in held]}")
+        left = {each.content["orderId"]["S"] for each in self.things["shipments"] if "SHIPPED" in each.kinds}
+        for order in self._orders():
+            before = still_open.get(order.order_id)
+            if before and before.given_up and order.order_id not in left and order.reason != before.given_up:
+                raise Unfinished(f"order {order.order_id} was given up and is {order.status}")
+
+    def _until_ended(self, customer_id: str, order_id: str, begin: Callable[[], Any]) -> None:
+        """Do something, and what follows, until the order has ended; a provider may be down for some executions."""
+        status = ""
+        for _ in range(RESTARTS_IN_VAIN):
+            begin()
+            self.world.rest()
+            order = self._order(customer_id, order_id)
+            if order is None or order.status in TERMINAL:
+                return
+            status = order.status
+        raise Unfinished(f"order {order_id} is still {status}")
 
     def run_workflow(self, thing: Thing) -> None:
-        """The input of an execution starts the present workflow, which ends well and ends the order."""
+        """The input of an execution starts the present workflow, which ends the order, or reports it as stuck."""
         given = json.loads(thing.content["input"])
-        execution = self.world.run(given)
-        order = self._order(given["data"]["customerId"], given["data"]["orderId"])
-        if execution.status != "SUCCEEDED":
-            raise Unfinished(f"the execution is {execution.status}: {execution.error}")
-        if given.get("path") == "resume" and order and order.status not in TERMINAL:
-            raise Unfinished(f"the order is {order.status}")
+
+        def run() -> None:
+            execution = self.world.run(given)
+            if execution.status != "SUCCEEDED" and not execution.reported:
+                raise Unfinished(f"the execution is {execution.status}: {execution.error}")
+
+        self._until_ended(given["data"]["customerId"], given["data"]["orderId"], run)
 
     def repeat_task(self, thing: Thing) -> None:
         """A function that the frozen definition calls takes its input, and its answer has all that was in it."""
@@ -116,7 +146,7 @@ class Finisher:
         except OrderError:
             return  # by now the order is somewhere else
         lacking = json.loads(thing.content.get("output", "{}")).get("Payload", {}).keys() - answer.keys()
-        if lacking:
+        if lacking - NO_LONGER_ANSWERED:
             raise Unfinished(f"the answer lacks {lacking}")
 
     # ---- Failures
@@ -129,25 +159,26 @@ class Finisher:
         record = decode_record(thing.content)
         if record.status in SETTLED or record.redrive.action is Action.NONE or record.order_id is None:
             return
-        self._send(record, self._payload_of(record))
-        order = self._order(str(record.customer_id), record.order_id)
         waits = order_waits_for(record, record.resource_arn if "FulfilmentQueue" in record.resource_arn else "")
-        if waits and (order is None or order.status not in TERMINAL):
-            raise Unfinished(f"order {record.order_id} is {order.status if order else 'gone'}")
+        if not waits:
+            self._send(record)
+        else:
+            self._until_ended(str(record.customer_id), record.order_id, lambda: self._send(record))
 
-    def _send(self, record: FailureRecord, payload: str) -> None:
-        match record.redrive.action:
-            case Action.RESUME:
-                order = self._order(str(record.customer_id), str(record.order_id))
-                if order is None:
-                    raise Unfinished(f"there is no order {record.order_id}")
-                self.world.run(json.loads(resume_input(order)))
-            case Action.PUBLISH:
-                self._publish_again(json.loads(payload))
-            case Action.DELIVER if STATE_MACHINE in record.redrive.to:
-                self.world.run(json.loads(payload)["detail"])
-            case _:
-                self._deliver(component_of(record.redrive.to), payload)
+    def _send(self, record: FailureRecord) -> None:
+        payload = self._payload_of(record)
+        if starts_workflow(record):
+            self._sender.send(record, payload)
+        elif record.redrive.action is Action.PUBLISH:
+            self._publish_again(json.loads(payload))
+        else:
+            self._deliver(component_of(record.redrive.to), payload)
+
+    def _start_execution(self, operation: str, request: Json) -> Json:
+        if request["stateMachineArn"] != MACHINE_ARN:
+            raise Unfinished(f"{operation} of {request['stateMachineArn']}, which is gone")
+        self.world.pending.append(Delivery(template.WORKFLOW, request["input"]))
+        return {"executionArn": MACHINE_ARN, "startDate": 0}
 
     def _publish_again(self, record: Json) -> None:
         change = record["dynamodb"]
@@ -155,8 +186,6 @@ class Finisher:
         if now["version"] == change["NewImage"]["version"]:
             change["NewImage"] = now  # the item may have been mended
         self._publish({"Records": [record], "redrive": True})
-        for delivery in list(self.world.pending):
-            self.world.deliver(delivery)
 
     def _payload_of(self, record: FailureRecord) -> str:
         if record.payload is not None:
@@ -175,8 +204,9 @@ class Finisher:
 
     def _publish(self, given: Json) -> None:
         answer = HANDLERS["PublishEventsFunction"](given, Context())
-        if answer["batchItemFailures"] or answer.get("unreadable") or self.world.inbox:
-            raise Unfinished(f"publish_events says {answer}, and the inbox has {self.world.inbox}")
+        parked = [delivery for delivery in self.world.pending if delivery.to == "FailuresQueue"]
+        if answer["batchItemFailures"] or answer.get("unreadable") or parked:
+            raise Unfinished(f"publish_events says {answer}, and parks {parked}")
 
     def deliver_event(self, thing: Thing) -> None:
         """Every target of an event's rules takes the event."""
@@ -193,8 +223,15 @@ class Finisher:
             },
         )
         for delivery in list(self.world.pending):
+            self.world.deliver(delivery)
             if not delivery.deleted:
-                self.world.deliver(delivery)
+                raise Unfinished(f"{delivery.to} does not take the event")
+
+    def ship(self, thing: Thing) -> None:
+        """The warehouse's consumer takes a message, also with a task token, and the order ends."""
+        message = json.loads(thing.content["Body"])
+        body = thing.content["Body"]
+        self._until_ended(message["customerId"], message["orderId"], lambda: self._deliver("FulfilmentQueue", body))
 
     def deliver_to(self, queue: str) -> Callable[[Thing], None]:
         """Hands a message to the queue's consumer, which takes the message."""
@@ -219,7 +256,7 @@ class Finisher:
     def _load_tables(self) -> None:
         services.reset_tables()
         for group, table in TABLES.items():
-            for thing in self.things[group]:
+            for thing in self.things.get(group, []):
                 services.table("PutItem", {"TableName": table, "Item": thing.content})
         self.world.stream_position = len(services.stream("OrdersTable"))
 
