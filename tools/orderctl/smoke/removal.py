@@ -14,6 +14,7 @@ from orderctl.stack import records
 from orderctl.stack.target import Target
 from orderctl.stack.throwaway import address
 from orders.domain.order import TERMINAL, Reason, Status
+from orders.inbox.record import FailureStatus
 from orders.storage.dynamodb import from_item, to_item
 
 END_S = 90.0
@@ -37,7 +38,7 @@ class Removed:
 def remove(target: Target, run: str, end_s: float = END_S) -> Removed:
     """Remove what a run made; orders that are open are given up first, and get `end_s` seconds to be undone.
 
-    An order that is still open then stays, with the customer, its payment and the products: its workflow needs them.
+    An order that somebody still works on then stays, with the customer, its payment and the products.
     """
     removed = Removed()
     customer_id = _customer_of(target, run)
@@ -46,20 +47,45 @@ def remove(target: Target, run: str, end_s: float = END_S) -> Removed:
         return removed
     deadline = time.monotonic() + end_s
     _give_up(target, customer_id)
-    while still_open := [each for each in _orders(target, customer_id) if each["status"] not in TERMINAL]:
+    while busy := _busy(target, customer_id):
         if time.monotonic() > deadline:
             break
         time.sleep(POLL_S)
     for order in _orders(target, customer_id):
-        if order["status"] in TERMINAL:
+        if order["orderId"] not in busy:
             _remove_order(target, customer_id, order["orderId"], removed)
-    for order in still_open:
-        removed.left.append(f"order {order['orderId']} is still {order['status']} and stays, with its customer")
+    removed.left += [f"order {order_id} {why}, and stays with its customer" for order_id, why in busy.items()]
     if not removed.left:
         _remove_products(target, run, removed)
         target.client("cognito-idp").admin_delete_user(UserPoolId=target.output("UserPoolId"), Username=address(run))
-        removed.count("customer")
+        removed.count("customers")
     return removed
+
+
+def _busy(target: Target, customer_id: str) -> dict[str, str]:
+    """Return the orders that somebody still works on, and why, by order id."""
+    busy = {}
+    for order in _orders(target, customer_id):
+        order_id, status = order["orderId"], order["status"]
+        if status not in TERMINAL:
+            busy[order_id] = f"is still {status}"
+        elif status == Status.FULFILLED and not _has_receipt(target, customer_id, order_id):
+            failures, _ = records.failures_of(target, order_id)
+            # A failure that is NEW waits for somebody; any other may still write the receipt.
+            if not any(each.status is FailureStatus.NEW for each in failures):
+                busy[order_id] = "has no receipt yet"
+    return busy
+
+
+def _receipt(customer_id: str, order_id: str) -> str:
+    return f"receipts/{customer_id}/{order_id}.json"
+
+
+def _has_receipt(target: Target, customer_id: str, order_id: str) -> bool:
+    found = target.client("s3").list_objects_v2(
+        Bucket=target.output("ReceiptsBucket"), Prefix=_receipt(customer_id, order_id)
+    )
+    return bool(found.get("KeyCount"))
 
 
 def _customer_of(target: Target, run: str) -> str | None:
@@ -97,11 +123,10 @@ def _give_up(target: Target, customer_id: str) -> None:
 
 def _remove_order(target: Target, customer_id: str, order_id: str, removed: Removed) -> None:
     _remove_failures(target, order_id, removed)
-    s3, bucket = target.client("s3"), target.output("ReceiptsBucket")
-    key = f"receipts/{customer_id}/{order_id}.json"
-    receipts = s3.list_objects_v2(Bucket=bucket, Prefix=key).get("KeyCount", 0)
-    s3.delete_object(Bucket=bucket, Key=key)
-    removed.count("receipts", receipts)
+    if _has_receipt(target, customer_id, order_id):
+        key = _receipt(customer_id, order_id)
+        target.client("s3").delete_object(Bucket=target.output("ReceiptsBucket"), Key=key)
+        removed.count("receipts")
     removed.count("payments", _delete(target, "PaymentsTable", {"idempotencyKey": order_id}))
     removed.count("shipments", _delete(target, "ShipmentsTable", {"orderId": order_id}))
     removed.count("orders", _delete(target, "OrdersTable", {"customerId": customer_id, "orderId": order_id}))
