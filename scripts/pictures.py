@@ -14,7 +14,17 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFINITION = "statemachine/order.asl.yaml"
-SHAPES = {"Task": '["{}"]', "Choice": '{{"{}"}}', "Wait": '[/"{}"/]', "Succeed": '(["{}"])', "Fail": '[["{}"]]'}
+SHAPES = {
+    "Pass": '("{}")',
+    "Task": '["{}"]',
+    "Choice": '{{"{}"}}',
+    "Wait": '[/"{}"/]',
+    "Succeed": '(["{}"])',
+    "Fail": '[["{}"]]',
+}
+SINCE_START = (
+    r"\$toMillis\(\$states\.context\.State\.EnteredTime\) - \$toMillis\(\$states\.context\.Execution\.StartTime\)"
+)
 HOW_TO_READ = "Each box may import the boxes below, none above. Parts that a bar separates do not import each other."
 
 
@@ -83,10 +93,20 @@ def edges(name: str, state: dict[str, Any], stuck: str) -> list[str]:
 def label(condition: str) -> str:
     """Return a JSONata condition in the words of a picture: short, and quoted as Mermaid wants it."""
     text = " ".join(condition.removeprefix("{%").removesuffix("%}").split())
-    text = re.sub(r"\$contains\(\$refusal, '(.*?)'\)", r"refused: \1", text)
-    text = re.sub(r"\(?(refused: \w+) or refused: (\w+) or refused: (\w+)\)?", r"\1, \2 or \3", text)
-    text = text.replace("$order.", "").replace("$", "").replace("[ConditionalCheckFailed", "the order's condition")
-    return text.replace("ConditionalCheckFailed", "a product's condition").replace("<", "less than")
+    text = re.sub(rf"{SINCE_START} >= (\d+)000", r"begun \1 s ago or earlier", text)
+    text = re.sub(
+        r"\$not\(\$contains\(\$refusal, /(.*?)/\)\)", lambda found: f"refused, not by {_words(found[1])}", text
+    )
+    text = re.sub(r"\$contains\(\$refusal, '(.*?)'\)", lambda found: f"refused by {_words(found[1])}", text)
+    return text.replace("$", "")
+
+
+def _words(refusals: str) -> str:
+    """Return the alternatives of a pattern in words."""
+    words = refusals.replace("[ConditionalCheckFailed", "the order's condition").replace(
+        "ConditionalCheckFailed", "a condition"
+    )
+    return words.replace("|", ", ")
 
 
 def catches_all(state: dict[str, Any]) -> str | None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 # Every AWS service that a function may call, by its boto3 name. boto3's data for all others is trimmed.
-AWS_SERVICES = ("cloudwatch", "dynamodb", "dynamodbstreams", "events", "s3", "sqs", "stepfunctions")
+AWS_SERVICES = ("cloudwatch", "dynamodb", "dynamodbstreams", "events", "lambda", "s3", "sqs", "stepfunctions")
 
 # Files that no function uses. METADATA stays: vulnerability scanners read it.
 TRIMMED = (

@@ -12,12 +12,13 @@ import boto3
 import msgspec
 import pytest
 
-from orderctl.redrive.sending import redrive_one
+from orderctl.redrive.many import sender_of
 from orderctl.stack.target import Target
 from orders.domain.order import Order, PricedLine
 from orders.domain.order import Status as OrderStatus
 from orders.inbox.record import Action, FailureRecord, FailureStatus, Kind
 from orders.inbox.store import FailuresTable
+from orders.redrive.sending import redrive_one
 from orders.storage.dynamodb import to_item
 from tests.integration.world import ENVIRONMENT, REGION, World, an_order, function, invoke, sample
 from tests.template.cloudformation import load_workflow
@@ -79,6 +80,8 @@ def operator(world: World) -> Target:
         "FailedPayloadsBucket": "failed-payloads-bucket",
         "OrdersTable": "OrdersTable",
         "PublishEventsFunction": "publish_events",
+        "FulfilmentQueueArn": QUEUE_ARN,
+        "StateMachineArn": ENVIRONMENT["STATE_MACHINE_ARN"],
     }
     return Operator("in memory", names, "", boto3.session.Session(region_name=REGION))
 
@@ -176,7 +179,7 @@ def test_a_shipment_that_was_given_up_is_redriven_and_ships(
     assert record.payload == message
 
     # WHEN it is redriven
-    outcome = redrive_one(operator, inbox, record.failure_id, "ada", rules={})
+    outcome = redrive_one(sender_of(operator), inbox, record.failure_id, "ada")
     assert outcome.result == "redriven"
     (again,) = world.messages("FulfilmentQueue")
     invoke("ship_order", queued(again))
@@ -372,7 +375,7 @@ def test_a_record_that_could_not_be_read_is_published_when_the_order_is_repaired
 
     # WHEN the order was repaired, and the failure is redriven
     world.store(order)
-    outcome = redrive_one(operator, inbox, failure.failure_id, "ada", rules={})
+    outcome = redrive_one(sender_of(operator), inbox, failure.failure_id, "ada")
 
     # THEN its event is published
     assert outcome.result == "resolved"

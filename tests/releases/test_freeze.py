@@ -11,8 +11,12 @@ import pytest
 from orderctl import lifecycle
 from orderctl.cloud.state import ROOT, CloudState
 from orderctl.exits import Exit, Stop
-from verify.freeze import command, kinds, release
+from orderctl.stack.logs import WORKFLOW
+from verify.freeze import command, kinds, reading, release
 from verify.freeze.reading import Thing, form_of
+
+from orders.inbox.healing import CAUSE_PREFIX, HOLDS_KEY
+from orders.storage.dynamodb import to_item
 
 
 @pytest.fixture(autouse=True)
@@ -133,13 +137,81 @@ def test_every_form_of_a_failure_message_is_told_apart() -> None:
         "invocation-record": body(requestContext={}, requestPayload={}),
         "stream-batch": body(requestContext={}, DDBStreamBatchInfo={}),
         "parked-record": body(kind="UnreadableStreamRecord"),
-        **{
-            f"execution-{end}": body(source="aws.states", detail={"status": end})
-            for end in ("FAILED", "TIMED_OUT", "ABORTED")
-        },
+        "stuck-order": body(kind="StuckOrder"),
         "unclassified": {"Body": "[]"},
     }
 
     assert {form: form_of(message) for form, message in messages.items()} == {
         form: form for form in kinds.FAILURE_FORMS
     }
+
+
+def an_item(**fields: Any) -> dict[str, Any]:
+    return to_item({"status": "PAID", "lines": [{"sku": "TEA", "quantity": 3}], **fields})
+
+
+@pytest.mark.parametrize(
+    ("item", "kinds_of_it"),
+    [
+        (an_item(), ["PAID"]),
+        (an_item(status="FAILING", reason={"code": "Discarded", "message": "m"}), ["FAILING"]),
+        (an_item(status="FAILED", reason={"code": "Expired", "message": "m"}), ["FAILED-Expired"]),
+        (an_item(sweptAt="T"), ["PAID", "restarted"]),
+        (
+            an_item(lines=[{"sku": "TEA", "quantity": 3, "taken": [{"shard": 1, "quantity": 3}]}]),
+            ["PAID", "taken-from-shards"],
+        ),
+    ],
+)
+def test_what_an_order_is_an_example_of(item: dict[str, Any], kinds_of_it: list[str]) -> None:
+    assert reading._kinds_of_order(item) == kinds_of_it
+
+
+def test_the_failures_table_has_items_that_are_no_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+    # GIVEN a failure, the pace at which a cause heals, and what operators hold
+    keys = ["3f0c9a1b", f"{CAUSE_PREFIX}ProcessPayment#Busy", HOLDS_KEY]
+    items = [to_item({"failureId": key}) for key in keys]
+    items[0] |= to_item({"status": "NEW"})
+    monkeypatch.setattr(reading, "scan", lambda *_: items)
+
+    # THEN each is told apart
+    there: Any = None
+    assert reading.failures(there) == items[:1]
+    assert [reading._kind_of_healing(item) for item in items[1:]] == kinds.required(ROOT)["healing"]
+
+
+def history(*events: tuple[str, dict[str, str]]) -> list[dict[str, Any]]:
+    return [
+        {"id": str(number), "type": kind, "details": details, "execution_arn": "arn:aws:states:r:a:express:m:name:1"}
+        for number, (kind, details) in enumerate(events, 1)
+    ]
+
+
+def test_executions_are_read_from_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    # GIVEN the log of an execution, out of order, and of one that began before the log had data
+    given = json.dumps({"data": {"orderId": "o", "status": "PLACED"}})
+    logged = history(
+        ("ExecutionStarted", {"input": given}),
+        ("TaskStateEntered", {"name": "ProcessPayment", "input": "{}"}),
+        ("TaskScheduled", {"parameters": '{"FunctionName": "f"}'}),
+        ("TaskFailed", {"error": "PaymentProviderError", "cause": "why"}),
+        ("TaskScheduled", {"parameters": '{"FunctionName": "f"}'}),
+        ("TaskSucceeded", {"output": "out"}),
+        ("TaskStateExited", {"name": "ProcessPayment", "output": "{}"}),
+        ("TaskStateEntered", {"name": "FulfillOrder", "input": "{}"}),
+    )
+    other = [{**history(("ExecutionStarted", {}))[0], "execution_arn": "other"}]
+    lines = [{"message": json.dumps(event)} for event in [*reversed(logged), *other]]
+    monkeypatch.setattr(reading, "groups_of", lambda *_: {WORKFLOW: "group"})
+    monkeypatch.setattr(reading, "log_events", lambda *_: lines)
+
+    # WHEN it is read
+    there: Any = None
+    inputs, states = reading._executions(there)
+
+    # THEN input, finished state and running state are there
+    assert inputs == [Thing(["event"], {"name": "name", "input": given})]
+    finished, running = states
+    assert finished.kinds == ["ProcessPayment"]
+    assert (finished.content["output"], finished.content["handedOn"]) == ("out", "{}")
+    assert (running.kinds, running.content["next"]) == (["FulfillOrder"], "running")

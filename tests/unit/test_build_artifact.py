@@ -242,6 +242,7 @@ for service, operation, arguments in CALLS:
         ("dynamodb", "put_item", {"TableName": "orders", "Item": {"orderId": {"S": "1"}}}),
         ("dynamodbstreams", "get_records", {"ShardIterator": "shard"}),
         ("events", "put_events", {"Entries": [{"Source": "orders", "DetailType": "OrderPlaced", "Detail": "{}"}]}),
+        ("lambda", "invoke", {"FunctionName": "receipts", "InvocationType": "Event", "Payload": b"{}"}),
         ("s3", "put_object", {"Bucket": "receipts", "Key": "1", "Body": b"receipt", "ContentType": "text/plain"}),
         ("s3", "get_object", {"Bucket": "receipts", "Key": "1"}),
         ("sqs", "send_message", {"QueueUrl": "https://sqs.eu-central-1.amazonaws.com/1/q", "MessageBody": "{}"}),

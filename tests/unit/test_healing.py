@@ -419,11 +419,15 @@ def test_of_two_healers_at_once_one_sends() -> None:
     assert (first.results["redriven"], found.results["redriven"]) == (1, 0)
 
 
+def die(failure_id: str) -> str:
+    raise RuntimeError(failure_id)
+
+
 def test_a_healer_that_dies_before_it_sends_does_not_slow_its_cause_down() -> None:
     simulation = parked(3)
     simulation.go_to(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(simulation, "redrive", lambda _: 1 / 0)
+        patch.setattr(simulation, "redrive", die)
         assert list(simulation.heal().problems) == [str(CAUSE)]
 
     simulation.go_to(60)

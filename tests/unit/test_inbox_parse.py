@@ -237,6 +237,34 @@ def test_a_stuck_order() -> None:
     assert (cut.error_message, cut.stack_trace) == (json.dumps(inner)[:40], [])
 
 
+@pytest.mark.parametrize(
+    ("message", "most", "expected"),
+    [
+        ("the provider answered 503", 100, "the provider answered 503"),
+        ('it said "no"\n', 100, 'it said "no"\n'),
+        ("x" * 50, 30, "x" * 12),  # the cut is in the message
+        ("xxxxxxxxxx\u20ac", 30, "xxxxxxxxxx"),  # in an escape, from which nothing is taken
+        ("xxxxxxxxxx\u20ac", 34, "xxxxxxxxxx\u20ac"),
+        ("", 100, ""),
+    ],
+)
+def test_a_cause_that_is_cut_off_still_tells_the_message(message: str, most: int, expected: str) -> None:
+    # GIVEN an error as Lambda's runtime for Python writes it, of which the workflow reports the start
+    cause = json.dumps({"errorMessage": message, "errorType": "E", "stackTrace": ["x" * 300]})[:most]
+    report = {
+        "kind": "StuckOrder",
+        "customerId": "c",
+        "orderId": "o",
+        "correlationId": "",
+        "state": "S",
+        "error": "E",
+    }
+
+    found_message = read({**report, "cause": cause}).error_message
+
+    assert found_message == (expected or cause)
+
+
 def test_a_pointer_into_the_stream() -> None:
     pointer = {
         "requestContext": {"requestId": "r", "functionArn": FUNCTION, "condition": "RetryAttemptsExhausted"},

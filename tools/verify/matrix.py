@@ -19,13 +19,18 @@ from verify import clock, services, template
 from verify.invariants import has_ended
 from verify.scheduler import Aborted, CallOutcome, Process
 from verify.services import Json, cancelled
-from verify.simulation import HOUR_S, SHIPPING, Delivery, Simulation, body_of, check_end, ledger
+from verify.simulation import HOUR_S, MINUTE_S, SHIPPING, Delivery, Simulation, body_of, check_end, ledger
 
 ALWAYS = 1_000
 DOCUMENT = template.ROOT / "docs" / "fault-matrix.md"
 BASKET = {"apple": 2, "pear": 1}
 NEIGHBOUR = "eve"
 ANY_ERROR = ("Unheard.Of", "")
+DIES = "the execution dies"
+# Restarts without progress after which the sweep gives an order to the inbox.
+MOST_RESTARTS = 3
+# Errors that heal by themselves.
+HEAL = frozenset({"PaymentProviderError", "WarehouseUnavailable", "Busy", "States.Timeout", "TooManyReceives"})
 
 
 class CaseFailed(AssertionError):
@@ -138,7 +143,7 @@ SCENARIOS = (
         "cancelled and refunded before it is charged",
         cancelled_at="ProcessPayment",
         refunded_at_once=True,
-        also_short=("the execution dies",),
+        also_short=(DIES,),
     ),
     Scenario("cancelled while the provider is down", token="tok_provider_down_6", cancelled_at="ProcessPayment"),
     Scenario("restarted when RESERVED", "ReserveInventory", "after"),
@@ -430,7 +435,7 @@ def _error_rows(name: str) -> Iterator[MatrixRow]:
         for why, codes in CANCELLATIONS.items():
             yield MatrixRow(name, f"DynamoDb.TransactionCanceledException: {why}", "before", _cancellation(codes))
     for when in ("before", "after"):
-        yield MatrixRow(name, "the execution dies", when, _die, repeats=False)
+        yield MatrixRow(name, DIES, when, _die)
 
 
 # ---- Running a case ------------------------------------------------------------------------------------------
@@ -519,6 +524,11 @@ def play(case: Case) -> str:
     simulation.inject = both
     simulation.run(data)
     simulation.rest()
+    try:
+        if case.row.fault == DIES and case.times == ALWAYS:
+            _sweep_in_vain(simulation)
+    except AssertionError as wrong:
+        raise CaseFailed(f"{case}\n  {wrong}") from None
     simulation.inject = None
     services.outages.clear()
     simulation.finish_racing()
@@ -558,6 +568,18 @@ def _sweep(simulation: Simulation) -> None:
     simulation.rest()
 
 
+def _sweep_in_vain(simulation: Simulation) -> None:
+    """The sweep starts an order that kills each execution, until the sweep gives the order to the inbox."""
+    begun = len(simulation.executions)
+    for _ in range(MOST_RESTARTS + 2):
+        if has_ended(order_of(simulation, "ada")) or simulation.inbox:
+            return
+        clock.advance(HOUR_S)
+        simulation.sweep()
+        simulation.rest()
+    raise CaseFailed(f"{len(simulation.executions) - begun} executions died, and nobody is told")
+
+
 def _ways_out(simulation: Simulation) -> Iterator[str]:
     """Where the order ends from the inbox, when redriven and when discarded."""
     saved = simulation.save()
@@ -571,7 +593,24 @@ def _ways_out(simulation: Simulation) -> Iterator[str]:
         if act == simulation.discard and any(not has_ended(order) for order in _concerned(simulation)):
             _sweep(simulation)  # an order that is undone already has nobody else to go on
             swept = "sweep: "
+        if simulation.inbox:  # the sweep has restarted the order in vain before, and hands it over again
+            simulation.redrive(simulation.inbox[0])
+            simulation.rest()
+            swept = "inbox, redrive: "
         yield f"{name}: {swept}{_ended(simulation)}"
+    simulation.load(saved)
+    if {failure.error_name for failure in simulation.inbox} <= HEAL:
+        for _ in range(3):
+            clock.advance(MINUTE_S)
+            simulation.heal()
+            simulation.rest()
+        yield f"heal: {_ended(simulation)}"
+        simulation.load(saved)
+    if _status(simulation) in ("PLACED", "RESERVED"):
+        clock.advance(25 * HOUR_S)
+        simulation.sweep()
+        simulation.rest()
+        yield f"expire: {_ended(simulation)}"
 
 
 def _ended(simulation: Simulation) -> str:

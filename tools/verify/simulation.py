@@ -58,6 +58,7 @@ SHIPPING = "ship_order"
 """The name under which `Simulation.inject` meets the consumer of the fulfilment queue."""
 WORKS_ON_ORDERS = frozenset({template.WORKFLOW, "FulfilmentQueue", "FailuresQueue", "RefundPaymentFunction"})
 """The targets without which an order goes nowhere; the others only tell of the order."""
+MINUTE_S = 60
 HOUR_S = 3_600
 
 

@@ -37,6 +37,8 @@ POINTER_NOTE = (
     "The stream keeps its records for 24 hours and no longer has these. The orders table holds the orders' present "
     "statuses; the sweep finds the orders that stand still."
 )
+# The workflow reports the start of a long cause, which may end amid the stack trace or the message.
+_CUT_OFF = re.compile(r'"errorMessage": ?"(?:[^"\\]|\\u[0-9a-fA-F]{4}|\\["\\/bfnrt])*')
 _GENERATED_NAME = re.compile(r".+-([A-Za-z][A-Za-z0-9]*)-[A-Za-z0-9]{12,13}\Z")
 
 
@@ -274,10 +276,13 @@ def _cause(execution: EndedExecution) -> tuple[str, str, str, list[str]]:
 
 def _lambda_error(cause: Any) -> LambdaError:
     """The error that a function's answer tells of; an empty one for another cause."""
-    try:
-        return msgspec.json.decode(cause, type=LambdaError)
-    except (ValueError, TypeError):
-        return LambdaError()
+    cut = _CUT_OFF.search(cause) if isinstance(cause, str) else None
+    for text in (cause, f'{{{cut[0]}"}}' if cut else ""):
+        try:
+            return msgspec.json.decode(text, type=LambdaError)
+        except (ValueError, TypeError):
+            continue
+    return LambdaError()
 
 
 def _unknown(body: str, attributes: dict[str, str], message_id: str, why: str) -> Failure:

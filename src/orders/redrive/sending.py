@@ -75,12 +75,9 @@ class Sender:
             return self._start(record, payload)
         to = record.redrive.to
         match record.redrive.action:
+            case Action.SEND if to == self.fulfilment_queue_arn:
+                return self._ship(record, payload)
             case Action.SEND:
-                if to == self.fulfilment_queue_arn and (status := self._status_of(record)) in TERMINAL:
-                    return f"nothing to do: the order is {status}", True
-                if to == self.fulfilment_queue_arn and status == Status.FAILING:
-                    # The message itself could ship what is being undone. The workflow ships only what has left.
-                    return self._start(record, payload)
                 return self._send_message(to, payload), False
             case Action.INVOKE:
                 return self._invoke(to, payload), False
@@ -111,6 +108,16 @@ class Sender:
         if "givenUp" in found and found["status"]["S"] not in TERMINAL:
             return Status.FAILING
         return str(found["status"]["S"]) if "status" in found else None
+
+    def _ship(self, record: FailureRecord, payload: str) -> tuple[str, bool]:
+        """Send the warehouse its message, unless the order's status forbids that."""
+        status = self._status_of(record)
+        if status in TERMINAL:
+            return f"nothing to do: the order is {status}", True
+        if status == Status.FAILING:
+            # The message itself could ship what is being undone. The workflow ships only what has left.
+            return self._start(record, payload)
+        return self._send_message(record.redrive.to, payload), False
 
     def _start(self, record: FailureRecord, payload: str) -> tuple[str, bool]:
         """Start the present workflow, whichever machine the record names: the order's status decides what it does."""

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orderctl.exits import Exit, Stop
-from orderctl.stack.stock import Step, StockTable, levelling
+from orderctl.stack.stock import Move, Step, StockTable, levelling
 from orderctl.stack.target import Target
 from orders.domain.errors import Busy
 from orders.domain.order import Taken
@@ -93,6 +93,12 @@ def step(changes: Iterator[Step] | None) -> bool:
         return False
 
 
+def run_all(changes: Iterator[Step]) -> None:
+    """Take all steps."""
+    for _ in changes:
+        pass
+
+
 @pytest.fixture
 def shop(world: World, monkeypatch: pytest.MonkeyPatch) -> Shop:
     monkeypatch.setenv("CATALOGUE_TABLE", "CatalogueTable")
@@ -116,15 +122,14 @@ ACTS = st.lists(
 
 
 @given(ACTS)
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_nothing_is_lost_or_invented_while_orders_run(shop: Shop, acts: list[tuple[str, int]]) -> None:
     # GIVEN two operators, each of whom may stop half-way, and orders between their steps
     for item in shop.world.items("CatalogueTable"):
         shop.world.dynamodb.delete_item(TableName="CatalogueTable", Key=to_item({"sku": item["sku"]}))
     shop.__init__(shop.world)  # type: ignore[misc]
-    operators: list[Iterator[Step]] = [iter(()), shop.table.split("TEA", 3)]
-    while step(operators[1]):
-        pass
+    run_all(shop.table.split("TEA", 3))
+    operators: list[Iterator[Step]] = [iter(()), iter(())]
     for act, number in acts:
         match act:
             case "split":
@@ -155,8 +160,7 @@ def test_nothing_is_lost_or_invented_while_orders_run(shop: Shop, acts: list[tup
 
 
 def test_closing_moves_emptying_and_removing_are_steps_of_their_own(shop: Shop) -> None:
-    for _ in shop.table.split("TEA", 3):
-        pass
+    run_all(shop.table.split("TEA", 3))
     shop.hold(Taken(2, 6))
     steps = [each.says for each in islice(shop.table.merge("TEA", 1), 5)]
 
@@ -167,6 +171,49 @@ def test_closing_moves_emptying_and_removing_are_steps_of_their_own(shop: Shop) 
         "emptying shards 1, 2",
         "waiting for orders that hold pieces in shard 2",
     ]
+
+
+def test_a_move_takes_only_what_is_there_and_fills_no_closed_shard(shop: Shop) -> None:
+    # GIVEN a plan of moves that was made before orders and another operator came
+    run_all(shop.table.split("TEA", 3))
+    next(shop.table.merge("TEA", 2))
+    before = shop.world.items("CatalogueTable")
+
+    for move in (Move(0, 1, 8), Move(0, 2, 1), Move(0, 3, 1)):
+        assert not shop.table._move("TEA", move)
+
+    assert shop.world.items("CatalogueTable") == before
+
+
+@pytest.mark.parametrize("change", ["split", "merge"])
+def test_a_change_that_another_operator_has_overtaken_is_refused(shop: Shop, change: str) -> None:
+    run_all(shop.table.split("TEA", 3))
+    stale = shop.table.layout("TEA")
+    next(shop.table.merge("TEA", 2))
+    before = shop.world.items("CatalogueTable")
+
+    with pytest.raises(Busy):
+        shop.table._open(stale, 5) if change == "split" else shop.table._close(stale)
+
+    assert shop.world.items("CatalogueTable") == before
+
+
+@pytest.mark.parametrize("late", ["reserved", "available", "sold", "moved"])
+def test_a_closed_shard_that_changes_at_the_last_moment_is_not_removed(shop: Shop, late: str) -> None:
+    run_all(shop.table.split("TEA", 2))
+    list(islice(shop.table.merge("TEA", 1), 2))
+    stock = shop.table.read("TEA")
+    shop.world.dynamodb.update_item(
+        TableName="CatalogueTable",
+        Key=to_item({"sku": "TEA#1"}),
+        UpdateExpression=f"ADD {late} :one",
+        ExpressionAttributeValues=to_item({":one": 1}),
+    )
+    before = shop.world.items("CatalogueTable")
+
+    shop.table._remove(stock.layout, 1, stock.shards[1])
+
+    assert shop.world.items("CatalogueTable") == before
 
 
 @given(st.dictionaries(st.integers(0, 63), st.integers(0, 50), min_size=1, max_size=9))

@@ -10,8 +10,11 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from orderctl.stack.logs import WORKFLOW, groups_of
+from orderctl.stack.logs import events as log_events
 from orderctl.stack.target import Target
-from orders.domain.order import TERMINAL, Status
+from orders.domain.order import Status
+from orders.inbox.healing import CAUSE_PREFIX
 
 Json = dict[str, Any]
 
@@ -31,19 +34,21 @@ def read(there: Target, failure_messages: list[Json], events: list[Json]) -> dic
     """Everything in flight by group. `failure_messages` and `events` were collected before, since they move on."""
     inputs, states = _executions(there)
     payloads = _objects(there, "FailedPayloadsBucket")
+    healing = [item for item in scan(there, "FailuresTable") if not _fails(item)]
     short = [each for each in failure_messages if len(each["Body"]) <= LONGEST_MESSAGE]
     return {
-        "orders": [Thing([_kind_of_order(item)], item) for item in scan(there, "OrdersTable")],
-        "failures": [Thing(_kinds_of_failure(item), item) for item in scan(there, "FailuresTable")],
+        "orders": [Thing(_kinds_of_order(item), item) for item in scan(there, "OrdersTable")],
+        "failures": [Thing(_kinds_of_failure(item), item) for item in failures(there)],
+        "healing": [Thing([_kind_of_healing(item)], item) for item in healing],
         "payload_objects": [Thing([each["Key"].partition("/")[0]], each) for each in payloads],
         "payments": [Thing([_entry_status(item)], item) for item in scan(there, "PaymentsTable")],
         "shipments": [Thing([_entry_status(item)], item) for item in scan(there, "ShipmentsTable")],
-        "catalogue": [Thing(["product"], item) for item in scan(there, "CatalogueTable")],
+        "catalogue": [Thing([_kind_of_stock(item)], item) for item in scan(there, "CatalogueTable")],
         "idempotency": [Thing([item["status"]["S"]], item) for item in scan(there, "IdempotencyTable")],
         "receipts": _one_each(Thing(["receipt"], each) for each in _objects(there, "ReceiptsBucket")),
         "stream": _one_each(Thing(_kinds_of_record(each), each) for each in _stream(there)),
         "events": _one_each((Thing([each["detail-type"]], each) for each in events), _reason_of),
-        "messages_fulfilment": [Thing(["task-token"], each) for each in _messages(there, "FulfilmentQueueUrl")],
+        "messages_fulfilment": [Thing(["order"], each) for each in _messages(there, "FulfilmentQueueUrl")],
         "messages_notifications": _one_each(
             (
                 Thing([json.loads(each["Body"])["detail-type"]], each)
@@ -99,12 +104,14 @@ def form_of(message: Json) -> str:
         body = None
     if not isinstance(body, dict):
         return "unclassified"
-    if body.get("source") == "aws.states":
-        return f"execution-{body['detail']['status']}"
     for part, form in (("DDBStreamBatchInfo", "stream-batch"), ("requestPayload", "invocation-record")):
         if part in body:
             return form
-    forms = {"UnreadableStreamRecord": "parked-record", "PoisonMessage": "poison-report"}
+    forms = {
+        "UnreadableStreamRecord": "parked-record",
+        "PoisonMessage": "poison-report",
+        "StuckOrder": "stuck-order",
+    }
     return forms.get(body.get("kind", ""), "unclassified")
 
 
@@ -116,11 +123,33 @@ def _one_each(things: Any, also: Callable[[Thing], str] = lambda _: "") -> list[
     return list(kept.values())
 
 
-def _kind_of_order(item: Json) -> str:
-    status = item["status"]["S"]
-    if status == Status.FAILED:
-        return f"FAILED-{item['reason']['M']['code']['S']}"
-    return f"{status}-given-up" if "givenUp" in item and Status(status) not in TERMINAL else str(status)
+def _kinds_of_order(item: Json) -> list[str]:
+    status = str(item["status"]["S"])
+    kinds = [f"FAILED-{item['reason']['M']['code']['S']}" if status == Status.FAILED else status]
+    if any("taken" in line["M"] for line in item["lines"]["L"]):
+        kinds.append("taken-from-shards")
+    if "sweptAt" in item:
+        kinds.append("restarted")
+    return kinds
+
+
+def _kind_of_stock(item: Json) -> str:
+    if "price" in item:
+        return "sharded-product" if "shards" in item else "product"
+    return "closed-shard" if "closed" in item else "shard"
+
+
+def failures(there: Target) -> list[Json]:
+    """Every record of the failure inbox; its table has items of other kinds, too."""
+    return [item for item in scan(there, "FailuresTable") if _fails(item)]
+
+
+def _fails(item: Json) -> bool:
+    return "status" in item
+
+
+def _kind_of_healing(item: Json) -> str:
+    return "cause" if item["failureId"]["S"].startswith(CAUSE_PREFIX) else "holds"
 
 
 def _kinds_of_failure(item: Json) -> list[str]:
@@ -144,7 +173,7 @@ def _kinds_of_record(record: Json) -> list[str]:
     if after is None:
         return ["REMOVE"]
     if before and before["version"] == after["version"]:
-        return ["same-version", *(["marked-given-up"] if "givenUp" in after and "givenUp" not in before else [])]
+        return ["same-version"]
     came_from = before["status"]["S"] if before else "nothing"
     return [f"to-{after['status']['S']}", f"from-{came_from}"]
 
@@ -185,43 +214,42 @@ def _stream(there: Target) -> Iterator[Json]:
 
 
 def _executions(there: Target) -> tuple[list[Thing], list[Thing]]:
-    """The inputs of executions, and what their Task states are given and hand on."""
-    client = there.client("stepfunctions")
-    pages = client.get_paginator("list_executions").paginate(stateMachineArn=there.output("StateMachineArn"))
+    """The inputs of executions, and what their Task states are given and hand on, from the workflow's log."""
+    histories: dict[str, list[Json]] = {}
+    for line in log_events(there, groups_of(there, WORKFLOW)[WORKFLOW], "", 0):
+        event = json.loads(line["message"])
+        histories.setdefault(event["execution_arn"], []).append(event)
     inputs: list[Thing] = []
     states: list[Thing] = []
-    for listed in (each for page in pages for each in page["executions"]):
-        arn = listed["executionArn"]
-        given = client.describe_execution(executionArn=arn)["input"]
-        path = json.loads(given).get("path", "forward")
-        running = ["running"] if listed["status"] == "RUNNING" else []
-        inputs.append(Thing([path, *running], {"name": listed["name"], "status": listed["status"], "input": given}))
-        history = client.get_paginator("get_execution_history").paginate(executionArn=arn)
-        states += _tasks(event for page in history for event in page["events"])
+    for arn, history in histories.items():
+        history.sort(key=lambda event: int(event["id"]))
+        if "input" not in history[0]["details"]:
+            continue  # it began before the log was told to have the data
+        given = history[0]["details"]["input"]
+        by = "event" if "status" in json.loads(given)["data"] else "ids"
+        inputs.append(Thing([by], {"name": arn.split(":")[7], "input": given}))
+        states += _tasks(iter(history))
     return (
-        _one_each(inputs, lambda thing: thing.content["status"] + thing.content["name"][36:43]),
+        _one_each(inputs, lambda thing: json.loads(thing.content["input"])["data"].get("status", "")),
         _one_each(states, lambda thing: thing.content.get("error", "") + thing.content.get("next", "")),
     )
 
 
 def _tasks(history: Iterator[Json]) -> Iterator[Thing]:
-    """Each Task state of a history: `input`, the last attempt's `parameters` and `output` or `error`, `handedOn`."""
+    """Each Task state of a history: the last attempt's `parameters` and `output` or `error`, and `handedOn`."""
     state: Json = {}
     for event in history:
-        kind = event["type"]
+        kind, details = event["type"], event["details"]
         if kind == "TaskStateEntered":
-            entered = event["stateEnteredEventDetails"]
-            state = {"state": entered["name"], "input": entered["input"]}
-        elif kind in ("TaskScheduled", "LambdaFunctionScheduled"):
-            details = event.get("taskScheduledEventDetails") or event["lambdaFunctionScheduledEventDetails"]
-            state["parameters"] = details.get("parameters") or details["input"]
+            state = {"state": details["name"], "input": details["input"]}
+        elif kind == "TaskScheduled":
+            state["parameters"] = details["parameters"]
         elif kind == "TaskSucceeded":
-            state["output"] = event["taskSucceededEventDetails"]["output"]
+            state["output"] = details["output"]
         elif kind == "TaskFailed":
-            failed = event["taskFailedEventDetails"]
-            state |= {"error": failed["error"], "cause": failed["cause"]}
+            state |= {"error": details["error"], "cause": details.get("cause", "")}
         elif kind == "TaskStateExited" and state:
-            yield Thing([state["state"]], {**state, "handedOn": event["stateExitedEventDetails"]["output"]})
+            yield Thing([state["state"]], {**state, "handedOn": details["output"]})
             state = {}
     if state:
         yield Thing([state["state"]], {**state, "next": "running"})
