@@ -270,17 +270,27 @@ def test_a_step_that_can_not_be_made_ends_the_smoke_and_everything_is_removed(
 
 
 @pytest.mark.usefixtures("steps")
-def test_an_interruption_removes_everything_and_passes_on(
-    world: World, target: Target, cognito: Cognito, monkeypatch: pytest.MonkeyPatch
+def test_an_interruption_removes_everything_and_says_so(
+    run: Run, world: World, target: Target, cognito: Cognito, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # GIVEN Ctrl-C while the orders are sent
     def interrupt(*_: Any) -> None:
+        stored(world, "b" * 36, Status.FAILED)
         raise Interrupted
 
     monkeypatch.setattr(orders, "send", interrupt)
-    with pytest.raises(Interrupted):
-        running.run(target, Smoke(RUN))
+    monkeypatch.setattr(running, "new_run", lambda: RUN)
+    code, stdout, stderr = run("smoke", "--json")
+
+    # THEN the command ends as interrupted, with nothing left behind and a report of that
+    assert code == Exit.INTERRUPTED
     assert cognito.users == set()
-    assert world.items("CatalogueTable") == []
+    assert world.items("OrdersTable") == world.items("CatalogueTable") == []
+    report = json.loads(stdout)
+    assert report["removed"]["orders"] == 1
+    assert [step["problems"] for step in report["steps"] if step["problems"]] == [["interrupted"]]
+    # What to do after a SIGKILL is said before the first step.
+    assert f"smoke --remove {RUN}" in stderr
 
 
 @pytest.mark.usefixtures("steps")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from orderctl.defaults import DEFAULT_NAME
-from orderctl.exits import Exit
+from orderctl.exits import Exit, Interrupted
 from orderctl.options import Json, Name, Profile, Region, Stack, examples, filled
 from orderctl.ui import console
 
@@ -49,14 +49,19 @@ def smoke(
     from orderctl.views import smoke_tables
 
     target = choose(stack, name, profile, region)
-    done = running.Smoke(remove or running.new_run())
-    if remove:
-        running.remove_only(target, done)
-    else:
-        running.run(target, done, charge_real_providers=charge_real_providers)
+    done, interrupted = running.Smoke(remove or running.new_run()), False
+    try:
+        if remove:
+            running.remove_only(target, done)
+        else:
+            running.run(target, done, charge_real_providers=charge_real_providers)
+    except Interrupted:
+        interrupted = True  # say what was removed all the same
     if as_json:
         console.emit_json(done.as_json())
     else:
         smoke_tables.show(done, target.name)
+    if interrupted:
+        raise Interrupted
     if not done.ok:
         raise SystemExit(int(Exit.NOT_AS_EXPECTED))

@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from orderctl import interrupts
 from orderctl.demo import demonstration
 from orderctl.demo.stories import Journey, receipt_written
-from orderctl.exits import Exit, Stop
+from orderctl.exits import Exit, Interrupted, Stop
 from orderctl.redrive.many import sender_of
 from orderctl.smoke import evidence, orders, removal
 from orderctl.smoke.removal import Removed
@@ -183,8 +183,11 @@ def _step(smoke: Smoke, title: str) -> Iterator[Step]:
         with console.step(title[0].upper() + title[1:]):
             yield step
     except (Stop, ClientError, BotoCoreError, httpx.HTTPError, LookupError, ValueError) as error:
-        step.problems.append(f"{type(error).__name__}: {error}" if not isinstance(error, Stop) else error.what)
+        step.problems.append(error.what if isinstance(error, Stop) else f"{type(error).__name__}: {error}")
         raise _Ended from error
+    except Interrupted:
+        step.problems.append("interrupted")
+        raise
     finally:
         step.seconds = time.monotonic() - began
 
