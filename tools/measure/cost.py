@@ -6,12 +6,14 @@ A laptop can't count everything. The rest is in `Assumptions`, each with a name,
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from measure import template
 from orderctl.cloud.state import ROOT
 from orderctl.exits import Exit, Stop
 
@@ -33,7 +35,7 @@ class Assumptions:
     """Figures that can't be counted on the local cloud."""
 
     # A function of 512 MB has 0.29 of a vCPU, a local function a whole one. But a local call to the emulator takes
-    # longer than a call to DynamoDB.
+    # longer than a call to DynamoDB. An execution of the workflow waits for its functions, so the factor is the same.
     duration_factor: float = 2.0
     cold_share: float = 0.01  # of all invocations
     cold_start_ms: float = 900.0
@@ -41,14 +43,18 @@ class Assumptions:
     log_storage_months: float = 1.0
     storage_months: float = 1.0
     sqs_polls_per_queue: float = 5 * 30 * 86400 / 20  # idle: five pollers, long polling of 20 s, a month
+    # A run of the sweep or the healer that finds nothing to do.
+    idle_run_ms: float = 100.0
+    idle_run_read_units: float = 8.0  # half a unit for each of 16 shards of the index of open orders
+    idle_run_log_bytes: float = 600.0
 
 
 @dataclass(frozen=True)
 class Design:
     """The choices of the design that the what-ifs change."""
 
-    workflow: Literal["standard", "express", "nested"] = "standard"
-    folded_states: int = 0
+    workflow: Literal["express", "standard"] = "express"
+    workflow_log: Literal["ERROR", "ALL"] = "ERROR"
     api: Literal["rest", "http"] = "rest"
     architecture: Literal["arm64", "x86_64"] = "arm64"
     log_level: Literal["INFO", "WARNING"] = "INFO"
@@ -149,7 +155,7 @@ def bill(usage: Usage, prices: Prices, design: Design, assumptions: Assumptions)
     ]
     for name, function in usage["functions"].items():
         lines += _function(name, function, unit, design, assumptions)
-    lines += _workflow(usage["workflow"], unit, design)
+    lines += _workflow(usage["workflow"], unit, design, assumptions)
     lines += _tables(usage, unit, assumptions)
     events = usage["events"]
     lines += [
@@ -199,50 +205,42 @@ def _function(
     seconds = function["durationMs"] / 1000 * assumptions.duration_factor
     cold = function["invocations"] * assumptions.cold_share * assumptions.cold_start_ms / 1000
     gb = function["memoryMb"] / 1024
-    log_bytes = sum(function["logBytes"].values())
     return [
         CostLine("Lambda", choice, f"{name}: requests", function["invocations"], unit("lambda.request")),
         CostLine(
             "Lambda", choice, f"{name}: GB-seconds", (seconds + cold) * gb, unit(f"lambda.{design.architecture}")
         ),
-        CostLine("CloudWatch Logs", "observability", f"{name}: bytes", log_bytes, unit("logs.ingest")),
-        CostLine(
-            "CloudWatch Logs",
-            "observability",
-            f"{name}: bytes kept",
-            log_bytes * 0.15 * assumptions.log_storage_months,
-            unit("logs.storage"),
-        ),
+        *_logs(name, sum(function["logBytes"].values()), unit, assumptions),
     ]
 
 
-def _workflow(workflow: dict[str, Any], unit: Any, design: Design) -> Iterable[CostLine]:
+def _logs(name: str, size: float, unit: Any, assumptions: Assumptions) -> Iterable[CostLine]:
+    service, choice = "CloudWatch Logs", "observability"
+    kept = size * 0.15 * assumptions.log_storage_months
+    yield CostLine(service, choice, f"{name}: bytes", size, unit("logs.ingest"))
+    yield CostLine(service, choice, f"{name}: bytes kept", kept, unit("logs.storage"))
+
+
+def _workflow(workflow: dict[str, Any], unit: Any, design: Design, assumptions: Assumptions) -> Iterable[CostLine]:
     service, choice = "Step Functions", "workflow"
-    # Billed in steps of 100 ms and 64 MB. This definition and payload fit into one step of memory.
-    express_seconds = max(0.1, round(workflow["seconds"] + 0.05, 1)) * 64 / 1024
     if design.workflow == "standard":
-        return [
-            CostLine(
-                service,
-                choice,
-                "state transitions",
-                workflow["transitions"] - design.folded_states,
-                unit("states.standard"),
-            )
-        ]
-    standard = 2.0 if design.workflow == "nested" else 0.0
-    return [
-        CostLine(service, choice, "state transitions", standard, unit("states.standard")),
-        CostLine(service, choice, "express executions", 1.0, unit("states.express")),
-        CostLine(service, choice, "express GB-seconds", express_seconds, unit("states.expressDuration")),
-    ]
+        yield CostLine(service, choice, "state transitions", workflow["transitions"], unit("states.standard"))
+    else:
+        executions = workflow["executions"]
+        # Each execution is billed in steps of 100 ms and 64 MB; its definition and data fit into 64 MB.
+        mean_s = workflow["seconds"] / executions * assumptions.duration_factor if executions else 0
+        billed_s = max(1, math.ceil(round(mean_s * 10, 6))) / 10 * executions
+        yield CostLine(service, choice, "executions", executions, unit("states.express"))
+        yield CostLine(service, choice, "GB-seconds", billed_s * 64 / 1024, unit("states.expressDuration"))
+    if design.workflow_log == "ALL":
+        yield from _logs("workflow", workflow["logBytes"], unit, assumptions)
 
 
 TABLE_CHOICE = {
     "OrdersTable": "orders and their history",
     "newest-first": "orders and their history",
     "by-order-id": "operations",
-    "open-orders": "operations",
+    "open-by-shard": "operations",
     "CatalogueTable": "stock that never goes below zero",
     "IdempotencyTable": "mail",
     "PaymentsTable": "simulated payment provider and warehouse",
@@ -325,28 +323,35 @@ WHAT_IFS: dict[str, Design] = {
     "batches of 100 from the stream, 10 from the queues": Design(stream_batch=100, queue_batch=10),
     "every event to the notifications queue": Design(notified="all"),
     "receipts in a table instead of S3": Design(receipts="table"),
-    "one state fewer": Design(folded_states=1),
-    "Standard of 2 states, the first an Express workflow": Design(workflow="nested"),
-    "Express workflow (no callback, at least once, 5 minutes)": Design(workflow="express"),
+    "workflow log at level ALL": Design(workflow_log="ALL"),
+    "Standard workflow again": Design(workflow="standard"),
 }
 
 
-def fixed_monthly(prices: Prices, usage: Usage, assumptions: Assumptions) -> dict[str, float]:
+def fixed_monthly(prices: Prices, assumptions: Assumptions) -> dict[str, float]:
     """Return dollars a month that are due without any order, by what they are for."""
-    template = (ROOT / "template.yaml").read_text()
-    queues = len(re.findall(r"^\s+Type: SQS\s*$", template, re.MULTILINE))
-    alarms = len(re.findall(r"Type: AWS::CloudWatch::(?:Composite)?Alarm\s*$", template, re.MULTILINE))
-    dashboards = len(re.findall(r"Type: AWS::CloudWatch::Dashboard\s*$", template, re.MULTILINE))
+    unit = prices.unit
+    queues = template.polled_queues()
+    alarms = len(template.of_type("AWS::CloudWatch::Alarm"))
+    composite = len(template.of_type("AWS::CloudWatch::CompositeAlarm"))
+    dashboards = len(template.of_type("AWS::CloudWatch::Dashboard"))
     source = "".join(path.read_text() for path in sorted((ROOT / "src" / "orders").rglob("*.py")))
     metrics = len(set(re.findall(r'add_metric\(\s*"(\w+)"', source)))
-    sweeps = len(re.findall(r"ScheduleExpression: rate\(5 minutes\)", template)) * 30 * 24 * 12
-    sweep = 0.5 * 0.1 * assumptions.duration_factor * prices.unit("lambda.arm64") + prices.unit("lambda.request")
+    seconds = assumptions.idle_run_ms / 1000 * assumptions.duration_factor
+    run = (
+        seconds * 0.5 * unit("lambda.arm64")
+        + unit("lambda.request")
+        + assumptions.idle_run_read_units * unit("dynamodb.read")
+        + assumptions.idle_run_log_bytes * unit("logs.ingest")
+    )
+    runs = template.runs_a_month().items()
     return {
-        f"{sweeps} sweeps": sweeps * sweep,
-        f"{metrics} custom metrics": metrics * prices.unit("cloudwatch.metric"),
-        f"{alarms} alarms": alarms * prices.unit("cloudwatch.alarm"),
-        f"{dashboards} dashboards": dashboards * prices.unit("cloudwatch.dashboard"),
-        f"idle polling of {queues} queues": queues * assumptions.sqs_polls_per_queue * prices.unit("sqs.standard"),
+        **{f"{number:,} runs of {name.removesuffix('Function')}": number * run for name, number in runs},
+        f"{metrics} custom metrics": metrics * unit("cloudwatch.metric"),
+        f"{alarms} alarms": alarms * unit("cloudwatch.alarm"),
+        **({f"{composite} composite alarms": composite * unit("cloudwatch.composite")} if composite else {}),
+        **({f"{dashboards} dashboards": dashboards * unit("cloudwatch.dashboard")} if dashboards else {}),
+        f"idle polling of {queues} queues": queues * assumptions.sqs_polls_per_queue * unit("sqs.standard"),
     }
 
 
@@ -359,7 +364,7 @@ def report(usage: dict[str, Any], prices: Prices, profile: str, orders_per_month
     average = of_profile(usage, profile)
     lines = bill(average, prices, Design(), assumptions)
     all_in = total(lines)
-    fixed = fixed_monthly(prices, average, assumptions)
+    fixed = fixed_monthly(prices, assumptions)
     reading = {**_nothing(), **usage["read"], "api": {"requests": 1, "responseBytes": 900}}
     answer: dict[str, Any] = {
         "profile": profile,
@@ -386,7 +391,7 @@ def report(usage: dict[str, Any], prices: Prices, profile: str, orders_per_month
 
 def _nothing() -> Usage:
     return {
-        "workflow": {"transitions": 0, "seconds": 0},
+        "workflow": {"transitions": 0, "executions": 0, "seconds": 0},
         "stream": {"records": 0},
         "queues": {},
         "functions": {},

@@ -50,6 +50,10 @@ DUPLICATE_SHARE = 0.05
 POISON_SHARE = 0.005
 KILL_EVERY_S = 3.0
 DENIED = "load-outage"
+HANGING_TOKEN = "tok_slow_9"  # just within the function's time-out
+ACCOUNT_CONCURRENCY = 40
+PAYMENT_CONCURRENCY = 4
+LATEST_CANCELLATION_S = 1.0
 
 
 class Fault(StrEnum):
@@ -61,11 +65,14 @@ class Fault(StrEnum):
     POISON = "poison"  # messages and events that no consumer can read
     KILLS = "kills"  # processes of functions get SIGKILL
     RESTART = "restart"  # the local cloud stops and starts in the middle of the run
+    HANG = "hang"  # the middle third of payments takes 9 s, in a small account, with a limit on concurrent payments
+    HANG_UNLIMITED = "hang-unlimited"  # the same without the limit
 
 
+HANGS = frozenset({Fault.HANG, Fault.HANG_UNLIMITED})
 PROFILES: dict[str, frozenset[Fault]] = {
     "clean": frozenset(),
-    "full": frozenset(Fault),
+    "full": frozenset(Fault) - HANGS,
     **{fault.value: frozenset({fault}) for fault in Fault},
 }
 
@@ -84,8 +91,10 @@ class AcceptedOrder:
 class Load:
     """One run: the orders to send, the answers, and the faults injected so far, by what they are.
 
-    `rate` is in orders a second. `answered` is when the last order was answered, and `memory_mb` the local cloud's
-    memory then. `began` and `answered` are on the monotonic clock.
+    `rate` is in orders a second. `bodies` are the requests if they aren't `order_bodies`; the customer cancels those
+    whose numbers are in `cancels`, soon after the answer. `server_errors` counts answers of 5xx. `answered` is when
+    the last order was answered, and `memory_mb` the local cloud's memory then. `began` and `answered` are on the
+    monotonic clock.
     """
 
     target: Target
@@ -93,10 +102,12 @@ class Load:
     rate: float
     faults: frozenset[Fault]
     seed: int
+    bodies: list[dict[str, Any]] | None = None
+    cancels: frozenset[int] = frozenset()
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     accepted: list[AcceptedOrder] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
-    doubled_keys: list[str] = field(default_factory=list)
+    server_errors: int = 0
     injected: dict[str, int] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
     began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -124,7 +135,7 @@ def order_bodies(load: Load) -> list[dict[str, Any]]:
     euros = [product["sku"] for product in samples.catalogue() if product["currency"] == "EUR" and product["stock"]]
     sold_out = next(product["sku"] for product in samples.catalogue() if not product["stock"])
     bodies = []
-    for _ in range(load.orders):
+    for number in range(load.orders):
         body = samples.sample("fulfilled")
         skus = chance.sample(euros, chance.choice([1, 1, 1, 2, 2, 3]))
         body["lines"] = [{"sku": sku, "quantity": chance.randint(1, 3)} for sku in skus]
@@ -137,6 +148,8 @@ def order_bodies(load: Load) -> list[dict[str, Any]]:
         if Fault.WAREHOUSE in load.faults and chance.random() < 0.10:
             postal = chance.choice(["TEST-DOWN-1", "TEST-DOWN-1", "TEST-DOWN-2", "TEST-DOWN-6", "TEST-REFUSED"])
             body["shippingAddress"]["postalCode"] = postal
+        if HANGS & load.faults and load.orders <= 3 * number < 2 * load.orders:
+            body["paymentMethod"] = HANGING_TOKEN
         bodies.append(body)
     return bodies
 
@@ -151,7 +164,7 @@ def send(load: Load, chaos: Chaos) -> None:
         for number in range(CUSTOMERS)
     ]
     tokens = [user.current() for user in users]
-    bodies = [json.dumps(body).encode() for body in order_bodies(load)]
+    bodies = [json.dumps(body).encode() for body in load.bodies or order_bodies(load)]
     limits = httpx.Limits(max_connections=CLIENTS, max_keepalive_connections=CLIENTS)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
@@ -168,8 +181,7 @@ def send(load: Load, chaos: Chaos) -> None:
                 due = start + number / load.rate
                 while (early := due - time.monotonic()) > 0:
                     time.sleep(min(early, 0.05))
-                key = f"load-{load.run_id}-{number}"
-                job = pool.submit(_one, load, http, body, tokens[number % CUSTOMERS], key, due)
+                job = pool.submit(_one, load, http, _Request(number, body, tokens[number % CUSTOMERS], due))
                 job.add_done_callback(lambda _: progress.advance(bar))
         except Interrupted:
             pool.shutdown(cancel_futures=True)
@@ -178,35 +190,55 @@ def send(load: Load, chaos: Chaos) -> None:
         load.memory_mb = processes.memory_mb(load.target.local.pid)
 
 
-def _one(load: Load, http: httpx.Client, body: bytes, token: str, key: str, due: float) -> None:  # noqa: PLR0917
+@dataclass(frozen=True)
+class _Request:
+    """An order to send at the moment `due` of the monotonic clock, with its customer's token."""
+
+    number: int
+    body: bytes
+    token: str
+    due: float
+
+
+def _one(load: Load, http: httpx.Client, request: _Request) -> None:
     """Send one order. Retry with the same key until an answer settles it, or GIVE_UP_AFTER_S have passed."""
     attempts = 0
     pause_s = 0.2
-    headers = {"Authorization": token, "Content-Type": "application/json", "Idempotency-Key": key}
-    seen: set[str] = set()
-    while time.monotonic() - due < GIVE_UP_AFTER_S:
+    key = f"load-{load.run_id}-{request.number}"
+    headers = {"Authorization": request.token, "Content-Type": "application/json", "Idempotency-Key": key}
+    while time.monotonic() - request.due < GIVE_UP_AFTER_S:
         attempts += 1
         try:
-            answer = http.post(f"{load.target.api_url}/orders", content=body, headers=headers)
+            answer = http.post(f"{load.target.api_url}/orders", content=request.body, headers=headers)
         except httpx.TransportError:
             answer = None
         if answer is not None and answer.status_code == 202:
             order_id = answer.json()["orderId"]
-            seen.add(order_id)
             with load.lock:
                 load.answered = time.monotonic()
-                load.accepted.append(AcceptedOrder(order_id, key, load.answered - due, attempts))
-                if len(seen) > 1:
-                    load.doubled_keys.append(key)
+                load.accepted.append(AcceptedOrder(order_id, key, load.answered - request.due, attempts))
+            if request.number in load.cancels:
+                _cancel(load, http, order_id, request.token)
             return
         if answer is not None and answer.status_code < 500 and answer.status_code != 429:
             with load.lock:
                 load.refused.append(f"{key}: {answer.status_code} {answer.text[:200]}")
             return
+        if answer is not None and answer.status_code >= 500:
+            with load.lock:
+                load.server_errors += 1
         time.sleep(pause_s * random.uniform(0.5, 1))
         pause_s = min(pause_s * 2, 5)
     with load.lock:
         load.refused.append(f"{key}: no answer in {GIVE_UP_AFTER_S:.0f} s")
+
+
+def _cancel(load: Load, http: httpx.Client, order_id: str, token: str) -> None:
+    """Cancel an order as its customer, soon after it was accepted; whatever the answer is, it is counted."""
+    time.sleep(random.uniform(0, LATEST_CANCELLATION_S))
+    with suppress(httpx.TransportError):
+        answer = http.post(f"{load.target.api_url}/orders/{order_id}/cancel", headers={"Authorization": token})
+        load.count("cancellations" if answer.status_code == 202 else f"cancellations answered {answer.status_code}")
 
 
 # ---- The faults ----------------------------------------------------------------------------------------------
@@ -234,6 +266,8 @@ class Chaos:
             Fault.POISON: self._poison,
             Fault.KILLS: self._kills,
             Fault.RESTART: self._restart,
+            Fault.HANG: partial(self._small_account, payments=PAYMENT_CONCURRENCY),
+            Fault.HANG_UNLIMITED: partial(self._small_account, payments=None),
         }
         for fault in self._load.faults & plans.keys():
             thread = threading.Thread(target=plans[fault], args=(start,), name=fault, daemon=True)
@@ -294,7 +328,7 @@ class Chaos:
             status=Status.PLACED,
             version=1,
             updated_at=order.placed_at,
-            lines=[msgspec.structs.replace(line, unit_price=None) for line in order.lines],
+            lines=[msgspec.structs.replace(line, unit_price=None, taken=None) for line in order.lines],
             total=None,
             reason=None,
         )
@@ -343,6 +377,20 @@ class Chaos:
                     os.kill(chance.choice(workers), signal.SIGKILL)
                     self._load.count("environments killed")
 
+    def _small_account(self, _: float, payments: int | None) -> None:
+        """Give the account little concurrency, and of that `payments` at most to payments."""
+        lambdas = self._load.target.client("lambda")
+        function = self._physical("ProcessPaymentFunction")
+        try:
+            inject(self._load.target, accountConcurrency=ACCOUNT_CONCURRENCY)
+            if payments is not None:
+                lambdas.put_function_concurrency(FunctionName=function, ReservedConcurrentExecutions=payments)
+            self._over.wait()
+        finally:
+            inject(self._load.target)
+            if payments is not None:
+                lambdas.delete_function_concurrency(FunctionName=function)
+
     def _restart(self, start: float) -> None:
         """Stop the local cloud in the middle of the run, and start it with its saved state."""
         state = self._load.target.local
@@ -369,16 +417,26 @@ class Chaos:
 
     def _role_of(self, function: str) -> str:
         """Return the name of a function's role."""
+        return self._physical(f"{function}Role").rpartition("/")[2]
+
+    def _physical(self, logical_id: str) -> str:
+        """Return the name that a resource of the stack has."""
         found: list[str] = []
 
         def look() -> None:
             described = self._load.target.client("cloudformation").describe_stack_resource(
-                StackName=STACK_NAME, LogicalResourceId=f"{function}Role"
+                StackName=STACK_NAME, LogicalResourceId=logical_id
             )
             found.append(described["StackResourceDetail"]["PhysicalResourceId"])
 
         self._retry(look)
-        return found[0].rpartition("/")[2]
+        return found[0]
+
+
+def inject(target: Target, **faults: Any) -> None:
+    """Have the local cloud inject these faults and no others; its README says which there are."""
+    answer = httpx.post(f"{target.endpoint}/_localcloud/faults", json=faults, trust_env=False)
+    answer.raise_for_status()
 
 
 def _workers(state: CloudState | None) -> list[int]:

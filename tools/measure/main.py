@@ -16,7 +16,7 @@ from measure.benchmarks import (
     throughput,
     warm,
 )
-from measure.commands import cost, load
+from measure.commands import cost, flash_sale, load
 from orderctl.commands.group import Commands
 from orderctl.options import examples
 
@@ -24,8 +24,8 @@ app = typer.Typer(
     cls=Commands,
     help=(
         "Measure the order pipeline: cost, load, cold starts, speed, scaling.\n\n"
-        "load, throughput, redrive and cost --count use the running local cloud (orderctl up). Benchmarks keep their "
-        "figures in .local/bench/.\n\n"
+        "load, flash-sale, throughput, redrive and cost --count use the running local cloud (orderctl up). "
+        "Benchmarks keep their figures in .local/bench/.\n\n"
         "Exit codes: 0 done; 1 bug in the program; 2 wrong usage; 3 no local cloud runs; 4 the service refused; "
         "5 an order was lost, something happened twice, or a budget is exceeded; "
         "6 something that a benchmark needs is missing; 130 interrupted."
@@ -48,6 +48,9 @@ app.command(
         "measure load --orders 500 --rate 20", "measure load --orders 10000 --rate 25 --faults full --json"
     ),
 )(load.command)
+app.command("flash-sale", epilog=examples("measure flash-sale", "measure flash-sale --shards 32 --json"))(
+    flash_sale.command
+)
 app.command(
     "coldstart",
     epilog=examples(

@@ -1,4 +1,7 @@
-"""The reckoning after a load: each accepted order against tables, ledgers, events, receipts and inbox."""
+"""The reckoning after a load: each accepted order against tables, ledgers, events, receipts and inbox.
+
+Nobody redrives anything: the load waits until what heals by itself has healed. What is left in the inbox is judged.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
 
 from measure.load import Fault, Load
-from orderctl.cloud.state import STACK_NAME
-from orderctl.redrive.many import redrive_many
+from orderctl.redrive.healing import outlooks
 from orderctl.stack import archive
 from orderctl.stack.records import failures_table
 from orderctl.stack.target import Target
 from orderctl.ui import console
-from orders.inbox.record import FailureStatus
+from orders.inbox.healing import cause_of
+from orders.inbox.record import FailureRecord, FailureStatus
 from orders.storage.dynamodb import from_item
 from verify import invariants
 
@@ -29,8 +33,7 @@ LOOK_EVERY_S = 1.0
 # With no change for this long and every queue empty, nothing more will happen.
 QUIET_S = 8.0
 QUEUES = ("FulfilmentQueueUrl", "NotificationsQueueUrl", "FailuresQueueUrl")
-ROUNDS = 6
-REDRIVES_PER_S = 40.0
+LOOK_AT_HEALING_EVERY_S = 5.0
 REPLAY_TIMEOUT_S = 300.0
 
 
@@ -99,8 +102,50 @@ class EventLog:
 
 
 @dataclass
+class Inbox:
+    """The open failures since a load began: how many heal by themselves, and how many need a human, by cause.
+
+    `poison` counts those that the load sent on purpose. `unexpected` says by id why the others need a human. `orders`
+    are the orders of all.
+    """
+
+    healing: Counter[str] = field(default_factory=Counter)
+    for_humans: Counter[str] = field(default_factory=Counter)
+    poison: int = 0
+    unexpected: dict[str, str] = field(default_factory=dict)
+    orders: set[str] = field(default_factory=set)
+
+
+def inbox_since(load: Load) -> Inbox:
+    """Return what the inbox holds of a load's failures."""
+    table = failures_table(load.target)
+    since = load.began_at.isoformat()
+    records = {record.failure_id: record for record in table.with_status(FailureStatus.NEW, since=since)}
+    found = Inbox(orders={record.order_id for record in records.values() if record.order_id})
+    for failure_id, outlook in outlooks(load.target, table, records.values()).items():
+        record = records[failure_id]
+        cause = str(cause_of(record))
+        if not outlook.human:
+            found.healing[cause] += 1
+            continue
+        found.for_humans[cause] += 1
+        if _is_poison(load, table.get(failure_id)):
+            found.poison += 1
+        else:
+            found.unexpected[failure_id] = f"{cause}: {record.error_message[:200]}; {outlook.human}"
+    return found
+
+
+def _is_poison(load: Load, record: FailureRecord | None) -> bool:
+    return record is not None and f"poison {load.run_id}".encode() in msgspec.json.encode(record)
+
+
+@dataclass
 class Reckoning:
-    """Where the accepted orders are; `lost` and `doubled` say of each id what is wrong with it."""
+    """Where the accepted orders are; `lost` and `doubled` say of each id what is wrong with it.
+
+    `lost` also has what is missing of an order that has ended, such as its receipt.
+    """
 
     accepted: int = 0
     fulfilled: int = 0
@@ -109,9 +154,14 @@ class Reckoning:
     under_way: list[str] = field(default_factory=list)
     lost: dict[str, str] = field(default_factory=dict)
     doubled: dict[str, str] = field(default_factory=dict)
-    poison_in_inbox: int = 0
+    inbox: Inbox = field(default_factory=Inbox)
     placed_to_fulfilled_s: list[float] = field(default_factory=list)
     last_end: str = ""
+
+    @property
+    def well(self) -> bool:
+        """Whether nothing is lost or doubled, and the inbox has only what was sent there on purpose."""
+        return not (self.lost or self.doubled or self.inbox.healing or self.inbox.unexpected)
 
 
 def reckon(load: Load, log: EventLog | None, *, final: bool) -> Reckoning:
@@ -120,19 +170,15 @@ def reckon(load: Load, log: EventLog | None, *, final: bool) -> Reckoning:
     orders = {order["orderId"]: order for order in _scan(target, "OrdersTable")}
     payments = {entry["idempotencyKey"]: entry for entry in _scan(target, "PaymentsTable")}
     shipments = {entry["orderId"]: entry for entry in _scan(target, "ShipmentsTable")}
-    failures = list(_scan(target, "FailuresTable"))
-    open_failures = [each for each in failures if each["status"] in (FailureStatus.NEW, FailureStatus.REDRIVEN)]
-    inbox = {each.get("orderId") for each in open_failures}
     receipts = _receipts(target)
-    found = Reckoning(accepted=len(load.accepted))
-    found.poison_in_inbox = sum(f"poison {load.run_id}" in json.dumps(each) for each in failures)
+    found = Reckoning(accepted=len(load.accepted), inbox=inbox_since(load))
     for each in load.accepted:
         order = orders.get(each.order_id)
         if order is None:
             found.lost[each.order_id] = "it isn't in the table"
             continue
         status = order["status"]
-        stuck = each.order_id in inbox
+        stuck = each.order_id in found.inbox.orders
         ended = invariants.has_ended(order)
         if ended:
             found.last_end = max(found.last_end, order["updatedAt"])
@@ -152,10 +198,8 @@ def reckon(load: Load, log: EventLog | None, *, final: bool) -> Reckoning:
         if wrong := wrong + invariants.check_end(order, payment, shipment):
             found.doubled[each.order_id] = "; ".join(wrong)
         lacks = invariants.check_effects(order, receipts=each.order_id in receipts, events=log.seen if log else None)
-        if final and not stuck and lacks:
+        if final and ended and not stuck and lacks:
             found.lost[each.order_id] = "; ".join(lacks)
-    for key in load.doubled_keys:
-        found.doubled[key] = "one Idempotency-Key made two orders"
     ids = Counter(each.order_id for each in load.accepted)
     found.doubled |= {order_id: "two keys made one order" for order_id, number in ids.items() if number > 1}
     wrong = invariants.check_stock(_scan(target, "CatalogueTable"), orders.values())
@@ -163,31 +207,42 @@ def reckon(load: Load, log: EventLog | None, *, final: bool) -> Reckoning:
     return found
 
 
-def settle(load: Load, timeout_s: float) -> list[Reckoning]:
-    """Wait until nothing changes. Then sweep, redrive the inbox and wait once more, until every order has ended.
+def settle(load: Load, timeout_s: float) -> Reckoning:
+    """Wait until every order has ended and nothing is left that heals by itself, or until the time is over.
 
-    Returns the reckonings: the first before anything was redriven, the last at the end. The caller makes the final
-    one, once the event log is complete.
+    Returns the reckoning at the first moment of quiet, before most of the healing.
     """
     deadline = time.monotonic() + timeout_s
-    reckonings = []
-    for number in range(ROUNDS):
-        with console.step("Waiting for the redriven orders" if number else "Waiting until nothing changes any more"):
-            wait_until_quiet(load, deadline)
-        found = reckon(load, None, final=False)
-        reckonings.append(found)
-        open_orders = found.in_inbox + len(found.under_way)
-        if not (open_orders or _redrivable(load)) or time.monotonic() > deadline:
-            break
-        if open_orders:
-            # The sweep restarts orders whose redrive had no effect, such as a message that no workflow waits for.
-            _sweep(load.target)
-        _redrive(load)
+    with console.step("Waiting until nothing changes any more"):
+        wait_until_quiet(load, deadline)
+    first = reckon(load, None, final=False)
+    _wait_until_healed(load, deadline)
     if Fault.RESTART in load.faults:
         _replay(load)
-        with console.step("Waiting for the replayed events"):
-            wait_until_quiet(load, deadline)
-    return reckonings
+        _wait_until_healed(load, deadline)
+    with console.step("Waiting until nothing changes any more"):
+        wait_until_quiet(load, deadline)
+    return first
+
+
+def _wait_until_healed(load: Load, deadline: float) -> None:
+    """Return once every order has ended with its receipt and no failure heals, or at the deadline."""
+    accepted = {each.order_id for each in load.accepted}
+    with console.step("Waiting until everything has healed by itself") as note:
+        while time.monotonic() < deadline:
+            statuses = {order["orderId"]: order for order in _scan(load.target, "OrdersTable", "orderId", "status")}
+            inbox = inbox_since(load)
+            mine = [order for order_id, order in statuses.items() if order_id in accepted]
+            open_orders = {order["orderId"] for order in mine if not invariants.has_ended(order)}
+            fulfilled = {order["orderId"] for order in mine if order["status"] == "FULFILLED"}
+            healing = inbox.healing.total()
+            without_receipt = len(fulfilled - _receipts(load.target)) if not open_orders else 0
+            # What needs a human, or is replayed below, is not waited for.
+            waiting = len(open_orders - inbox.orders)
+            if not (waiting or healing or (without_receipt and Fault.RESTART not in load.faults)):
+                return
+            note(f"{len(open_orders)} orders open, {healing} failures heal, {without_receipt} receipts missing")
+            time.sleep(LOOK_AT_HEALING_EVERY_S)
 
 
 def _replay(load: Load) -> None:
@@ -203,29 +258,6 @@ def _replay(load: Load) -> None:
     name = archive.begin_replay(target, archive_arn, since, datetime.now(UTC), rules)
     archive.wait_for_replay(target, name, REPLAY_TIMEOUT_S)
     load.count("replays of the archive")
-
-
-def _sweep(target: Target) -> None:
-    described = target.client("cloudformation").describe_stack_resource(
-        StackName=STACK_NAME, LogicalResourceId="SweepOrdersFunction"
-    )
-    name = described["StackResourceDetail"]["PhysicalResourceId"]
-    request = json.dumps({"promiseSeconds": QUIET_S / 2, "quietSeconds": QUIET_S / 2}).encode()
-    target.client("lambda").invoke(FunctionName=name, Payload=request)
-
-
-def _redrivable(load: Load) -> list[str]:
-    """Return the ids of the NEW failures of the run's orders."""
-    accepted = {each.order_id for each in load.accepted}
-    table = failures_table(load.target)
-    return [each.failure_id for each in table.with_status(FailureStatus.NEW) if each.order_id in accepted]
-
-
-def _redrive(load: Load) -> None:
-    failure_ids = _redrivable(load)
-    if failure_ids:
-        with console.step(f"Redriving {len(failure_ids)} failures from the inbox"):
-            redrive_many(load.target, failure_ids, "load", rate=REDRIVES_PER_S)
 
 
 def wait_until_quiet(load: Load, deadline: float) -> None:
@@ -254,7 +286,10 @@ def _progress(target: Target) -> tuple[int, ...]:
 
 
 def _scan(target: Target, output: str, *attributes: str) -> Iterator[dict[str, Any]]:
-    only = {"ProjectionExpression": "#a", "ExpressionAttributeNames": {"#a": attributes[0]}} if attributes else {}
+    names = {f"#a{number}": name for number, name in enumerate(attributes)}
+    only: dict[str, Any] = {}
+    if names:
+        only = {"ProjectionExpression": ", ".join(names), "ExpressionAttributeNames": names}
     pages = target.client("dynamodb").get_paginator("scan").paginate(TableName=target.output(output), **only)
     for page in pages:
         for item in page["Items"]:
@@ -302,14 +337,20 @@ def report(load: Load, first: Reckoning, last: Reckoning) -> dict[str, Any]:
         "inInbox": last.in_inbox,
         "lost": last.lost,
         "doubled": last.doubled,
-        "beforeRedrive": {
+        "beforeHealing": {
             "fulfilled": first.fulfilled,
             "failed": first.failed,
             "inInbox": first.in_inbox,
             "standingStill": len(first.under_way),
         },
-        "poisonInInbox": last.poison_in_inbox,
+        "inbox": {
+            "healing": dict(last.inbox.healing),
+            "forHumans": dict(last.inbox.for_humans),
+            "poison": last.inbox.poison,
+            "unexpected": last.inbox.unexpected,
+        },
         "injected": load.injected,
+        "serverErrors": load.server_errors,
         "requestRetries": sum(each.attempts - 1 for each in load.accepted),
         "acceptanceSeconds": percentiles([each.seconds for each in load.accepted]),
         "placedToFulfilledSeconds": percentiles(last.placed_to_fulfilled_s),

@@ -1,8 +1,9 @@
 """Counts what an order uses of AWS, on the running local cloud, one order at a time.
 
 Nothing is estimated here. API calls come from CloudTrail. Invocations, their duration and log bytes come from
-CloudWatch Logs. State transitions come from execution histories. Write units come from the images in the orders
-table's stream, and from the items that other calls wrote. One order at a time means batches of one, the dearest case.
+CloudWatch Logs. What the workflow did comes from its log, which is at level ALL meanwhile. Write units come from the
+images in the orders table's stream, and from the items that other calls wrote. One order at a time means batches of
+one, the dearest case.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 import httpx
 
-from measure import placing
+from measure import placing, template
 from orderctl.demo import samples
 from orderctl.exits import Exit, Stop
 from orderctl.stack import rest, signin
@@ -33,15 +34,10 @@ KB = 1024
 LOG_EVENT_OVERHEAD = 26  # bytes that CloudWatch Logs adds to each event it bills (PutLogEvents)
 QUIET_S = 0.8
 END_TIMEOUT_S = 120.0
-INDEX_KEYS = {  # the attribute whose value, beside the table's own keys, makes an entry of the index
-    "newest-first": "placedAt",
-    "by-order-id": "orderId",
-    "open-orders": "openShard",
-}
 # Written by TransactWriteItems, which takes two units for each of a plain write's.
 TRANSACTIONAL = {Status.RESERVED, Status.FULFILLED, Status.FAILED, Status.CANCELLED}
 UNTOUCHED_BY_TRANSACTION = {"OrderFailed"}  # the state that writes FAILED by a plain UpdateItem
-BY_THE_CLOCK = {"SweepOrders"}  # invoked on a schedule, however many orders there are
+EXECUTION_DATA = ("input", "output", "parameters")  # in a log line only with IncludeExecutionData
 _REPORT = re.compile(r"REPORT RequestId: \S+\tDuration: ([\d.]+) ms")
 
 
@@ -81,12 +77,30 @@ def order_write_units(before: dict[str, Any] | None, after: dict[str, Any], *, t
     """Return the write units of one change of an order item, for the table and for each index it touches."""
     size = max(item_bytes(before or {}), item_bytes(after))
     units = {"OrdersTable": write_units(size) * (2 if transactional else 1)}
-    for index, key in INDEX_KEYS.items():
-        old, new = (before or {}).get(key), after.get(key)
-        if old != new:
-            # One unit to remove the old entry, one to put the new one; keys alone are always below 1 KB.
-            units[index] = (old is not None) + (new is not None)
+    for name, index in template.indexes_of("OrdersTable").items():
+        written = index_write_units(_entry(before or {}, index), _entry(after, index), index)
+        if written:
+            units[name] = written
     return units
+
+
+def _entry(item: dict[str, Any], index: template.Index) -> dict[str, Any]:
+    """Return an item's entry in an index: empty where the item lacks an attribute of the index's key."""
+    if any(attribute not in item for attribute in index.key):
+        return {}
+    return {name: value for name, value in item.items() if index.projected is None or name in index.projected}
+
+
+def index_write_units(before: dict[str, Any], after: dict[str, Any], index: template.Index) -> int:
+    """Return the write units of an index entry's change; an entry that doesn't exist is empty.
+
+    An entry whose key changes is removed and put anew. A transaction doesn't double the units.
+    """
+    if before == after:
+        return 0
+    if before and after and all(before[attribute] == after[attribute] for attribute in index.key):
+        return write_units(max(item_bytes(before), item_bytes(after)))
+    return sum(write_units(item_bytes(entry)) for entry in (before, after) if entry)
 
 
 class Meter:
@@ -100,13 +114,15 @@ class Meter:
         self._seen: set[str] = set()
         self._stream: str | None = None
         self._last_order_id = ""
+        self._workflow_logs = ""
         self._functions: dict[str, dict[str, Any]] = {}
         self._keys: dict[str, str] = {}
+        by_the_clock = template.runs_a_month()  # however many orders there are
         lambdas = target.client("lambda")
         for page in lambdas.get_paginator("list_functions").paginate():
             for function in page["Functions"]:
                 name = _resource(function["FunctionName"])
-                if name in BY_THE_CLOCK:
+                if f"{name}Function" in by_the_clock:
                     continue
                 self._functions[name] = function
                 versions = lambdas.list_versions_by_function(FunctionName=function["FunctionName"])["Versions"]
@@ -134,15 +150,24 @@ class Meter:
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
+        """Have every API call in CloudTrail, and every event of the workflow in its log."""
+        workflows, machine = self._target.client("stepfunctions"), self._target.output("StateMachineArn")
+        logging = workflows.describe_state_machine(stateMachineArn=machine)["loggingConfiguration"]
+        everything = {**logging, "level": "ALL", "includeExecutionData": True}
+
         def switch(on: str) -> None:
             url = f"{self._target.endpoint}/_ministack/config"
             httpx.post(url, json={"cloudtrail._recording_enabled": on}, trust_env=False).raise_for_status()
 
+        workflows.update_state_machine(stateMachineArn=machine, loggingConfiguration=everything)
+        arn = logging["destinations"][0]["cloudWatchLogsLogGroup"]["logGroupArn"]
+        self._workflow_logs = arn.partition(":log-group:")[2].removesuffix(":*")
         switch("true")
         try:
             yield
         finally:
             switch("false")
+            workflows.update_state_machine(stateMachineArn=machine, loggingConfiguration=logging)
 
     def _one(self, body: str | bytes) -> dict[str, Any]:
         """Place an order, wait until no function makes a call any more, and count."""
@@ -167,7 +192,7 @@ class Meter:
         for table, units in usage["workflow"].pop("writeUnits").items():
             usage["writeUnits"][table] = usage["writeUnits"].get(table, 0) + units
         usage["queues"] = {
-            "FulfilmentQueue": usage["workflow"]["calls"].get("sqs:sendMessage.waitForTaskToken", 0),
+            "FulfilmentQueue": usage["workflow"]["calls"].get("sqs:sendMessage", 0),
             "NotificationsQueue": self._deliveries(calls, self._target.output("NotificationsQueueUrl")),
         }
         return usage
@@ -269,28 +294,13 @@ class Meter:
         return found
 
     def _workflow(self, began: float) -> dict[str, Any]:
-        workflows = self._target.client("stepfunctions")
-        usage: dict[str, Any] = {"transitions": 0, "states": {}, "calls": {}, "seconds": 0.0, "writeUnits": {}}
-        machine = self._target.output("StateMachineArn")
-        for execution in workflows.list_executions(stateMachineArn=machine, maxResults=20)["executions"]:
-            if execution["startDate"].timestamp() < began - 0.001:
-                continue
-            pages = workflows.get_paginator("get_execution_history").paginate(executionArn=execution["executionArn"])
-            history = [event for page in pages for event in page["events"]]
-            usage["seconds"] += (history[-1]["timestamp"] - history[0]["timestamp"]).total_seconds()
-            state = ""
-            for event in history:
-                if event["type"].endswith("StateEntered"):
-                    state = event["stateEnteredEventDetails"]["name"]
-                    usage["states"][state] = usage["states"].get(state, 0)
-                scheduled = event.get("taskScheduledEventDetails")
-                if scheduled:
-                    _count_task(usage, scheduled)
-                if scheduled or (event["type"].endswith("StateEntered") and event["type"] != "TaskStateEntered"):
-                    # A retry is a transition too: it schedules the task once more.
-                    usage["states"][state] += 1
-        usage["transitions"] = sum(usage["states"].values())
-        return usage
+        """Return what the workflow's executions since `began` did, by its log."""
+        pages = (
+            self._target.client("logs")
+            .get_paginator("filter_log_events")
+            .paginate(logGroupName=self._workflow_logs, startTime=int(began * 1000))
+        )
+        return workflow_usage([json.loads(event["message"]) for page in pages for event in page["events"]])
 
     def _add_order_writes(self, usage: dict[str, Any], order_id: str) -> None:
         plain_failure = UNTOUCHED_BY_TRANSACTION & usage["workflow"]["states"].keys()
@@ -346,6 +356,49 @@ class Meter:
                 for entry in entries
             )
         return count
+
+
+def workflow_usage(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what executions did, from all lines of their log.
+
+    `transitions` are those that a Standard workflow would be billed for. `logBytes` are those of level ALL, without
+    execution data. `seconds` are those of all executions together.
+    """
+    usage: dict[str, Any] = {
+        "executions": 0,
+        "transitions": 0,
+        "states": {},
+        "calls": {},
+        "seconds": 0.0,
+        "logBytes": 0,
+        "writeUnits": {},
+    }
+    executions: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        executions.setdefault(line["execution_arn"], []).append(line)
+    for events in executions.values():
+        events.sort(key=lambda event: int(event["id"]))
+        usage["executions"] += 1
+        usage["seconds"] += (int(events[-1]["event_timestamp"]) - int(events[0]["event_timestamp"])) / 1000
+        state = ""
+        for event in events:
+            usage["logBytes"] += len(json.dumps(_without_data(event), separators=(",", ":"))) + LOG_EVENT_OVERHEAD
+            kind, details = event["type"], event["details"]
+            if kind.endswith("StateEntered"):
+                state = details["name"]
+                usage["states"].setdefault(state, 0)
+            if kind == "TaskScheduled":
+                _count_task(usage, details)
+            if kind == "TaskScheduled" or (kind.endswith("StateEntered") and kind != "TaskStateEntered"):
+                # A retry is a transition too: it schedules the task once more.
+                usage["states"][state] += 1
+    usage["transitions"] = sum(usage["states"].values())
+    return usage
+
+
+def _without_data(event: dict[str, Any]) -> dict[str, Any]:
+    hidden = {*EXECUTION_DATA, *(f"{name}Details" for name in EXECUTION_DATA)}
+    return {**event, "details": {name: value for name, value in event["details"].items() if name not in hidden}}
 
 
 def _count_task(usage: dict[str, Any], scheduled: dict[str, Any]) -> None:

@@ -38,12 +38,10 @@ def put(time: datetime.datetime = _START) -> None:
 
 class _Datetime(datetime.datetime):
     @classmethod
-    def now(cls, tz: datetime.tzinfo | None = None) -> _Datetime:  # type: ignore[override]
+    def now(cls, tz: datetime.tzinfo | None = None) -> _Datetime:
         return now()  # type: ignore[return-value]
 
 
 def install() -> None:
     """Have the functions tell this time."""
-    clock.datetime = SimpleNamespace(  # type: ignore[attr-defined]
-        datetime=_Datetime, UTC=datetime.UTC, timedelta=datetime.timedelta
-    )
+    vars(clock)["datetime"] = SimpleNamespace(datetime=_Datetime, UTC=datetime.UTC, timedelta=datetime.timedelta)

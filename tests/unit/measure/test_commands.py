@@ -10,12 +10,23 @@ import pytest
 from typer.testing import CliRunner
 
 from measure import cost, report
-from measure.benchmarks import coldstart, goals, scaling
+from measure.benchmarks import best_seller, coldstart, goals
 from measure.main import app
 from orderctl.cloud import state as clouds
 from orderctl.exits import Exit, Stop
 
-BENCHMARKS = ["coldstart", "warm", "scaling", "sweep", "throughput", "redrive", "laptop", "cost-peers", "all"]
+BENCHMARKS = [
+    "flash-sale",
+    "coldstart",
+    "warm",
+    "scaling",
+    "sweep",
+    "throughput",
+    "redrive",
+    "laptop",
+    "cost-peers",
+    "all",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +49,9 @@ def test_each_command_explains_itself_with_examples(command: str) -> None:
     assert "--json" in stdout
 
 
-@pytest.mark.parametrize("command", [["load"], ["throughput"], ["redrive"], ["cost", "--count"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [["load"], ["flash-sale"], ["throughput"], ["redrive"], ["cost", "--count"]], ids=" ".join
+)
 def test_without_a_local_cloud_the_next_step_is_shown(command: list[str]) -> None:
     code, stdout, stderr = invoke(*command)
     assert (code, stdout) == (Exit.NO_TARGET, "")
@@ -122,7 +135,7 @@ def test_all_names_a_benchmark_that_cannot_run_and_shows_the_others(monkeypatch:
 
 
 def test_a_formula_that_a_simulation_contradicts_ends_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scaling, "retries_formula", lambda *_: 1.0)
+    monkeypatch.setattr(best_seller, "retries_formula", lambda *_, **__: 1.0)
 
     code, _, stderr = invoke("scaling")
 

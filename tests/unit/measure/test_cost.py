@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
 
-from measure import cost, usage
+from measure import cost, template, usage
 from measure.cost import Assumptions, Design, Prices
 from orderctl.exits import Stop
 
@@ -23,7 +24,14 @@ def an_order() -> dict[str, Any]:
             "PublishEvents": _function(4, 40, platform=400, metrics=400),
             "NotifyCustomer": _function(2, 20, platform=200),
         },
-        "workflow": {"transitions": 5, "seconds": 0.25, "states": {}, "calls": {}},
+        "workflow": {
+            "executions": 1,
+            "transitions": 5,
+            "seconds": 0.25,
+            "states": {},
+            "calls": {},
+            "logBytes": 2000,
+        },
         "events": {"published": 4, "bytes": 0},
         "queues": {"FulfilmentQueue": 1, "NotificationsQueue": 2},
         "objects": {"puts": 1},
@@ -52,7 +60,7 @@ def dollars(what: str, design: Design | None = None, assumptions: Assumptions = 
 @pytest.mark.parametrize(
     ("what", "expected"),
     [
-        ("state transitions", 125.0),  # 5 x $25
+        ("Step Functions", 1 + 0.3 * 64 / 1024 * 16.67),  # an execution, and three steps of 100 ms of 64 MB
         ("REST requests", 3.5),
         ("events", 4.0),
         ("SQS", 3.6),  # 3 messages x (send, receive, delete) x $0.40
@@ -87,9 +95,8 @@ def test_durations_are_scaled_by_the_stated_factor_and_cold_starts_added() -> No
     [
         (Design(architecture="x86_64"), "PublishEvents: GB-seconds", 0.04 * 0.5 * 16.6667),
         (Design(api="http"), "API Gateway", 1.0),
-        (Design(folded_states=1), "Step Functions", 100.0),
-        # $1 for the execution, and 0.3 s of 64 MB
-        (Design(workflow="express"), "Step Functions", 1 + 0.3 * 64 / 1024 * 16.67),
+        (Design(workflow="standard"), "Step Functions", 125.0),  # 5 x $25
+        (Design(workflow_log="ALL"), "workflow: bytes", 2000 * 1_000_000 / 1024**3 * 0.5),
         (Design(stream_batch=10), "PublishEvents: requests", 0.08),
         (Design(queue_batch=10), "SQS", 3 * 1.2 * 0.4),
         (Design(receipts="table"), "S3", 0.0),
@@ -113,6 +120,28 @@ def test_another_design_leaves_the_counts_alone() -> None:
 
     # THEN
     assert counted == before
+
+
+@pytest.mark.parametrize(
+    ("executions", "seconds", "billed"), [(1, 0.05, 0.1), (1, 0.051, 0.2), (2, 0.08, 0.2), (0, 0, 0)]
+)
+def test_each_execution_is_billed_by_its_doubled_duration_in_steps_of_100_ms(
+    executions: int, seconds: float, billed: float
+) -> None:
+    # GIVEN
+    counted = an_order()
+    counted["workflow"] |= {"executions": executions, "seconds": seconds}
+
+    # WHEN
+    lines = cost.bill(counted, PRICES, Design(), Assumptions(duration_factor=2))
+
+    # THEN
+    found = sum(line.units for line in lines if line.what == "GB-seconds")
+    assert found == pytest.approx(billed * 64 / 1024)
+
+
+def test_a_million_clean_orders_cost_at_most_46_dollars() -> None:
+    assert cost.report(COUNTED, PRICES, "clean", None)["perMillionOrders"] <= 46
 
 
 @pytest.mark.parametrize("by", ["service", "choice"])
@@ -196,7 +225,14 @@ def test_item_size_counts_names_and_values() -> None:
     assert usage.item_bytes(item) == 5 + 3 + 6 + 7
 
 
-AN_ORDER = {"orderId": {"S": "o"}, "placedAt": {"S": "t"}, "openShard": {"S": "03"}, "status": {"S": "PLACED"}}
+AN_ORDER = {
+    "customerId": {"S": "c"},
+    "orderId": {"S": "o"},
+    "placedAt": {"S": "t"},
+    "openShard": {"S": "03"},
+    "status": {"S": "PLACED"},
+    "updatedAt": {"S": "t"},
+}
 
 
 def test_new_order_is_written_to_the_table_and_each_index() -> None:
@@ -204,20 +240,98 @@ def test_new_order_is_written_to_the_table_and_each_index() -> None:
         "OrdersTable": 1,
         "newest-first": 1,
         "by-order-id": 1,
-        "open-orders": 1,
+        "open-by-shard": 1,
     }
 
 
-def test_change_of_status_in_a_transaction_takes_two_units_and_no_index() -> None:
+def test_change_of_status_in_a_transaction_takes_two_units_and_one_of_the_index_that_has_the_status() -> None:
     after = {**AN_ORDER, "status": {"S": "RESERVED"}}
 
-    assert usage.order_write_units(AN_ORDER, after, transactional=True) == {"OrdersTable": 2}
+    assert usage.order_write_units(AN_ORDER, after, transactional=True) == {"OrdersTable": 2, "open-by-shard": 1}
+
+
+def test_change_of_what_no_index_has_writes_no_index() -> None:
+    after = {**AN_ORDER, "timeline": {"L": []}}
+
+    assert usage.order_write_units(AN_ORDER, after, transactional=False) == {"OrdersTable": 1}
 
 
 def test_end_of_an_order_removes_it_from_the_open_orders() -> None:
     after = {name: value for name, value in AN_ORDER.items() if name != "openShard"}
 
-    assert usage.order_write_units(AN_ORDER, after, transactional=True) == {"OrdersTable": 2, "open-orders": 1}
+    assert usage.order_write_units(AN_ORDER, after, transactional=True) == {"OrdersTable": 2, "open-by-shard": 1}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "units"),
+    [
+        ({}, {"key": {"S": "a"}}, 1),
+        ({"key": {"S": "a"}}, {}, 1),
+        ({"key": {"S": "a"}}, {"key": {"S": "a"}}, 0),
+        ({"key": {"S": "a"}}, {"key": {"S": "b"}}, 2),
+        ({"key": {"S": "a"}}, {"key": {"S": "a"}, "note": {"S": "x" * 1024}}, 2),
+    ],
+)
+def test_an_index_takes_a_unit_for_each_kilobyte_of_an_entry_that_is_put_or_removed(
+    before: dict[str, Any], after: dict[str, Any], units: int
+) -> None:
+    assert usage.index_write_units(before, after, template.Index(("key",), None)) == units
+
+
+def logged(number: int, kind: str, at: int, execution: str = "e1", **details: Any) -> dict[str, Any]:
+    return {
+        "id": str(number),
+        "type": kind,
+        "details": details,
+        "event_timestamp": str(at),
+        "execution_arn": execution,
+    }
+
+
+def test_the_workflow_s_log_tells_its_states_calls_and_durations() -> None:
+    # GIVEN two executions, the first with a retry and a choice
+    write = {"Update": {"TableName": "orders-local-CatalogueTable-1A2B3C4D5E6F"}}
+    lines = [
+        logged(1, "ExecutionStarted", 1000, input="{}"),
+        logged(2, "TaskStateEntered", 1000, name="Reserve"),
+        logged(3, "TaskScheduled", 1000, resourceType="lambda", resource="invoke", parameters="{}"),
+        logged(
+            4,
+            "TaskScheduled",
+            1040,
+            resourceType="aws-sdk:dynamodb",
+            resource="transactWriteItems",
+            parameters=json.dumps({"TransactItems": [write]}),
+        ),
+        logged(5, "ChoiceStateEntered", 1060, name="Where"),
+        logged(6, "ExecutionSucceeded", 1070, output="{}"),
+        logged(1, "ExecutionStarted", 1100, execution="e2"),
+        logged(2, "ExecutionSucceeded", 1110, execution="e2"),
+    ]
+
+    # WHEN
+    found = usage.workflow_usage(lines)
+
+    # THEN
+    assert found["executions"] == 2
+    assert found["states"] == {"Reserve": 2, "Where": 1}
+    assert found["transitions"] == 3
+    assert found["calls"] == {"lambda:invoke": 1, "dynamodb:transactWriteItems": 1}
+    assert found["seconds"] == pytest.approx(0.08)
+    assert found["writeUnits"] == {"CatalogueTable": 2}
+    # and the bytes are those of a log without execution data
+    bare = [
+        {**line, "details": {k: v for k, v in line["details"].items() if k in {"name", "resource", "resourceType"}}}
+        for line in lines
+    ]
+    assert found["logBytes"] == sum(len(json.dumps(line, separators=(",", ":"))) + 26 for line in bare)
+
+
+def test_every_schedule_is_in_the_bill_of_a_month() -> None:
+    assert template.runs_a_month().keys() == {
+        schedule["Target"]["Arn"].partition(".")[0]
+        for schedule in template.of_type("AWS::Scheduler::Schedule").values()
+    }
 
 
 def test_mean_counts_what_is_missing_as_none_and_takes_the_median_duration() -> None:

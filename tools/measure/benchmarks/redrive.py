@@ -32,7 +32,7 @@ from orders.storage.dynamodb import from_item, to_item
 
 CLIENTS = 8
 PRODUCTS = 20
-RULE_ROLE = "OrderPlacedRuleRole"
+RULE_ROLE = "OrderWorkRuleRole"
 POLICY = "start-workflow"
 CAPTURE_TIMEOUT_S = 300.0
 END_TIMEOUT_S = 1200.0

@@ -1,38 +1,54 @@
-"""`measure scaling`: which AWS quota is met first, and what a best-seller does to the stock.
+"""`measure scaling`: which quota is met first, what a best-seller does to the stock, and a provider that hangs.
 
 The demands of an order are the units counted on the local cloud (tools/measure/usage.json). The quotas are AWS's
-defaults for us-east-1. Each formula of docs/scaling.md is checked against a simulation with a fixed seed, so the same
-numbers come out everywhere.
+defaults for us-east-1; our own limits are template.yaml's parameters. Each formula of docs/scaling.md is checked
+against a simulation with a fixed seed, so the same numbers come out everywhere.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from rich.table import Table
 
-from measure import cost, report
+from measure import cost, report, template
+from measure.benchmarks import best_seller, bulkheads
 from orderctl.exits import Exit, Stop
 from orderctl.options import Json
 from orders.storage.orders import OPEN_SHARDS
 
-RATES = (1, 100, 1_000, 10_000)
+RATES = (1, 100, 1_000, 2_500, 10_000)
 FACTOR = cost.Assumptions().duration_factor
-HOLD_S = 0.010  # how long a transaction holds a stock item
-BEST_SELLER_RATES = {1: (1, 5, 10, 20, 30, 40), 10: (100, 300), 32: (300, 1_000)}  # orders/s by stock items
-BURSTS = ((300, 60), (500, 5), (1_000, 1), (1_000, 10), (10_000, 1))  # orders/s, minutes
+BEST_SELLER_RATES = {1: (1, 10, 20, 30), 10: (100,), 32: (300,), 64: (600,)}  # orders/s by shards
+BEST_SELLER_ORDERS = 6_000
+SALES = ((20, 1), (300, 8), (300, 32))  # orders/s, shards
+BURSTS = ((1_000, 60), (6_000, 10), (10_000, 1))  # orders/s, minutes
+BUCKET, REFILL = 6_000, 6_000  # StartExecution of Express workflows
+HANGS = ((50, None), (50, 200))  # orders/s, PaymentConcurrency
+LEAST_QUOTA = 2_500  # orders/s
+MOST_RETRIES = 0.5  # an order, for 300 orders/s of one product on 32 shards
+QUEUE_BATCH = 10
 DOCS = "https://docs.aws.amazon.com/"
+
+
+class Kind(StrEnum):
+    """Whose limit it is."""
+
+    AWS = "AWS"
+    OURS = "ours"  # a parameter
+    KEY = "one key"  # of a hot customer or product
 
 
 @dataclass(frozen=True)
 class Quota:
     """A quota: what it allows (a second, unless its name says otherwise) and what an order takes of it."""
 
+    kind: Kind
     service: str
     name: str
     default: float
@@ -50,173 +66,148 @@ def quotas(order: dict[str, Any]) -> list[Quota]:
     """Return the quotas that a journey meets, for the usage of one order."""
     functions, writes = order["functions"], order["writeUnits"]
     seconds = {name: function["durationMs"] / 1000 * FACTOR for name, function in functions.items()}
-    rules = 1 + order["queues"]["NotificationsQueue"] + order["objects"]["puts"]
-    states = f"{DOCS}step-functions/latest/dg/service-quotas.html"
+    # The stream's and the queues' batches fill with the load. Everything else is invoked for each order.
+    batched = sum(functions[name]["invocations"] for name in ("PublishEvents", "NotifyCustomer", "ShipOrder"))
+    single = sum(functions[name]["invocations"] for name in ("AcceptOrder", "ValidateOrder", "ProcessPayment"))
+    deliveries = order["workflow"]["executions"] + order["queues"]["NotificationsQueue"] + order["objects"]["puts"]
+    warm = f"{DOCS}amazondynamodb/latest/developerguide/on-demand-capacity-mode.html"
     tables = f"{DOCS}amazondynamodb/latest/developerguide/ServiceQuotas.html"
-    return [
-        Quota("Step Functions", "StartExecution refill rate (bucket 1,300)", 300, 1, "request an increase", states),
-        Quota("Step Functions", "SendTaskSuccess refill rate (bucket 3,000)", 500, 1, "request an increase", states),
-        Quota(
+    partitions = f"{DOCS}amazondynamodb/latest/developerguide/bp-partition-key-design.html"
+    buses = f"{DOCS}eventbridge/latest/userguide/eb-quota.html"
+    lambdas = f"{DOCS}lambda/latest/dg/gettingstarted-limits.html"
+    busiest = max(("OrdersTable", "CatalogueTable", "IdempotencyTable"), key=lambda name: writes[name])
+    found = [
+        (
+            Kind.AWS,
             "Step Functions",
-            "StateTransition refill rate",
-            5_000,
-            order["workflow"]["transitions"],
-            "request",
-            states,
+            f"StartExecution, Express: refill rate (bucket {BUCKET:,})",
+            REFILL,
+            order["workflow"]["executions"],
+            "request an increase",
+            f"{DOCS}step-functions/latest/dg/service-quotas.html",
         ),
-        Quota("Step Functions", "open executions, at 60 s an order", 1_000_000, 60, "request", states),
-        Quota(
+        (
+            Kind.OURS,
             "API Gateway",
-            "ThrottlingRateLimit of the stage, our own",
-            1_000,
+            "throttling of the stage: RequestRate",
+            template.default_of("RequestRate"),
             1,
-            "template.yaml",
+            "parameter",
             "template.yaml",
         ),
-        Quota(
+        (
+            Kind.AWS,
             "API Gateway",
-            "Throttle quota per account, per Region",
+            "throttle quota of the account",
             10_000,
             1,
-            "request",
+            "request an increase",
             f"{DOCS}apigateway/latest/developerguide/limits.html",
         ),
-        Quota(
+        (
+            Kind.AWS,
             "Lambda",
-            "Concurrent executions",
+            "concurrent executions",
             1_000,
             sum(seconds.values()),
-            "request; reserve some for accept_order",
-            f"{DOCS}lambda/latest/dg/gettingstarted-limits.html",
+            "request an increase; PaymentConcurrency",
+            lambdas,
         ),
-        Quota(
+        (
+            Kind.AWS,
             "Lambda",
-            "ship_order: MaximumConcurrency 50, our own",
-            50,
+            "synchronous requests: 10 for each of the concurrency, batches of 10",
+            10_000,
+            single + batched / QUEUE_BATCH,
+            "request concurrency",
+            lambdas,
+        ),
+        (
+            Kind.OURS,
+            "Lambda",
+            "ship_order at once: WarehouseConcurrency",
+            template.default_of("WarehouseConcurrency"),
             seconds["ShipOrder"],
-            "template.yaml; the queue holds the rest",
+            "parameter; the queue holds the rest",
             "template.yaml",
         ),
-        Quota(
+        (
+            Kind.OURS,
             "Lambda",
-            "notify_customer: MaximumConcurrency 50, our own",
-            50,
+            "notify_customer at once: MailConcurrency",
+            template.default_of("MailConcurrency"),
             seconds["NotifyCustomer"],
-            "template.yaml; the queue holds the rest",
+            "parameter; the queue holds the rest",
             "template.yaml",
         ),
-        Quota(
+        (
+            Kind.AWS,
             "EventBridge",
-            "PutEvents throttle limit, requests",
+            "PutEvents requests, batches of one",
             10_000,
             functions["PublishEvents"]["calls"]["events:PutEvents"],
-            "batches make it 10 times as much",
-            f"{DOCS}eventbridge/latest/userguide/eb-quota.html",
+            "none: batches make it 10 times as much",
+            buses,
         ),
-        Quota(
+        (
+            Kind.AWS,
             "EventBridge",
-            "Invocations throttle limit",
+            "invocations",
             18_750,
-            rules,
-            "request; more is delayed, not lost",
-            f"{DOCS}eventbridge/latest/userguide/eb-quota.html",
+            deliveries,
+            "request an increase; more is delayed, not lost",
+            buses,
         ),
-        Quota(
+        (
+            Kind.OURS,
             "DynamoDB",
-            "orders: a new on-demand table's first throughput",
+            f"first throughput of a new table, {busiest}: WarmWriteUnits",
             4_000,
-            writes["OrdersTable"],
-            "set WarmThroughput",
-            f"{DOCS}amazondynamodb/latest/developerguide/on-demand-capacity-mode.html",
+            writes[busiest],
+            "parameter",
+            warm,
         ),
-        Quota("DynamoDB", "orders: table-level write throughput", 40_000, writes["OrdersTable"], "request", tables),
-        Quota(
-            "DynamoDB", "catalogue: table-level write throughput", 40_000, writes["CatalogueTable"], "request", tables
+        *(
+            (
+                Kind.AWS,
+                "DynamoDB",
+                f"table-level write throughput, {name}",
+                40_000,
+                writes[name],
+                "request an increase",
+                tables,
+            )
+            for name in ("OrdersTable", "CatalogueTable")
         ),
-        Quota(
+        (
+            Kind.AWS,
             "DynamoDB",
-            f"open-orders: {OPEN_SHARDS} partitions of 1,000 units",
+            f"index open-by-shard, {OPEN_SHARDS} x 1,000 units",
             OPEN_SHARDS * 1_000,
-            writes["open-orders"],
+            writes["open-by-shard"],
             "more shards (OPEN_SHARDS)",
-            f"{DOCS}amazondynamodb/latest/developerguide/bp-partition-key-design.html",
+            partitions,
         ),
-        Quota(
+        (
+            Kind.KEY,
             "DynamoDB",
             "one customer: a partition's 1,000 units",
             1_000,
             writes["OrdersTable"],
             "429 for that customer",
-            f"{DOCS}amazondynamodb/latest/developerguide/bp-partition-key-design.html",
+            partitions,
         ),
-        Quota(
+        (
+            Kind.KEY,
             "DynamoDB",
-            "one product: a partition's 1,000 units",
+            "one product in one item: a partition's 1,000 units",
             1_000,
             4,
-            "shard the stock",
-            f"{DOCS}amazondynamodb/latest/developerguide/bp-partition-key-design.html",
+            "orderctl stock split",
+            partitions,
         ),
     ]
-
-
-def conflicts(rate: float, hold_s: float, shards: int = 1, seconds: float = 600, seed: int = 1) -> dict[str, float]:
-    """Simulate orders of one product: two transactions each on its item, one at a time.
-
-    A transaction holds the item for `hold_s`. Another transaction in that time is cancelled (TransactionConflict).
-    The reservation is retried after 1 to 3 s, at most 10 times (ReserveAgain). The last write is retried after
-    ship_order's pauses, five attempts for each of the five times that its message is received.
-
-    Returns the retries an order, those of reservations alone, and the share of orders that end in the inbox.
-    """
-    chance = random.Random(seed)
-    free_at = [0.0] * shards
-    queue: list[tuple[float, int, int]] = []  # when, which attempt, first or second transaction
-    clock = 0.0
-    while clock < seconds:
-        clock += chance.expovariate(rate)
-        heapq.heappush(queue, (clock, 0, 0))
-
-    def pause_s(step: int, attempt: int) -> float:
-        if step == 0:
-            return chance.randint(1, 3) + chance.uniform(0, 0.2)
-        receive, retry = divmod(attempt, 5)
-        return 0.05 * 2**retry * chance.uniform(0.5, 1.5) if retry < 4 else 2.0 ** (receive + 1)
-
-    most = (10, 24)
-    cancelled = [0, 0]
-    stuck = done = 0
-    while queue:
-        now, attempt, step = heapq.heappop(queue)
-        shard = chance.randrange(shards)
-        if free_at[shard] > now:
-            cancelled[step] += 1
-            if attempt == most[step]:
-                stuck += 1
-            else:
-                heapq.heappush(queue, (now + pause_s(step, attempt), attempt + 1, step))
-            continue
-        free_at[shard] = now + hold_s
-        if step == 0:
-            heapq.heappush(queue, (now + chance.uniform(0.3, 3), 0, 1))  # between them it is paid and shipped
-        else:
-            done += 1
-    orders = done + stuck
-    return {
-        "retriesAnOrder": sum(cancelled) / orders,
-        "reservationRetriesAnOrder": cancelled[0] / orders,
-        "stuckShare": stuck / orders,
-    }
-
-
-def retries_formula(rate: float, hold_s: float, shards: int = 1) -> float:
-    """Return the retries an order: two transactions, each cancelled u/(1-u) times where the item is busy u.
-
-    A cancelled transaction holds nothing. The item is held for u = 2 * rate * hold / shards of the time, so an
-    attempt meets a busy item with probability u.
-    """
-    busy = 2 * rate * hold_s / shards
-    return 2 * busy / (1 - busy) if busy < 1 else math.inf
+    return [Quota(*each) for each in found]
 
 
 def concurrency(rate: float, mean_s: float, seconds: float = 60, seed: int = 1) -> tuple[float, float]:
@@ -245,7 +236,7 @@ def concurrency(rate: float, mean_s: float, seconds: float = 60, seed: int = 1) 
     return area / last, peak
 
 
-def burst_delay(rate: float, minutes: float, bucket: float = 1_300, refill: float = 300) -> float:
+def burst_delay(rate: float, minutes: float, bucket: float = BUCKET, refill: float = REFILL) -> float:
     """Simulate a token bucket second by second; returns the longest wait (seconds) of a burst's executions."""
     tokens, waiting, longest = bucket, 0.0, 0.0
     for second in range(int(minutes * 60) + 1):
@@ -257,7 +248,7 @@ def burst_delay(rate: float, minutes: float, bucket: float = 1_300, refill: floa
     return longest
 
 
-def burst_formula(rate: float, minutes: float, bucket: float = 1_300, refill: float = 300) -> float:
+def burst_formula(rate: float, minutes: float, bucket: float = BUCKET, refill: float = REFILL) -> float:
     """Return the longest wait of a burst, in seconds: the orders beyond bucket and refill, at the refill rate."""
     return max(0.0, (rate - refill) * minutes * 60 - bucket) / refill
 
@@ -271,49 +262,59 @@ def fullest_shard(orders: int, shards: int, seed: int = 1) -> float:
     return max(counts) * shards / orders
 
 
-def sharded_sale(stock: int, shards: int, seed: int = 1) -> dict[str, float]:
-    """Simulate selling out a stock that is split into shards. An order that meets an empty one takes another."""
-    chance = random.Random(seed)
-    left = [stock // shards + (shard < stock % shards) for shard in range(shards)]
-    attempts = sold = 0
-    while any(left):
-        order = list(range(shards))
-        chance.shuffle(order)
-        for shard in order:
-            attempts += 1
-            if left[shard]:
-                left[shard] -= 1
-                sold += 1
-                break
-    return {"sold": sold, "attemptsAnOrder": attempts / sold}
-
-
 def _require_close(what: str, simulated: float, formula: float, tolerance: float) -> None:
     """Stop(NOT_AS_EXPECTED) if a simulation and its formula differ by more than the tolerance, a share."""
     if not math.isclose(simulated, formula, rel_tol=tolerance, abs_tol=0.02):
         raise Stop(Exit.NOT_AS_EXPECTED, f"{what}: the simulation says {simulated:.3f}, the formula {formula:.3f}.")
 
 
-def best_seller() -> list[dict[str, float]]:
-    """Simulate rates of orders of one product whose stock is in one item or in shards, held for 10 ms each."""
+def best_sellers() -> list[dict[str, float]]:
+    """Simulate rates of orders of one product, by shards. Stop(NOT_AS_EXPECTED) where the formula is wrong."""
     found = []
     for shards, rates in BEST_SELLER_RATES.items():
         for rate in rates:
-            result = conflicts(rate, HOLD_S, shards, seconds=max(100, 6_000 / rate))
-            formula = retries_formula(rate, HOLD_S, shards)
+            outcome = best_seller.sell(rate, shards, BEST_SELLER_ORDERS)
+            formula = best_seller.retries_formula(rate, shards)
             if formula < 2:
-                _require_close(f"conflicts at {rate}/s", result["retriesAnOrder"], formula, 0.15)
+                _require_close(f"conflicts at {rate}/s", outcome.retries_an_order, formula, 0.2)
             found.append(
                 {
                     "ordersASecond": rate,
                     "shards": shards,
-                    **result,
+                    "retriesAnOrder": outcome.retries_an_order,
                     "retriesByFormula": formula,
-                    # ReserveAgain takes three state transitions, $25 a million each.
-                    "dollarsAMillion": result["reservationRetriesAnOrder"] * 3 * 25,
-                    "writeUnitsASecondAnItem": 4 * rate / shards,
+                    "stuckShare": outcome.stuck / outcome.orders,
+                    "writeUnitsASecondAShard": 4 * rate / shards,
                 }
             )
+    return found
+
+
+def sales(stock: int = 10_000, orders: int = 7_000) -> list[dict[str, float]]:
+    """Simulate selling a stock out by orders of one to three pieces."""
+    found = []
+    for rate, shards in SALES:
+        outcome = best_seller.sell(rate, shards, orders, stock=stock, most=3)
+        _require_close(f"pieces sold from {shards} shards", outcome.sold_pieces, stock, 0)
+        found.append(
+            {
+                "ordersASecond": rate,
+                "shards": shards,
+                "sold": outcome.sold_pieces,
+                "retriesAnOrder": outcome.retries_an_order,
+                "stuck": outcome.stuck,
+            }
+        )
+    return found
+
+
+def hangs() -> list[dict[str, Any]]:
+    """Simulate a payment provider that hangs, without and with PaymentConcurrency."""
+    found = []
+    for rate, limit in HANGS:
+        outcome = bulkheads.hang(rate, limit)
+        share = outcome.answered_5xx / outcome.orders
+        found.append({"ordersASecond": rate, "limit": limit, "peak": outcome.peak, "share5xx": share})
     return found
 
 
@@ -345,15 +346,25 @@ def run() -> dict[str, Any]:
     by_rate = sorted(quotas(order), key=lambda quota: quota.orders_a_second)
     return {
         "quotas": [
-            {"service": quota.service, "name": quota.name, "ordersASecond": quota.orders_a_second}
+            {
+                "kind": quota.kind.value,
+                "service": quota.service,
+                "name": quota.name,
+                "default": quota.default,
+                "anOrder": quota.an_order,
+                "ordersASecond": quota.orders_a_second,
+                "remedy": quota.remedy,
+            }
             for quota in by_rate
         ],
-        "bestSeller": best_seller(),
+        "firstQuotaOfAws": min(quota.orders_a_second for quota in by_rate if quota.kind is Kind.AWS),
+        "bestSeller": best_sellers(),
         "oneRetryAnOrderAt": {
-            str(hold_s): next(rate for rate in range(1, 400) if retries_formula(rate, hold_s) > 1)
+            str(hold_s): next(rate for rate in range(1, 400) if best_seller.retries_formula(rate, hold_s=hold_s) > 1)
             for hold_s in (0.005, 0.010, 0.020)
         },
-        "sale": [{"shards": shards, **sharded_sale(10_000, shards)} for shards in (1, 10, 32)],
+        "sales": sales(),
+        "hangs": hangs(),
         "concurrency": lambda_concurrency(order),
         "bursts": bursts(),
         "fullestShard": {str(shards): fullest_shard(100_000, shards) for shards in (16, 64, 256)},
@@ -364,27 +375,21 @@ def shown(figures: dict[str, Any]) -> Iterator[Table | str]:
     """Yield the tables of `run`'s figures."""
     yield report.table(
         "Share of each quota that a rate of orders takes",
-        ["quota (default, us-east-1)", "met at orders/s", *(f"at {rate:,}/s" for rate in RATES)],
+        ["quota (default, us-east-1)", "whose", "met at orders/s", *(f"at {rate:,}/s" for rate in RATES)],
         [
             [
                 f"{quota['service']}: {quota['name']}",
+                quota["kind"],
                 f"{quota['ordersASecond']:,.0f}",
                 *(_share(rate / quota["ordersASecond"]) for rate in RATES),
             ]
             for quota in figures["quotas"]
         ],
     )
+    yield f"The first quota of AWS is met at {figures['firstQuotaOfAws']:,.0f} orders/s."
     yield report.table(
-        "A best-seller: conflicts of transactions that hold an item for 10 ms",
-        [
-            "orders/s",
-            "stock items",
-            "retries an order",
-            "by formula",
-            "stuck",
-            "$ a million",
-            "write units/s an item",
-        ],
+        "A best-seller: transactions that hold an item for 10 ms",
+        ["orders/s", "shards", "retries an order", "by formula", "stuck", "write units/s a shard"],
         [
             [
                 f"{row['ordersASecond']:,}",
@@ -392,18 +397,31 @@ def shown(figures: dict[str, Any]) -> Iterator[Table | str]:
                 f"{row['retriesAnOrder']:.2f}",
                 f"{row['retriesByFormula']:.2f}",
                 f"{row['stuckShare']:.1%}",
-                f"{row['dollarsAMillion']:.0f}",
-                f"{row['writeUnitsASecondAnItem']:,.0f}",
+                f"{row['writeUnitsASecondAShard']:,.0f}",
             ]
             for row in figures["bestSeller"]
         ],
     )
     for hold_s, rate in figures["oneRetryAnOrderAt"].items():
-        yield f"Held for {float(hold_s) * 1000:.0f} ms, a stock item has one retry an order at {rate} orders/s."
+        yield f"Held for {float(hold_s) * 1000:.0f} ms, one item has one retry an order at {rate} orders/s."
     yield report.table(
-        "Selling out a stock of 10,000 that is split into shards",
-        ["shards", "sold", "attempts an order"],
-        [[row["shards"], f"{row['sold']:.0f}", f"{row['attemptsAnOrder']:.2f}"] for row in figures["sale"]],
+        "Selling out 10,000 pieces by orders of one to three",
+        ["orders/s", "shards", "sold", "retries an order", "stuck"],
+        [
+            [
+                row["ordersASecond"],
+                row["shards"],
+                row["sold"],
+                f"{row['retriesAnOrder']:.2f}",
+                row["stuck"],
+            ]
+            for row in figures["sales"]
+        ],
+    )
+    yield report.table(
+        "A payment provider that takes 10 s and fails, 50 orders/s for five minutes",
+        ["PaymentConcurrency", "most executions at once, of 1,000", "POST /orders answered 5xx"],
+        [[row["limit"] or "none", row["peak"], f"{row['share5xx']:.1%}"] for row in figures["hangs"]],
     )
     yield report.table(
         "Lambda concurrency (Little's law: rate x duration), simulated at 100 orders/s",
@@ -420,7 +438,7 @@ def shown(figures: dict[str, Any]) -> Iterator[Table | str]:
         ],
     )
     yield report.table(
-        "How long StartExecution (300/s, bucket 1,300) makes a burst wait; EventBridge retries for 12 h",
+        f"How long StartExecution ({REFILL:,}/s, bucket {BUCKET:,}) makes a burst wait",
         ["", "longest wait, s", "by formula"],
         [
             [
@@ -432,7 +450,7 @@ def shown(figures: dict[str, Any]) -> Iterator[Table | str]:
         ],
     )
     for shards, ratio in figures["fullestShard"].items():
-        yield f"The fullest of {shards} shards of open-orders has {ratio:.3f} of the mean."
+        yield f"The fullest of {shards} shards of open-by-shard has {ratio:.3f} of the mean."
 
 
 def _share(share: float) -> str:
@@ -440,6 +458,6 @@ def _share(share: float) -> str:
 
 
 def command(*, as_json: Json = False) -> None:
-    """Show which AWS quota a rate of orders meets first, and check the formulas of docs/scaling.md by simulation."""
+    """Show which quota a rate of orders meets first, and check the formulas of docs/scaling.md by simulation."""
     figures = run()
     report.deliver("scaling", figures, shown(figures), as_json=as_json)

@@ -74,7 +74,8 @@ def _calls(average: dict[str, Any], read: dict[str, Any]) -> Table:
         for name, function in functions
     ]
     workflow = average["workflow"]
-    rows.append(["workflow", f"{workflow['transitions']:g} states", "", "", *_counted(workflow["calls"])])
+    milliseconds = f"{workflow['seconds'] * 1000:.0f}"
+    rows.append(["workflow", f"{workflow['executions']:g}", milliseconds, "", *_counted(workflow["calls"])])
     in_all = sum(sum(function["calls"].values()) for function in average["functions"].values())
     rows.append(["the whole journey", "", "", "", f"[bold]{in_all + sum(workflow['calls'].values()):g}[/]"])
     columns: list[str | Column] = ["", "invocations", "ms", "log bytes", "AWS calls", Column("", overflow="fold")]

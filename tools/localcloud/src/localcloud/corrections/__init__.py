@@ -5,7 +5,9 @@ from localcloud.corrections import (
     cloudwatch,
     cloudwatch_alarms,
     dynamodb,
+    event_sources,
     eventbridge,
+    faults,
     lambda_async,
     lambda_environments,
     lambda_streams,
@@ -24,6 +26,7 @@ CORRECTIONS: tuple[Correction, ...] = (
     *cloudwatch_alarms.CORRECTIONS,
     *lambda_async.CORRECTIONS,
     *lambda_streams.CORRECTIONS,
+    *event_sources.CORRECTIONS,
     *sqs.CORRECTIONS,
     *dynamodb.CORRECTIONS,
     *eventbridge.CORRECTIONS,
@@ -31,6 +34,7 @@ CORRECTIONS: tuple[Correction, ...] = (
     *stepfunctions.CORRECTIONS,
     *states_monitoring.CORRECTIONS,
     *states_express.CORRECTIONS,
+    *faults.CORRECTIONS,
     *state.CORRECTIONS,
 )
 
