@@ -333,6 +333,30 @@ def test_every_call_to_aws_is_counted(world: World, target: Target) -> None:
     assert smoke.calls == 2
 
 
+# ---- signing in --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "signed_in"), [("InvalidParameterException", True), ("NotAuthorizedException", False)]
+)
+def test_where_customers_can_not_sign_in_by_password_an_administrator_can(
+    target: Target, code: str, signed_in: bool
+) -> None:
+    def refuse(**_: Any) -> None:
+        raise ClientError({"Error": {"Code": code, "Message": "no"}}, "InitiateAuth")
+
+    target.outputs.update(UserPoolId="pool", UserPoolClientId="client")
+    pool = Answers(initiate_auth=refuse, admin_initiate_auth={"AuthenticationResult": {"IdToken": "token"}})
+    target._clients["cognito-idp"] = pool
+    if signed_in:
+        assert signin.sign_in(target, "ada@example.com", "secret") == "token"
+        assert pool.asked[-1][1]["AuthFlow"] == "ADMIN_USER_PASSWORD_AUTH"
+    else:
+        with pytest.raises(Stop, match="can't sign in"):
+            signin.sign_in(target, "ada@example.com", "secret")
+        assert len(pool.asked) == 1
+
+
 # ---- evidence ----------------------------------------------------------------------------------------------------
 
 
@@ -385,6 +409,7 @@ def alarm(namespace: str, metric: str) -> dict[str, Any]:
     [
         ("OrderPipeline", "FailureCaptured", True, ""),
         ("OrderPipeline", "FailureCaptured", False, "problem"),
+        ("OrderPipeline", "NewFailuresForHumans", False, "note"),
         ("AWS/Lambda", "Invocations", False, "problem"),
         ("AWS/SQS", "ApproximateAgeOfOldestMessage", False, "note"),
         ("AWS/Events", "FailedInvocations", False, "note"),

@@ -51,7 +51,8 @@ def judge_sign_in(flows: list[str], circumstances: Circumstances) -> list[Findin
     if not circumstances.is_prod or "ALLOW_USER_PASSWORD_AUTH" not in flows:
         return []
     what = "Customers of prod can sign in with USER_PASSWORD_AUTH, which sends the password itself."
-    return [Finding(Severity.MEDIUM, what, "Take ALLOW_USER_PASSWORD_AUTH from the user pool's client; SRP stays.")]
+    do = "In the user pool's client, replace ALLOW_USER_PASSWORD_AUTH by ALLOW_ADMIN_USER_PASSWORD_AUTH; SRP stays."
+    return [Finding(Severity.MEDIUM, what, do)]
 
 
 def judge_providers(settings: dict[str, dict[str, str]], circumstances: Circumstances) -> list[Finding]:

@@ -14,13 +14,15 @@ from orderctl.stack.target import Target
 POLL_S = 2.0
 # How Lambda and botocore word a missing permission.
 REFUSALS = ("AccessDenied", "is not authorized to perform")
-# AWS writes these only when there is trouble.
+# AWS, or our functions, write these only when there is trouble.
 ONLY_IN_TROUBLE = {
     "DeadLetterErrors",
     "DestinationDeliveryFailures",
     "FailedInvocations",
     "InvocationsFailedToBeSentToDlq",
     "InvocationsSentToDlq",
+    "NewFailuresForHumans",
+    "OrdersRestarted",
     "TargetErrorCount",
     "ThrottledRules",
 }
@@ -92,8 +94,11 @@ def metrics_of_alarms(
     problems: list[str] = []
     notes: list[str] = []
     for name, alarm in waiting.items():
-        said = f"{names[name]} watches {alarm['Namespace']} {alarm['MetricName']}, which has no value yet"
-        (problems if _must_have_value(target, alarm) else notes).append(said)
+        said = f"{names[name]} watches {alarm['Namespace']} {alarm['MetricName']}, which has no value"
+        if _must_have_value(target, alarm):
+            problems.append(said)
+        else:
+            notes.append(f"{said} yet; that can be right")
     return problems, notes
 
 

@@ -95,11 +95,7 @@ def ensure_user(target: Target, username: str, password: str) -> None:
 def sign_in(target: Target, username: str, password: str) -> str:
     """Return a new ID token; Stop(REFUSED) with Cognito's reason if it gives none."""
     try:
-        answer = target.client("cognito-idp").initiate_auth(
-            ClientId=target.output("UserPoolClientId"),
-            AuthFlow="USER_PASSWORD_AUTH",
-            AuthParameters={"USERNAME": username, "PASSWORD": password},
-        )
+        answer = _authenticate(target, username, password)
     except ClientError as error:
         raise Stop(
             Exit.REFUSED,
@@ -113,3 +109,23 @@ def sign_in(target: Target, username: str, password: str) -> str:
             "Give the user a permanent password first: aws cognito-idp admin-set-user-password --permanent.",
         )
     return str(answer["AuthenticationResult"]["IdToken"])
+
+
+def _authenticate(target: Target, username: str, password: str) -> dict[str, Any]:
+    """Return Cognito's answer; where customers can't sign in by password, the caller's AWS credentials may."""
+    cognito, client_id = target.client("cognito-idp"), target.output("UserPoolClientId")
+    given = {"USERNAME": username, "PASSWORD": password}
+    answer: dict[str, Any]
+    try:
+        answer = cognito.initiate_auth(ClientId=client_id, AuthFlow="USER_PASSWORD_AUTH", AuthParameters=given)
+    except ClientError as error:
+        # "USER_PASSWORD_AUTH flow not enabled for this client"
+        if error.response["Error"]["Code"] != "InvalidParameterException":
+            raise
+        answer = cognito.admin_initiate_auth(
+            UserPoolId=target.output("UserPoolId"),
+            ClientId=client_id,
+            AuthFlow="ADMIN_USER_PASSWORD_AUTH",
+            AuthParameters=given,
+        )
+    return answer

@@ -14,11 +14,12 @@ def show(smoke: Smoke, name: str) -> None:
     for step in smoke.steps:
         verdict = "[red]failed[/]" if step.problems else "[green]well[/]"
         table.add_row(escape(step.title), f"{step.seconds:.1f}", verdict)
-        for problem in step.problems:
-            table.add_row(f"  [red]{escape(problem)}[/]")
-        for note in step.notes:
-            table.add_row(f"  [dim]{escape(note)}[/]")
     console.out.print(table)
+    for step in smoke.steps:
+        for problem in step.problems:
+            console.out.print(f"[red]{escape(step.title)}:[/] {escape(problem)}")
+        for note in step.notes:
+            console.out.print(f"[dim]{escape(note)}[/]")
     counted = ", ".join(f"{number} {kind}" for kind, number in smoke.removed.counts.items()) or "nothing"
     console.out.print(f"\nRemoved: {counted}.")
     for left in smoke.removed.left:
