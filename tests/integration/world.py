@@ -67,7 +67,11 @@ def _tables() -> dict[str, dict[str, Any]]:
     for properties in tables.values():
         if indexes := properties.get("GlobalSecondaryIndexes"):
             # An index under a condition is there for the update from release 1.0.0 only.
-            properties["GlobalSecondaryIndexes"] = [index for index in indexes if "IndexName" in index]
+            properties["GlobalSecondaryIndexes"] = [
+                {name: value for name, value in index.items() if name != "WarmThroughput"}
+                for index in indexes
+                if "IndexName" in index
+            ]
     return tables
 
 
