@@ -6,6 +6,17 @@ script makes the artifact once, caches it under a hash of its inputs, and links 
 """
 # ruff: noqa: T201 - what this prints is for the person who runs `sam build`
 
+import sys
+
+# Before anything that an older Python doesn't know, so that `sam build` ends with a sentence and no traceback.
+if sys.version_info < (3, 10):  # noqa: UP036
+    sys.exit(
+        f"Python 3.10 or newer is needed to build, and {sys.executable} is "
+        f"{sys.version_info[0]}.{sys.version_info[1]}: name a newer one, e.g. `PYTHON=python3.12 sam build`."
+    )
+if sys.platform == "win32":
+    sys.exit("Windows can't build: run `sam build` in the Windows Subsystem for Linux.")
+
 import argparse
 import contextlib
 import fcntl
@@ -16,7 +27,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 import zlib
@@ -69,9 +79,13 @@ SOURCE = Path(__file__).resolve().parent
 REQUIREMENTS = SOURCE / "requirements.txt"
 MANIFEST = "artifact.json"
 CACHE_DAYS = 14
+UV_NEEDED = (0, 9)  # scripts/install asks for the same
 COLUMNS = ("files", "source", "bytecode", "native", "data", "total", "zipped")
 
 HELP = f"""
+needs:
+  Python 3.10 or newer (PYTHON=... names one for `sam build`), make, and uv 0.9 or newer, on Linux, macOS or WSL
+
 environment:
   LAMBDA_RUNTIME       {", ".join(RUNTIMES)} (default python3.13)
   LAMBDA_ARCHITECTURE  {", ".join(PLATFORMS)} (default arm64; native: for this machine)
@@ -117,10 +131,9 @@ def build(artifact: Path, runtime: str, architecture: str) -> None:
     key = [target, Path(__file__).read_bytes(), REQUIREMENTS.read_bytes()]
     sources = [path for path in files(SOURCE / "orders") if path.suffix != ".pyc"]
     source_key = [part for path in sources for part in (str(path.relative_to(SOURCE)).encode(), path.read_bytes())]
-    with (
-        cached("dependencies", key, fill_dependencies) as dependencies,
-        cached("application", [*key, *source_key], fill_application) as application,
-    ):
+    with contextlib.ExitStack() as stack:
+        dependencies = stack.enter_context(cached("dependencies", key, fill_dependencies))
+        application = stack.enter_context(cached("application", [*key, *source_key], fill_application))
         # The manifest is removed last and written first: it marks a half-filled directory as ours.
         if artifact.is_dir():
             for path in sorted(artifact.iterdir(), key=lambda path: path.name == MANIFEST):
@@ -208,7 +221,8 @@ def link_or_copy(source: str, target: str) -> None:
 
 def find_uv() -> list[str]:
     """The command that starts uv. Raises BuildError where there is none."""
-    if uv := os.environ.get("UV") or shutil.which("uv"):
+    uv = os.environ.get("UV") or shutil.which("uv")
+    if uv:
         return [uv]
     if output([sys.executable, "-m", "uv", "--version"]):
         return [sys.executable, "-m", "uv"]
@@ -216,6 +230,17 @@ def find_uv() -> list[str]:
         "uv is needed to build: `make` at the top of the checkout installs it, "
         "or see https://docs.astral.sh/uv/getting-started/installation/."
     )
+
+
+def check_uv() -> None:
+    """Raise BuildError if uv is older than UV_NEEDED."""
+    found = output([*find_uv(), "--version"])
+    version = re.match(r"uv (\d+)\.(\d+)", found)
+    if not version or (int(version[1]), int(version[2])) < UV_NEEDED:
+        raise BuildError(
+            "uv {}.{} or newer is needed to build, and {} is {}: `make` at the top of the checkout installs one, "
+            "or run `uv self update`.".format(*UV_NEEDED, find_uv()[0], found or "none")
+        )
 
 
 def find_interpreter(runtime: str) -> str | None:
@@ -248,6 +273,7 @@ def output(command: list[str]) -> str:
 def install(directory: Path, runtime: str, architecture: str) -> None:
     """Unpack the locked wheels for the target into `directory`. Raises BuildError with uv's message."""
     platform = PLATFORMS[architecture]
+    check_uv()
     command = [
         *find_uv(), "pip", "install", "--quiet", "--target", str(directory),
         "--requirement", str(REQUIREMENTS), "--require-hashes", "--only-binary", ":all:",
@@ -275,7 +301,8 @@ def trim(directory: Path) -> None:
     # A cold start parses these files; four fifths of them are documentation and other services' endpoints.
     prefixes = set()
     for name in AWS_SERVICES:
-        if not (found := list(data.glob(f"{name}/*/service-2.json.gz"))):
+        found = list(data.glob(f"{name}/*/service-2.json.gz"))
+        if not found:
             raise BuildError(f"botocore has no service {name}: see AWS_SERVICES.")
         model = json.loads(gzip.decompress(found[0].read_bytes()))
         prefixes.add(model["metadata"]["endpointPrefix"])

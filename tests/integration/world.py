@@ -66,7 +66,7 @@ def _tables() -> dict[str, dict[str, Any]]:
     }
     for properties in tables.values():
         if indexes := properties.get("GlobalSecondaryIndexes"):
-            # An index under a condition is there for the update from release 1.0.0 only.
+            # An index under a condition is there for the update from 1.0.0 only. moto takes no warm throughput.
             properties["GlobalSecondaryIndexes"] = [
                 {name: value for name, value in index.items() if name != "WarmThroughput"}
                 for index in indexes

@@ -13,6 +13,7 @@ from typing import Any
 import boto3
 import yaml
 from cfnlint.decode import cfn_yaml
+from cfnlint.schema import PROVIDER_SCHEMA_MANAGER
 from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 
@@ -167,3 +168,9 @@ class Template:
             case {"Fn::Or": list(inner)}:
                 return any(self._holds(each, values) for each in inner)
         raise ValueError(f"not a condition: {condition}")
+
+
+def fixed_at_creation(kind: str) -> list[str]:
+    """The properties of a type whose change replaces the resource, as AWS's schemas say: `/properties/TableName`."""
+    schema = PROVIDER_SCHEMA_MANAGER.get_resource_schema(str(SESSION.region_name), kind).schema
+    return [*schema.get("createOnlyProperties", []), *schema.get("conditionalCreateOnlyProperties", [])]

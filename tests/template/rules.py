@@ -412,7 +412,7 @@ def api_paths_need_a_token(template: Template) -> Iterator[str]:
     """All but the description and the health check."""
     for name, api in template.of_type("ApiGateway::RestApi"):
         body = api["Body"]
-        authorizers = body.get("securityDefinitions", {})
+        authorizers = body.get("components", {}).get("securitySchemes", {})
         for path, methods in body["paths"].items():
             for method, operation in methods.items():
                 security = {scheme for entry in operation.get("security", []) for scheme in entry}
@@ -434,6 +434,8 @@ def api_functions_answer_before_the_gateway_gives_up(template: Template) -> Iter
     """API Gateway waits 29 seconds for an integration."""
     for name, permission in template.of_type("Lambda::Permission"):
         function = logical_id(permission["FunctionName"])
+        if template.type_of(function) == "Lambda::Alias":
+            function = logical_id(template.properties(function)["FunctionName"])
         if permission["Principal"] == "apigateway.amazonaws.com":
             timeout_s = template.properties(function).get("Timeout", 3)
             if timeout_s > 29:
@@ -445,14 +447,12 @@ def api_functions_answer_before_the_gateway_gives_up(template: Template) -> Iter
 
 @rule
 def tables_are_safe(template: Template) -> Iterator[str]:
-    """Paid by request, recoverable to any second, encrypted."""
+    """Paid by request and recoverable to any second. DynamoDB encrypts every table."""
     for name, table in template.of_type("DynamoDB::Table"):
         if table.get("BillingMode") != "PAY_PER_REQUEST":
             yield f"{name}: not billed by request"
         if table.get("PointInTimeRecoverySpecification") != {"PointInTimeRecoveryEnabled": True}:
             yield f"{name}: no point-in-time recovery"
-        if not table.get("SSESpecification", {}).get("SSEEnabled"):
-            yield f"{name}: not encrypted"
 
 
 @rule

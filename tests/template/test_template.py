@@ -339,7 +339,6 @@ BREACHES: list[tuple[Rule, str, Mutation]] = [
     ),
     (rules.tables_are_safe, "PaymentsTable", drop("PaymentsTable", "Properties", "BillingMode")),
     (rules.tables_are_safe, "PaymentsTable", drop("PaymentsTable", "Properties", "PointInTimeRecoverySpecification")),
-    (rules.tables_are_safe, "PaymentsTable", drop("PaymentsTable", "Properties", "SSESpecification")),
     (
         rules.data_ages_or_is_kept,
         "NewTable",
@@ -407,7 +406,7 @@ BREACHES: list[tuple[Rule, str, Mutation]] = [
     (
         rules.deletion_policies_are_plain,
         "OrdersTable",
-        put({"Fn::If": ["IsProd", "Retain", "Delete"]}, "OrdersTable", "DeletionPolicy"),
+        put({"Fn::If": ["IsAws", "Retain", "Delete"]}, "OrdersTable", "DeletionPolicy"),
     ),
     # ---- the workflow
     (workflow_rules.tasks_time_out, "FulfillOrder", in_state("FulfillOrder", TimeoutSeconds=None)),

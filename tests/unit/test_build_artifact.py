@@ -1,5 +1,6 @@
 """The build step behind `sam build`: what is in an artifact, what is not, and what happens when things go wrong."""
 
+import ast
 import hashlib
 import json
 import os
@@ -468,3 +469,66 @@ def test_a_wheel_that_cannot_be_had_gives_the_tools_own_words(
     assert code == 1
     assert "uv could not install for python3.13 arm64" in capsys.readouterr().err
     assert not (tmp_path / "artifact").exists()
+
+
+# ---- What a machine needs
+
+
+def as_python(version: tuple[int, ...], platform: str = "linux") -> subprocess.CompletedProcess[str]:
+    """Runs the script by a Python that says it is another version, on another system."""
+    code = f"import sys; sys.version_info = {version}; sys.platform = {platform!r}; sys.argv = ['build', '--help']; "
+    code += f"import runpy; runpy.run_path({str(SOURCE / 'build_artifact.py')!r}, run_name='__main__')"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("version", [(3, 6), (3, 8), (3, 9, 18)])
+def test_an_older_python_is_refused_by_a_sentence(version: tuple[int, ...]) -> None:
+    ended = as_python(version)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Python 3.10 or newer is needed to build, and ")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_an_older_python_reads_the_script_to_that_sentence() -> None:
+    # A syntax that Python doesn't know would end in a traceback before anything runs.
+    ast.parse((SOURCE / "build_artifact.py").read_text(), feature_version=(3, 6))
+
+
+def test_python_3_10_builds() -> None:
+    assert as_python((3, 10, 0)).returncode == 0
+
+
+def test_windows_is_told_where_to_build() -> None:
+    ended = as_python((3, 12, 0), platform="win32")
+    assert ended.returncode == 1
+    assert "Windows Subsystem for Linux" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_no_python_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        make_with(tmp_path, PYTHON="python-of-nobody")
+    assert "Python 3.10 or newer is needed to build, and there is no python-of-nobody" in raised.value.stderr
+
+
+@pytest.mark.parametrize("version", ["uv 0.8.22", "uv 0.4.1 (abc 2024-08-28)", "something else"])
+def test_an_older_uv_is_refused_by_a_sentence(tmp_path: Path, version: str) -> None:
+    uv = tmp_path / "uv"
+    uv.write_text(f"#!/bin/sh\necho '{version}'\n")
+    uv.chmod(0o755)
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        make_with(tmp_path, UV=str(uv))
+    assert f"uv 0.9 or newer is needed to build, and {uv} is {version}" in raised.value.stderr
+
+
+def make_with(folder: Path, **environment: str) -> None:
+    """Builds for SAM with nothing in the cache."""
+    command = ["make", "--makefile", str(SOURCE / "Makefile"), "build-AcceptOrderFunction"]
+    given = {
+        "ARTIFACTS_DIR": str(folder / "artifact"),
+        "BUILD_CACHE_DIR": str(folder / "cache"),
+        "LAMBDA_RUNTIME": RUNTIME,
+        "LAMBDA_ARCHITECTURE": "native",
+        "PYTHON": sys.executable,
+    }
+    subprocess.run(command, env={**os.environ, **given, **environment}, capture_output=True, text=True, check=True)

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from measure import template
-from orderctl.cloud.state import ROOT
 from orderctl.exits import Exit, Stop
 
 USAGE_FILE = Path(__file__).parent / "usage.json"
@@ -335,8 +333,7 @@ def fixed_monthly(prices: Prices, assumptions: Assumptions) -> dict[str, float]:
     alarms = len(template.of_type("AWS::CloudWatch::Alarm"))
     composite = len(template.of_type("AWS::CloudWatch::CompositeAlarm"))
     dashboards = len(template.of_type("AWS::CloudWatch::Dashboard"))
-    source = "".join(path.read_text() for path in sorted((ROOT / "src" / "orders").rglob("*.py")))
-    metrics = len(set(re.findall(r'add_metric\(\s*"(\w+)"', source)))
+    metrics = len(template.idle_metrics())
     seconds = assumptions.idle_run_ms / 1000 * assumptions.duration_factor
     run = (
         seconds * 0.5 * unit("lambda.arm64")

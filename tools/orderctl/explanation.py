@@ -206,14 +206,15 @@ def _shows_work(order: Order, execution: Execution) -> bool:
 
 def _waits(order: Order, last: Execution | None, queues: Mapping[str, Mapping[str, int]]) -> str:
     """Return what an open order waits for, of which no work and no failure is known; no full stop."""
-    if order.status is Status.PAID:
+    if order.status is Status.PAID and not (last and last.failed):
         queue = queues.get("fulfilment", {"waiting": 0, "inFlight": 0})
         return (
             f"Waiting for the warehouse for {tables.age(order.updated_at)}: the fulfilment queue has "
             f"{queue['waiting']} messages waiting and {queue['inFlight']} in flight"
         )
     if last:
-        return f"Nobody is at work on it: its last workflow has ended, the order is {order.status}"
+        end = "failed" if last.failed else "ended"
+        return f"Nobody is at work on it: its last workflow has {end}, the order is {order.status}"
     if order.status is Status.FAILING:
         return "Its event has not started a workflow yet"
     return f"Placed {tables.age(order.placed_at)} ago; its event has not started a workflow yet"

@@ -114,7 +114,7 @@ def _complete(cloud: Cloud, state: CloudState) -> None:
             target = of_state(state)
             create_archive(target)
             seed_catalogue(target)
-            signin.ensure_local_user(target, signin.DEMO_USER, signin.LOCAL_PASSWORD)
+            signin.ensure_user(target, signin.DEMO_USER, signin.LOCAL_PASSWORD)
         state.deployed = wanted
         cloud.save(state)
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from orderctl.commands import cloud, demo, explain, failures, logs, orders, replay, stock
+from orderctl.commands import cloud, demo, doctor, explain, failures, logs, orders, replay, smoke, stock
 from orderctl.commands.group import Commands
 from orderctl.exits import EXIT_CODES_HELP
 from orderctl.ui import console
@@ -23,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (cloud, orders, demo, failures, stock, explain, logs, replay):
+for module in (cloud, orders, demo, failures, stock, explain, logs, replay, doctor, smoke):
     app.add_typer(module.app)
 
 

@@ -80,8 +80,12 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, int]:
         "forHumans": healed.for_humans,
     }
     metrics.add_metric("FailuresForHumans", "Count", healed.for_humans)
-    metrics.add_metric("NewFailuresForHumans", "Count", healed.new_for_humans)
-    metrics.add_metric("FailuresRedriven", "Count", healed.results["redriven"])
+    for name, count in (
+        ("NewFailuresForHumans", healed.new_for_humans),
+        ("FailuresRedriven", healed.results["redriven"]),
+    ):
+        if count:  # each metric is paid for in every hour that it has a value
+            metrics.add_metric(name, "Count", count)
     logger.info("healed", extra=counts)
     return counts
 

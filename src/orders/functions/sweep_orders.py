@@ -87,8 +87,11 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
     sweep.settle_failures()
     counts = sweep.counts
     metrics.add_metric("OrdersRestarted", "Count", counts["restarted"])
-    metrics.add_metric("OrdersNotRestarted", "Count", counts["failed"])
-    for name, count in (("OrdersExpired", counts["expired"]), ("OrdersGivenToInbox", counts["toInbox"])):
+    for name, count in (
+        ("OrdersNotRestarted", counts["failed"]),
+        ("OrdersExpired", counts["expired"]),
+        ("OrdersGivenToInbox", counts["toInbox"]),
+    ):
         if count:  # each metric is paid for in every hour that it has a value
             metrics.add_metric(name, "Count", count)
     answer = {**counts, "complete": sweep.in_time and not counts["later"]}

@@ -371,6 +371,29 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize(
+    ("outputs", "expected"),
+    [
+        pytest.param({}, "false", id="a new stack"),
+        pytest.param({"ApiId": "x"}, "true", id="made by 1.0.0"),
+        pytest.param({"CaseSensitiveEmail": "true"}, "true", id="made by 1.0.0, deployed again"),
+        pytest.param({"CaseSensitiveEmail": "false"}, "false", id="made by this release"),
+    ],
+)
+def test_a_deployment_leaves_the_user_pool_as_it_was_made(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, outputs: dict[str, str], expected: str
+) -> None:
+    # GIVEN a user pool whose case AWS never changes
+    commands: list[list[str]] = []
+    monkeypatch.setattr(deployment, "_run_sam", lambda step, command, *_: commands.append(command))
+    state = state_of(cloud, os.getpid())
+    state.outputs = outputs
+    # WHEN
+    deployment.deploy(cloud, state, Path("template.yaml"), lambda _: None)
+    # THEN
+    assert f"CaseSensitiveEmail={expected}" in commands[0]
+
+
 def test_what_is_deployed_decides_the_fingerprint(project: Path) -> None:
     # GIVEN a project
     original = deployment.fingerprint("python3.13", project)

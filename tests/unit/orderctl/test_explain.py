@@ -140,6 +140,14 @@ def test_waiting_for_the_warehouse_names_the_queue() -> None:
         assert said.endswith(". If nothing happens, the sweep restarts it in about 29 min.")
 
 
+def test_a_paid_order_whose_workflow_failed_is_not_known_to_be_with_the_warehouse() -> None:
+    failed = Execution("m:e:1", [], timestamp(), ended=True, failed=True)
+
+    assert sentence(an_order(status=Status.PAID), failed).startswith(
+        "Nobody is at work on it: its last workflow has failed, the order is PAID. "
+    )
+
+
 def test_a_paid_order_whose_workflow_has_not_asked_the_warehouse_yet() -> None:
     assert sentence(an_order(status=Status.PAID), running("FulfillOrder")) == "In FulfillOrder for 0 s."
 

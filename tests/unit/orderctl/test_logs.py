@@ -126,7 +126,7 @@ def test_a_failed_workflow_is_found_by_what_validate_order_logged(
         "an attempt failed: Boom-mine:1: no answer",
         "failed: Boom-mine:1: {}",
     ]
-    assert json.loads(explained)["sentence"].startswith("Nobody is at work on it: its last workflow has ended")
+    assert json.loads(explained)["sentence"].startswith("Nobody is at work on it: its last workflow has failed")
 
 
 @pytest.mark.parametrize("started_by", ["sweep", "3f0c9a1b"])

@@ -126,9 +126,17 @@ def _remove_old_builds() -> None:
 def deploy(cloud: Cloud, state: CloudState, template: Path, note: Note) -> None:
     """Run `sam deploy --config-env local`; Stop(STEP_FAILED) with the last lines of SAM's output."""
     command = [*sam("deploy"), "--template-file", str(template), "--no-progressbar"]
-    command += parameter_overrides(state.runtime)
+    command += [*parameter_overrides(state.runtime), f"CaseSensitiveEmail={case_sensitive(state.outputs)}"]
     environment = {**cloud_environment(cloud), "AWS_ENDPOINT_URL": state.endpoint}
     _run_sam("deploy", command, cloud, environment, note)
+
+
+def case_sensitive(outputs: dict[str, str]) -> str:
+    """Return the parameter CaseSensitiveEmail for a stack with these outputs: its user pool stays as it was made.
+
+    A stack without outputs is new; one without this output was made by release 1.0.0.
+    """
+    return outputs.get("CaseSensitiveEmail", "true") if outputs else "false"
 
 
 def _run_sam(step: str, command: list[str], cloud: Cloud, environment: dict[str, str], note: Note) -> None:

@@ -43,6 +43,8 @@ NOT_SHOWN = frozenset(
         "stack_trace",
     }
 )
+# Of the workflow's lines: their message has what a reader needs of these.
+OF_HISTORY = frozenset({"id", "type", "details", "previous_event_id", "event_timestamp", "redrive_count"})
 
 
 @app.command(
@@ -150,7 +152,8 @@ def in_time(line: LogLine) -> tuple[str, int]:
 def _show(line: LogLine) -> None:
     colour = COLOURS.get(line.level)
     level = f"[{colour}]{escape(line.level)}[/]" if colour else escape(line.level)
-    fields = "  ".join(f"{name}={_short(value)}" for name, value in line.fields.items() if name not in NOT_SHOWN)
+    hidden = NOT_SHOWN | OF_HISTORY if line.event else NOT_SHOWN
+    fields = "  ".join(f"{name}={_short(value)}" for name, value in line.fields.items() if name not in hidden)
     # A continuation is indented, so that a line break in a message can't forge another line.
     message = escape(str(line.fields.get("message", "")).replace("\n", "\n    "))
     console.out.print(f"{line.at}  {escape(line.component)}  {level}  {message}  [dim]{escape(fields)}[/]")

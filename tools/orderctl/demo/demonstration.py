@@ -116,9 +116,17 @@ def submit(api: OrdersApi, journey: Journey) -> None:
 
 
 def watch(
-    api: OrdersApi, target: Target, journeys: list[Journey], changed: Callable[[Journey], None] = lambda _: None
+    api: OrdersApi,
+    target: Target,
+    journeys: list[Journey],
+    changed: Callable[[Journey], None] = lambda _: None,
+    *,
+    checks_timeout_s: float = CHECKS_TIMEOUT_S,
 ) -> None:
-    """Follow the orders until each has ended and met its expectations, or until the time-out."""
+    """Follow the orders until each has ended and met its expectations, or until the time-out.
+
+    `checks_timeout_s` is how long the expectations may take after the last order's end.
+    """
     deadline = time.monotonic() + ORDERS_TIMEOUT_S
     all_ended = False
     pending = list(journeys)
@@ -132,7 +140,7 @@ def watch(
                     pending.remove(journey)
             changed(journey)
         if not all_ended and all(journey.status in TERMINAL for journey in journeys):
-            all_ended, deadline = True, time.monotonic() + CHECKS_TIMEOUT_S
+            all_ended, deadline = True, time.monotonic() + checks_timeout_s
         if pending:
             time.sleep(POLL_S)
     for journey in pending:

@@ -19,6 +19,7 @@ from orders.inbox.record import FailureRecord
 
 # Step Functions ends an Express execution after this time.
 LONGEST_S = 300
+ENDS = {"ExecutionFailed": "failed", "ExecutionTimedOut": "timed out", "ExecutionAborted": "aborted"}
 
 
 @dataclass
@@ -46,12 +47,13 @@ class Attempts:
 
 @dataclass
 class Execution:
-    """A workflow execution of the order: the first time that is known of it, and whether its end is known."""
+    """A workflow execution of the order: the first time that is known of it, and its end as far as known."""
 
     execution_id: str
     lines: list[HistoryLine]
     begun_at: str
     ended: bool = False
+    failed: bool = False
     attempts: Attempts = field(default_factory=Attempts)
 
     @property
@@ -74,7 +76,8 @@ def read(order_id: str, logged: Iterable[LogLine], failures: Iterable[FailureRec
     stuck = ids_in(failures)
     found = [_read_one(order_id, each, lines) for each, lines in by_id.items()]
     for execution in found:
-        execution.ended = execution.ended or execution.execution_id in stuck
+        if execution.execution_id in stuck:
+            execution.ended = execution.failed = True
     return sorted(found, key=lambda execution: execution.begun_at)
 
 
@@ -100,7 +103,8 @@ def _event(execution: Execution, line: LogLine) -> str:
         execution.ended = True
         if event != "ExecutionSucceeded":
             causes = (details.get("error"), message_of(details.get("cause", "")))
-            text = ": ".join(filter(None, (event.removeprefix("Execution").lower(), *causes)))
+            text = ": ".join(filter(None, (ENDS.get(event, event), *causes)))
+            execution.failed = True
     elif event.endswith("StateEntered"):
         execution.attempts = Attempts(str(details.get("name", "")), line.at)
         if event.startswith(("Task", "Wait", "Succeed")):  # a choice shows in the state that follows

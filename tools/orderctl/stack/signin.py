@@ -63,7 +63,7 @@ def token_source(target: Target, username: str | None, password: str | None) -> 
     password = password or os.environ.get("ORDERCTL_PASSWORD")
     if target.local:
         username, password = username or DEMO_USER, password or LOCAL_PASSWORD
-        ensure_local_user(target, username, password)
+        ensure_user(target, username, password)
     if not username or not password:
         raise Stop(
             Exit.USAGE,
@@ -73,8 +73,8 @@ def token_source(target: Target, username: str | None, password: str | None) -> 
     return TokenSource(target, username, password)
 
 
-def ensure_local_user(target: Target, username: str, password: str) -> None:
-    """Create a user with this e-mail address and password in the local user pool, unless the user exists."""
+def ensure_user(target: Target, username: str, password: str) -> None:
+    """Create a user with this e-mail address and password in the stack's user pool, unless the user exists."""
     cognito = target.client("cognito-idp")
     pool = target.output("UserPoolId")
     try:
