@@ -147,6 +147,7 @@ def test_a_stack_without_the_tag_is_never_deleted(account: Account, capsys: pyte
     assert pr_stacks.delete(account.client, "orders-prod") == 1
     assert "orders-prod has no tag" in capsys.readouterr().err
     assert pr_stacks.clean(account.client, datetime.timedelta(days=7)) == 0
+    assert capsys.readouterr().err == ""  # the cleaner doesn't even try
     assert list(account.stacks) == ["orders-prod"]
     assert kept(account) == (["kept-table"], ["kept-bucket"], [])
 

@@ -346,7 +346,7 @@ def test_a_function_without_a_log_line_has_not_run(target: Target, logs: Logs) -
     )
     logs.add("Ran", 1000, "START RequestId: 1")
     logs.add("RanBefore", 999, "START RequestId: 1")
-    logs.add("Refused", 1000, {"message": "User: x is not authorized to perform: dynamodb:Query"})
+    logs.add("Refused", 1000, {"message": "User: ada is not authorized to perform: dynamodb:Query"})
     found = evidence.functions_that_ran(target, functions("Ran", "RanBefore", "Refused"), 1000, 0)
     assert len(found) == 2
     assert found[0].startswith("RanBefore has not run")
