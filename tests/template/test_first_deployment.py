@@ -279,3 +279,9 @@ def test_a_budget_mails_somebody(template: Template) -> None:
         assert each["Subscribers"] == [{"SubscriptionType": "EMAIL", "Address": {"Ref": "AlarmEmail"}}]
     (rule,) = template.transformed["Rules"]["BudgetsTellSomebody"]["Assertions"]
     assert rule["Assert"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "AlarmEmail"}, ""]}]}
+
+
+def test_each_parameter_has_a_line_in_the_page_of_deployments(template: Template) -> None:
+    page = (ROOT / "docs/deploying.md").read_text()
+    first_cells = " ".join(re.findall(r"^\| ([^|]+) \|", page, re.MULTILINE))
+    assert [name for name in template.raw["Parameters"] if f"`{name}`" not in first_cells] == []

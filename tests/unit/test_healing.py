@@ -87,6 +87,7 @@ def a_pace(**changes: Any) -> Pace:
         "Lambda.ServiceException",
         "Lambda.SdkClientException",
         "Lambda.Unknown",
+        "Runtime.ExitError",
         "DynamoDB.ProvisionedThroughputExceededException",
         "DynamoDb.InternalServerError",
         "SQS.SdkClientException",

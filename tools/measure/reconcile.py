@@ -25,7 +25,7 @@ from orderctl.stack.records import failures_table
 from orderctl.stack.target import Target
 from orderctl.ui import console
 from orders.inbox.healing import cause_of
-from orders.inbox.record import FailureRecord, FailureStatus
+from orders.inbox.record import FailureRecord, FailureStatus, Kind
 from orders.storage.dynamodb import from_item
 from verify import invariants
 
@@ -141,7 +141,11 @@ def inbox_since(load: Load) -> Inbox:
 
 
 def _is_poison(load: Load, record: FailureRecord | None) -> bool:
-    return record is not None and f"poison {load.run_id}".encode() in msgspec.json.encode(record)
+    """Whether the load has sent the message of a failure. A workflow reports no order, and not what it was sent."""
+    if record is None:
+        return False
+    nameless = record.kind is Kind.EXECUTION and not record.order_id and Fault.POISON in load.faults
+    return nameless or f"poison {load.run_id}".encode() in msgspec.json.encode(record)
 
 
 @dataclass

@@ -499,6 +499,9 @@ def visited(scenario: Scenario) -> list[str]:
         raise CaseFailed(f"{scenario.name}, without any fault: {wrong}") from None
     if (outcome.startswith("inbox") or bool(simulation.inbox)) != scenario.stuck or outcome.startswith("sweep"):
         raise CaseFailed(f"{scenario.name}, without any fault: {outcome}")
+    wanted = "FULFILLED" if scenario.when == "within" else "FAILED"  # a parcel that has left can't be undone
+    if scenario.given_up and outcome != wanted:
+        raise CaseFailed(f"{scenario.name}, without any fault: the order is {outcome}, not {wanted}")
     return list(dict.fromkeys(met))
 
 

@@ -138,7 +138,11 @@ def table_requests() -> list[dict[str, Any]]:
         wanted = ("AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes", "BillingMode")
         request = {"TableName": name, **{key: properties[key] for key in wanted if key in properties}}
         if indexes := request.get("GlobalSecondaryIndexes"):
-            request["GlobalSecondaryIndexes"] = [index for index in indexes if index != "AWS::NoValue"]
+            request["GlobalSecondaryIndexes"] = [
+                {key: value for key, value in index.items() if key != "WarmThroughput"}
+                for index in indexes
+                if index != "AWS::NoValue"
+            ]
         if stream := properties.get("StreamSpecification"):
             request["StreamSpecification"] = {"StreamEnabled": True, **stream}
         requests.append(copy.deepcopy(request))

@@ -49,6 +49,7 @@ TRANSIENT = frozenset(
         "States.Timeout",
         "Sandbox.Timedout",
         "Lambda.Unknown",
+        "Runtime.ExitError",
         "TooManyReceives",
         # The condition of an asynchronous event that was throttled until it was too old, and so has no error.
         "EventAgeExceeded",
