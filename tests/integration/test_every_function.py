@@ -151,7 +151,7 @@ def counted(capsys: pytest.CaptureFixture[str]) -> dict[str, list[float]]:
     ("name", "expected"),
     [
         ("accept_order/accepted", {"OrderReplayed": [1]}),
-        ("accept_order/bad-fields", {"OrderRefused": [1]}),
+        ("accept_order/bad-fields", {"RequestRefused": [1]}),
         ("capture_failure/rule-target", {"FailureCaptured": [1]}),
         (
             "heal_failures/scheduled",

@@ -35,7 +35,7 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
     try:
         return _accept(event)
     except Problem as problem:
-        metrics.add_metric("OrderRefused", "Count", 1)
+        metrics.add_metric("RequestRefused", "Count", 1)
         logger.info("order refused", extra={"status": problem.status, "errors": problem.loggable_errors()})
         return problem.response()
 
