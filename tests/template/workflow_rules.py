@@ -278,7 +278,7 @@ def transitions_are_legal(template: Template) -> Iterator[str]:
 
 @rule
 def status_writes_are_complete(template: Template) -> Iterator[str]:
-    """Version, time and timeline change with the status, and an order that ends leaves the open-orders index."""
+    """Version, time and timeline change with the status, and an order that ends leaves the index of open orders."""
     for name, state in states(template, "Task"):
         for _, after, update in status_writes(name, state):
             for part in ("version = version + :one", "updatedAt = :now", "timeline = list_append(timeline, :entry)"):

@@ -328,7 +328,7 @@ def _another_order_takes_the_stock(simulation: Simulation) -> None:
 
 
 def _restart(simulation: Simulation) -> None:
-    """A duplicate of its event, the sweep or a redrive starts the workflow again, from the beginning."""
+    """A duplicate of its event, the sweep or a redrive starts the workflow again."""
     simulation.run(simulation.input_of(order_of(simulation, "ada")))
 
 

@@ -1,7 +1,7 @@
 """RefundPayment: refund an order's charge, or make sure that the order will never be charged.
 
-The workflow's undo path calls this function, and so does the OrderCancelled event: a customer may cancel during a
-charge, or after the workflow has stopped.
+The workflow calls this function to undo an order. The event OrderCancelled does so, too: a customer may cancel during
+a charge, or after the workflow has ended.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -188,7 +188,7 @@ def claimed(record: FailureRecord, *, at: str, lease_expired: bool, by: str, aga
             )
         case FailureStatus.REDRIVEN if record.sent_at is None and not lease_expired:
             raise NotAllowed(f"{record.claimed_by} is redriving it just now, since {record.claimed_at}")
-    # A claim that takes over a dead one keeps its number, so that an execution of that name starts once.
+    # A claim that takes over a dead one is the same redrive, so it keeps the number.
     taken_over = record.status is FailureStatus.REDRIVEN and record.sent_at is None
     return msgspec.structs.replace(
         record,

@@ -126,7 +126,7 @@ class FailuresTable:
         raise Contended(f"failure {failure_id} keeps changing")
 
     def claim(self, failure_id: str, *, by: str, again: bool = False) -> FailureRecord:
-        """Claim a failure for a redrive; if two operators try, one succeeds. Raises `NotAllowed`, `LookupError`."""
+        """Claim a failure for a redrive; of two who try, one succeeds. Raises `NotAllowed`, `LookupError`."""
 
         def transition(record: FailureRecord) -> FailureRecord:
             oldest = timestamp_before(CLAIM_LEASE_S)

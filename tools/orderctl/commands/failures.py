@@ -449,7 +449,7 @@ def release_failures(
     name: Name = DEFAULT_NAME,
     as_json: Json = False,
 ) -> None:
-    """Let held failures heal by themselves again. Exit 4: something of it isn't held, and nothing was released."""
+    """Let held failures heal by themselves again. Exit 4: one of them isn't held, so none was released."""
     from orderctl.redrive import healing
     from orderctl.stack import prefixes, records
     from orderctl.stack.target import choose

@@ -47,7 +47,7 @@ def judge_parameters(parameters: dict[str, str], circumstances: Circumstances) -
 
 
 def judge_sign_in(flows: list[str], circumstances: Circumstances) -> list[Finding]:
-    """Find sign-in by password in prod: a client sends the password itself, where SRP needs not."""
+    """Find sign-in by password in prod: a client sends the password itself, which SRP never does."""
     if not circumstances.is_prod or "ALLOW_USER_PASSWORD_AUTH" not in flows:
         return []
     what = "Customers of prod can sign in with USER_PASSWORD_AUTH, which sends the password itself."

@@ -49,7 +49,7 @@ class DamagedOrder:
 
     @property
     def given_up(self) -> bool:
-        """Whether an operator has given the order up."""
+        """Whether the order has the mark by which release 1.0.0 gave orders up."""
         return "givenUp" in self.fields
 
     @property
