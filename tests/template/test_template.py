@@ -408,6 +408,11 @@ BREACHES: list[tuple[Rule, str, Mutation]] = [
         "OrdersTable",
         put({"Fn::If": ["IsAws", "Retain", "Delete"]}, "OrdersTable", "DeletionPolicy"),
     ),
+    (
+        rules.functions_may_do_to_orders_what_they_do,
+        "CancelShipmentFunction: calls start_failing",
+        put("orders.functions.validate_order.handler", "CancelShipmentFunction", "Properties", "Handler"),
+    ),
     # ---- the workflow
     (workflow_rules.tasks_time_out, "FulfillOrder", in_state("FulfillOrder", TimeoutSeconds=None)),
     (workflow_rules.tasks_time_out, "New", in_state("New", **A_TASK)),
