@@ -356,6 +356,15 @@ def functions_may_do_to_orders_what_they_do(template: Template) -> Iterator[str]
                 yield f"{name}: calls {method} and may not {action}"
 
 
+@rule
+def readers_of_payloads_are_told_what_is_missing(template: Template) -> Iterator[str]:
+    """S3 answers 404 for a missing object only to those who may list the bucket, and 403 to others."""
+    for name, _ in template.of_type("IAM::Role"):
+        reads = template.allows(name, "s3:GetObject", "FailedPayloadsBucket")
+        if reads and not template.allows(name, "s3:ListBucket", "FailedPayloadsBucket"):
+            yield f"{name}: may read payloads, and takes a missing one for a forbidden one"
+
+
 # ---- Functions and logs
 
 
