@@ -408,6 +408,23 @@ BREACHES: list[tuple[Rule, str, Mutation]] = [
         "OrdersTable",
         put({"Fn::If": ["IsAws", "Retain", "Delete"]}, "OrdersTable", "DeletionPolicy"),
     ),
+    (
+        rules.functions_may_do_to_orders_what_they_do,
+        "CancelShipmentFunction: calls start_failing",
+        put("orders.functions.validate_order.handler", "CancelShipmentFunction", "Properties", "Handler"),
+    ),
+    (
+        rules.readers_of_payloads_are_told_what_is_missing,
+        "AcceptOrderFunctionRole",
+        put(
+            {
+                "Effect": "Allow",
+                "Action": "s3:GetObject",
+                "Resource": {"Fn::Sub": "${FailedPayloadsBucket.Arn}/payloads/*"},
+            },
+            *(*statements("AcceptOrderFunction"), "+"),
+        ),
+    ),
     # ---- the workflow
     (workflow_rules.tasks_time_out, "FulfillOrder", in_state("FulfillOrder", TimeoutSeconds=None)),
     (workflow_rules.tasks_time_out, "New", in_state("New", **A_TASK)),

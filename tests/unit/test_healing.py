@@ -35,7 +35,7 @@ from orders.inbox.healing import (
     outlook,
     with_batch,
 )
-from orders.inbox.record import Action, FailureRecord, FailureStatus, Kind, Redrive
+from orders.inbox.record import Action, FailureRecord, FailureStatus, Kind, Redrive, seen_again
 from orders.redrive.healer import Standing
 
 ADVANCED, FAILED, PENDING, UNSENT = Fate.ADVANCED, Fate.FAILED, Fate.PENDING, Fate.UNSENT
@@ -129,6 +129,28 @@ def test_any_other_error_is_a_humans(name: str) -> None:
     failure = a_failure(error_name=name)
     assert not is_transient(failure)
     assert outlook(failure, None, Holds(), now=at(0)).human
+
+
+@pytest.mark.parametrize(
+    ("status", "last_seen_s", "heals"),
+    [
+        (FailureStatus.DISCARDED, 2 * HEALS_FOR_S - 1, True),  # the undoing of the discarded order got stuck
+        (FailureStatus.RESOLVED, HEALS_FOR_S, True),  # a scheduled function fails again, a day later
+        (FailureStatus.RESOLVED, HEALS_FOR_S + 1, False),  # it was quiet, but not over
+        (FailureStatus.REDRIVEN, 0, False),  # it was never over
+    ],
+)
+def test_another_trouble_heals_for_a_day_of_its_own(status: FailureStatus, last_seen_s: float, heals: bool) -> None:
+    # GIVEN a failure of the day before yesterday
+    record = a_failure(status=status, last_seen_at=at(last_seen_s))
+
+    # WHEN it occurs again
+    later = at(2 * HEALS_FOR_S)
+    again = seen_again(record, a_failure(occurrence="2"), at=later, message_id="message-2")
+
+    # THEN healing goes by the age of the present trouble
+    assert (not outlook(again, None, Holds(), now=later).human) is heals
+    assert outlook(again, None, Holds(), now=at(3 * HEALS_FOR_S)).human
 
 
 @pytest.mark.parametrize("action", [Action.PUBLISH, Action.NONE, Action("newer")])

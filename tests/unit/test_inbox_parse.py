@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orders.inbox.healing import is_transient
 from orders.inbox.parse import MAX_MESSAGE, component_of, identify, read_message
 from orders.inbox.record import Action, Failure, Kind, Redrive
+from orders.runtime.aws import client
 
 FAILURES_QUEUE = "arn:aws:sqs:eu-west-1:123456789012:orders-dev-FailuresQueue-4ZQ1X2Y3Z4A5"
 NOTIFICATIONS_QUEUE = "arn:aws:sqs:eu-west-1:123456789012:orders-dev-NotificationsQueue-4ZQ1X2Y3Z4A5"
@@ -396,3 +398,47 @@ def test_long_texts_are_cut_and_the_payload_is_not() -> None:
 
     assert len(failure.error_message) == MAX_MESSAGE
     assert len(failure.payload or "") == 400_002
+
+
+# ---- Errors that botocore's models don't know
+
+
+@pytest.mark.parametrize(
+    ("service", "operation", "code", "transient"),
+    [
+        ("s3", "PutObject", "SlowDown", True),
+        ("s3", "PutObject", "InternalError", True),
+        ("sqs", "SendMessage", "ServiceUnavailable", True),
+        ("dynamodb", "UpdateItem", "ServiceUnavailable", True),
+        ("dynamodb", "UpdateItem", "InternalServerError", True),
+        ("dynamodb", "UpdateItem", "AccessDeniedException", False),
+    ],
+)
+def test_an_error_of_aws_has_its_own_name(service: str, operation: str, code: str, transient: bool) -> None:
+    # GIVEN the error that botocore raises; for most codes its class is ClientError
+    kind = client(service).exceptions.from_code(code)  # type: ignore[call-overload]
+    error = kind({"Error": {"Code": code, "Message": "try later"}}, operation)
+
+    # WHEN an asynchronous function and a state of the workflow fail with it
+    answer = {"errorType": type(error).__name__, "errorMessage": str(error), "stackTrace": []}
+    failure = read({**INVOCATION, "responsePayload": answer})
+    stuck = read(
+        {
+            "kind": "StuckOrder",
+            "customerId": "customer-1",
+            "orderId": "order-1",
+            "correlationId": "correlation-1",
+            "state": "ValidateOrder",
+            "error": type(error).__name__,
+            "cause": json.dumps(answer),
+        }
+    )
+
+    # THEN healing sees what AWS said
+    assert (failure.error_name, stuck.error_name) == (code, code)
+    assert (is_transient(failure), is_transient(stuck)) == (transient, transient)
+
+
+def test_a_client_error_without_a_code_keeps_its_name() -> None:
+    answer = {"errorType": "ClientError", "errorMessage": "what AWS says is not known"}
+    assert read({**INVOCATION, "responsePayload": answer}).error_name == "ClientError"

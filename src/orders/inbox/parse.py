@@ -39,6 +39,8 @@ POINTER_NOTE = (
 )
 # The workflow reports the start of a long cause, which may end amid the stack trace or the message.
 _CUT_OFF = re.compile(r'"errorMessage": ?"(?:[^"\\]|\\u[0-9a-fA-F]{4}|\\["\\/bfnrt])*')
+# botocore's text for an error code that its model of the service doesn't know, such as S3's SlowDown.
+_UNMODELLED = re.compile(r"An error occurred \(([A-Za-z][A-Za-z0-9.]*)\) when calling the ")
 _GENERATED_NAME = re.compile(r".+-([A-Za-z][A-Za-z0-9]*)-[A-Za-z0-9]{12,13}\Z")
 
 
@@ -317,8 +319,10 @@ def _failure(
 ) -> Failure:
     """A failure. Its id comes from `identity`, so that the same failure is the same record.
 
-    Texts are cut to fit into an item; the payload is not.
+    Texts are cut to fit into an item; the payload is not. A `ClientError` gets the name that AWS gave the error.
     """
+    if error_name == "ClientError" and (unmodelled := _UNMODELLED.match(error_message)):
+        error_name = unmodelled[1]
     encoding = "text"
     try:
         payload.encode()

@@ -5,6 +5,7 @@ import hashlib
 import msgspec
 from msgspec import Struct
 
+from orders.domain.clock import timestamp_after
 from orders.domain.errors import NotAllowed
 from orders.domain.order import StoredWord
 
@@ -13,6 +14,8 @@ MAX_REMEMBERED = 50
 RETENTION_DAYS = 90
 # A claim without a confirmation within this time has died; another redrive may take it over.
 CLAIM_LEASE_S = 120
+# A settled failure that has been quiet for so long and occurs again has another cause.
+ANOTHER_TROUBLE_S = 24 * 3600
 
 
 class Kind(StoredWord):
@@ -99,6 +102,7 @@ class FailureRecord(Failure, kw_only=True):
 
     `count` is the number of messages about it, `version` the optimistic lock. A redrive claims the record first
     (`claimed_at`) and confirms after sending (`sent_at`). `expires_at` (epoch seconds) is set once it is settled.
+    `first_seen_at` is when the present trouble began: see `_began_at`.
     """
 
     status: FailureStatus
@@ -156,6 +160,7 @@ def seen_again(record: FailureRecord, failure: Failure, *, at: str, message_id: 
     return msgspec.structs.replace(
         seen,
         status=FailureStatus.NEW,
+        first_seen_at=_began_at(record, at),
         error_name=failure.error_name,
         error_message=failure.error_message,
         stack_trace=failure.stack_trace,
@@ -171,6 +176,17 @@ def seen_again(record: FailureRecord, failure: Failure, *, at: str, message_id: 
         occurrences=[*record.occurrences, failure.occurrence][-MAX_REMEMBERED:],
         history=_history(record, HistoryEntry(at, "capture", "failed again", failure.error_name)),
     )
+
+
+def _began_at(record: FailureRecord, at: str) -> str:
+    """The time when the trouble of a failure that occurs at the time `at` began; healing ends a day later.
+
+    What a human has discarded, or what was over for a day, is not the same trouble: the undoing of a discarded order,
+    or another failure of a scheduled function, heals for a day of its own. What was resolved because nothing came
+    back in time, and comes back after all, is the same.
+    """
+    over = record.status in SETTLED and timestamp_after(record.last_seen_at, ANOTHER_TROUBLE_S) <= at
+    return at if over or record.status is FailureStatus.DISCARDED else record.first_seen_at
 
 
 def claimed(record: FailureRecord, *, at: str, lease_expired: bool, by: str, again: bool = False) -> FailureRecord:
