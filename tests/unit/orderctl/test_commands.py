@@ -133,6 +133,7 @@ def test_an_interruption_while_the_program_is_still_loading_is_one_line(number: 
     # GIVEN a program that is interrupted while its modules are imported
     script = (
         "import signal, sys\n"
+        f"signal.signal({int(number)}, signal.SIG_DFL)\n"  # nohup ignores one of them
         "from orderctl import start\n"
         "class Interruption:\n"
         "    def find_spec(self, name, *_):\n"
